@@ -1,0 +1,97 @@
+"""Formats, recognised by content and never by suffix. A new one is a module and a line in ``FORMATS``."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..errors import CheckpointError, FileError, MissingFileError, MissingKeyError
+from ..model.checkpoint import Checkpoint
+from ..model.source import FileSource
+from ..pickles.limits import DEFAULT, Limits
+from . import archive, plain_pickle, safetensors, torch_legacy, torch_tar
+
+# Each has matches(head, source) and read(source, limits); the first that matches opens the file.
+FORMATS = (archive, torch_legacy, safetensors, torch_tar, plain_pickle)
+_HEAD = 4096
+
+
+def open_checkpoint(path: str, section: str | None = None, limits: Limits = DEFAULT) -> Checkpoint:
+    """Open a file or directory; ``section`` names a part of it, as ``FILE#SECTION`` does.
+
+    Raises:
+        CheckpointError: one of its leaves, which says what the file is and what is wrong.
+    """
+    if section is None and not os.path.exists(path):
+        path, section = split_section(path)
+    checkpoint = _open(path, limits)
+    return checkpoint.select(section) if section is not None else checkpoint
+
+
+def split_section(argument: str) -> tuple[str, str | None]:
+    """``FILE#SECTION`` at the first ``#`` whose left part exists (design 2)."""
+    position = argument.find("#")
+    while position > 0:
+        if os.path.exists(argument[:position]):
+            return argument[:position], argument[position + 1 :]
+        position = argument.find("#", position + 1)
+    return argument, None
+
+
+def _open(path: str, limits: Limits) -> Checkpoint:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise MissingFileError("there is no such file", path=path, hint=_similar(path)) from error
+    except (OSError, ValueError) as error:
+        raise FileError(str(getattr(error, "strerror", None) or error).lower(), path=path) from error
+    if stat.S_ISDIR(mode):
+        from . import directory
+
+        return directory.read(path, lambda name: _open_file(name, limits), limits)
+    return _open_file(path, limits)
+
+
+def _open_file(path: str, limits: Limits) -> Checkpoint:
+    source = FileSource(path)
+    try:
+        return _read(source, limits)
+    except CheckpointError as error:
+        error.path = error.path or path
+        source.close()
+        raise
+
+
+def _read(source: FileSource, limits: Limits) -> Checkpoint:
+    head = source.read_at(0, _HEAD)
+    for format in FORMATS:
+        if format.matches(head, source):
+            try:
+                return format.read(source, limits)
+            except CheckpointError as error:
+                if format is plain_pickle and not plain_pickle.is_certain(error):
+                    break  # bytes that only looked like a pickle
+                raise
+    if source.path.endswith(".json") and b'"weight_map"' in source.read_at(0, 1 << 20):
+        from . import sharded
+
+        return sharded.read(source.path, source.path, lambda name: _open_file(name, limits), limits)
+    from .sniff import explain
+
+    raise explain(source, head)
+
+
+def _similar(path: str) -> str | None:
+    """Names like the one that is not there."""
+    from difflib import get_close_matches
+
+    folder, name = os.path.split(path)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return None
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(os.path.join(folder, match) for match in close)}?" if close else None
+
+
+__all__ = ["FORMATS", "MissingKeyError", "open_checkpoint", "split_section"]

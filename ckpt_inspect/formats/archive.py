@@ -1,0 +1,163 @@
+"""Zip archives: which of torch's formats one is, and what it is if none."""
+
+from __future__ import annotations
+
+import zlib
+
+from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
+from ..errors import CheckpointError, CorruptError, FormatError, LimitError, UnsupportedError
+from ..model.checkpoint import Checkpoint
+from ..model.graph import Pickle
+from ..model.source import BytesSource, FileSource, Source
+from ..model.storage import Container
+from ..pickles.limits import DEFAULT, Limits
+from ..pickles.machine import read_pickle
+
+
+def matches(head: bytes, source: FileSource) -> bool:
+    return head.startswith(LOCAL_MAGIC)
+
+
+def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
+    """Open a zip archive of any of torch's kinds.
+
+    Raises:
+        UnsupportedError: a kind that is known and has an official way.
+        FormatError: a zip archive that is no checkpoint.
+    """
+    try:
+        archive = read_archive(source, limits)
+    except CorruptError as error:
+        if source.path.endswith(".distcp"):  # several archives, one after the other: formats 8
+            raise distributed_shard(source.path) from error
+        raise
+    names = archive.records
+    if "constants.pkl" in names:
+        from . import torchscript
+
+        return torchscript.read(source, archive, limits)
+    if "model.json" in names:
+        from . import model_json
+
+        return model_json.read(source, archive, limits)
+    if "data.pkl" in names:
+        from . import torch_zip
+
+        return torch_zip.read(source, archive, limits)
+    raise _not_a_checkpoint(source, archive)
+
+
+def open_container(source: FileSource, archive: ZipArchive, format: str, checkpoint: Checkpoint) -> Container:
+    """The container of an archive, its oddities among the problems."""
+    container = Container(source.path, format, source)
+    container.records.update(archive.records)
+    checkpoint.containers.append(container)
+    if archive.outside:
+        checkpoint.problems.append(
+            f"{len(archive.outside)} records lie outside {archive.root!r}, {archive.outside[0]!r} among them: torch refuses that"
+        )
+    container.facts["root"] = archive.root.rstrip("/")
+    return container
+
+
+def small(archive: ZipArchive, name: str) -> str | None:
+    """The text of a small metadata record, None if it is not there."""
+    record = archive.records.get(name)
+    if record is None or record.nbytes > 4096:
+        return None
+    return record.source.read_at(0, record.nbytes).decode("utf-8", "replace").strip()
+
+
+def content(record: ZipRecord, limits: Limits) -> Source:
+    """The bytes of a record that is about to be parsed: deflated ones are inflated, within bounds."""
+    if record.method == 0:
+        return record.source
+    if record.nbytes > limits.pickle or record.nbytes > 1032 * max(record.compressed, 1):  # deflate cannot do more
+        raise LimitError(f"{record.nbytes:,} bytes deflated to {record.compressed:,}: refused", record=record.name)
+    return BytesSource(record.source.read_at(0, record.nbytes), record.source.path)
+
+
+def pickle_record(archive: ZipArchive, container: Container, name: str, problems: list[str], limits: Limits) -> Pickle:
+    """Read the pickle of one record into ``container.graphs``; a wrong checksum is a problem."""
+    record = archive.records[name]
+    try:
+        source = content(record, limits)
+        pickle = read_pickle(source, 0, limits)
+    except CheckpointError as error:
+        error.record = error.record or name
+        error.path = error.path or container.path
+        if archive.truncated and isinstance(error, CorruptError) and not isinstance(error, LimitError):
+            error.hint = f"The file ends at {archive.source.size:,} bytes, inside its pickle: download or copy it again."
+        raise
+    container.graphs[name] = pickle
+    if not archive.truncated:
+        if record.crc is not None and record.nbytes <= limits.pickle and _crc(source) != record.crc:
+            problems.append(f"record {name} fails its checksum: it was damaged after it was written")
+        if pickle.end != record.nbytes:
+            container.facts[f"{name} trailing"] = f"{record.nbytes - pickle.end:,} bytes after STOP"
+    return pickle
+
+
+def _crc(source: Source) -> int:
+    crc, offset = 0, 0
+    while chunk := source.read_at(offset, 1 << 20):
+        crc = zlib.crc32(chunk, crc)
+        offset += len(chunk)
+    return crc
+
+
+def distributed_shard(path: str) -> UnsupportedError:
+    return UnsupportedError(
+        "one shard of a distributed checkpoint (DCP)",
+        path=path,
+        hint="Its directory is the checkpoint: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR out.pt",
+    )
+
+
+_PACKAGES = (
+    (".data/extern_modules", "a torch.package archive", "Open it with torch.package.PackageImporter(path)."),
+    ("bytecode.pkl", "a mobile TorchScript archive without constants", "Open it with torch.jit.mobile."),
+)
+
+
+def _not_a_checkpoint(source: FileSource, archive: ZipArchive) -> CheckpointError:
+    names = archive.records
+    if archive.truncated and not names:
+        return CorruptError(
+            f"a zip archive cut after {source.size:,} bytes: not even its first record is whole",
+            path=source.path,
+            hint="Download or copy it again.",
+        )
+    if small(archive, "archive_format") == "pt2" or "models/model.json" in names:
+        return UnsupportedError(
+            "a torch.export archive (.pt2): a program with its weights",
+            path=source.path,
+            hint="Load it with torch.export.load(path); its weights are in .state_dict.",
+        )
+    for name, what, hint in _PACKAGES:
+        if name in names:
+            return UnsupportedError(what, path=source.path, hint=hint)
+    if archive.truncated:
+        first = next(iter(names))
+        return CorruptError(
+            f"a zip archive without its directory, cut after {source.size:,} bytes; it begins with {first!r}, "
+            "not with the pickle, so nothing can be shown",
+            path=source.path,
+            hint="Download or copy it again.",
+        )
+    return FormatError(*_plain_zip(archive), path=source.path)
+
+
+def _plain_zip(archive: ZipArchive) -> tuple[str]:
+    everything = [archive.root + name for name in archive.records] + archive.outside
+    listed = ", ".join(repr(name) for name in everything[:4]) + (", …" if len(everything) > 4 else "")
+    if everything and all(name.endswith(".npy") for name in everything):
+        return ("a numpy .npz archive, not a checkpoint; open it with numpy.load",)
+    if "[Content_Types].xml" in everything:
+        return ("an Office document (zip), not a checkpoint",)
+    if "data.pkl" in archive.outside:
+        return ("a zip archive with data.pkl at its top, where torch.save writes NAME/data.pkl: torch refuses it",)
+    pickles = [name for name in everything if name.rpartition("/")[2] == "data.pkl"]
+    if pickles:
+        return (f"a zip archive around an unpacked checkpoint: {pickles[0]!r} is deeper than torch looks; unzip it first",)
+    return (f"a zip archive, not a checkpoint: it holds {listed or 'nothing'}",)

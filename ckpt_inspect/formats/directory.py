@@ -1,0 +1,81 @@
+"""Directories: a sharded checkpoint, one weights file with its siblings, or something known by its files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..errors import FileError, FormatError, SelectionError, UnsupportedError
+from ..model.checkpoint import Checkpoint
+from ..pickles.limits import DEFAULT, Limits
+from . import sharded
+
+_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".t7", ".th", ".pkl", ".tar")
+_NOT_WEIGHTS = frozenset(
+    "training_args.bin optimizer.pt optimizer.bin scheduler.pt scheduler.bin scaler.pt rng_state.pth random_states_0.pkl".split()
+)
+
+
+def read(path: str, open_file: Any, limits: Limits = DEFAULT) -> Checkpoint:
+    """Open a directory that is a checkpoint.
+
+    Raises:
+        SelectionError: it holds several weights files; all are named.
+        UnsupportedError: a kind that has an official way: DCP, DeepSpeed, an unpacked archive.
+        FormatError: it holds none.
+    """
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        raise FileError((error.strerror or "cannot be listed").lower(), path=path) from error
+    _raise_if_known(path, names)
+    indexes = [name for name in names if name.endswith(".index.json")]
+    if len(indexes) == 1:
+        return _with_siblings(sharded.read(os.path.join(path, indexes[0]), path, open_file, limits), path, names, indexes)
+    weights = [name for name in names if name.endswith(_WEIGHTS) and name not in _NOT_WEIGHTS and _is_file(path, name)]
+    choice = indexes or weights
+    if len(choice) == 1:
+        checkpoint: Checkpoint = open_file(os.path.join(path, choice[0]))
+        return _with_siblings(checkpoint, path, names, choice)
+    if choice:
+        listed = ", ".join(choice[:6]) + (", …" if len(choice) > 6 else "")
+        raise SelectionError(
+            f"a directory with {len(choice)} weights files: {listed}",
+            path=path,
+            hint=f"Name one: {os.path.join(path, choice[0])}",
+        )
+    listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    raise FormatError(f"a directory that holds no checkpoint ({listed or 'it is empty'})", path=path)
+
+
+def _is_file(folder: str, name: str) -> bool:
+    return os.path.isfile(os.path.join(folder, name))
+
+
+def _with_siblings(checkpoint: Checkpoint, path: str, names: list[str], opened: list[str]) -> Checkpoint:
+    shards = {os.path.basename(container.path) for container in checkpoint.containers}
+    checkpoint.siblings = [name for name in names if name not in opened and name not in shards]
+    checkpoint.path = path
+    return checkpoint
+
+
+def _raise_if_known(path: str, names: list[str]) -> None:
+    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
+        raise UnsupportedError(
+            "a distributed checkpoint directory (DCP)",
+            path=path,
+            hint=f"Make one file of it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} out.pt",
+        )
+    if "latest" in names and "zero_to_fp32.py" in names or any(name.endswith("_optim_states.pt") for name in names):
+        raise UnsupportedError(
+            "a DeepSpeed checkpoint directory",
+            path=path,
+            hint=f"Make one file of it with DeepSpeed's own script: python {os.path.join(path, 'zero_to_fp32.py')} {path} out.pt",
+        )
+    if "data.pkl" in names and ("data" in names or "version" in names):
+        name = os.path.basename(os.path.abspath(path))
+        raise UnsupportedError(
+            "an unzipped torch archive",
+            path=path,
+            hint=f"Zip it again, without compression: (cd {os.path.dirname(os.path.abspath(path))} && zip -0 -r {name}.pt {name})",
+        )

@@ -1,0 +1,21 @@
+"""What is derived once all sections of a checkpoint are known: roles, and whose state an optimizer holds."""
+
+from __future__ import annotations
+
+from ..model.checkpoint import Checkpoint
+from . import optimizers
+from .roles import infer_roles
+
+
+def finish(checkpoint: Checkpoint) -> Checkpoint:
+    """Fill in roles and the parameters of optimizer state; returns the same checkpoint."""
+    for section in checkpoint.sections.values():
+        if section.kind == "state_dict":
+            infer_roles(section)
+    found = [section for section in checkpoint.sections.values() if section.kind == "optimizer"]
+    if found:
+        weights = [s for s in checkpoint.sections.values() if s.kind in ("state_dict", "module")]
+        for optimizer in found:
+            groups = optimizers.groups_of(optimizer, checkpoint.values)
+            optimizers.link(optimizer, groups, weights, checkpoint.values)
+    return checkpoint

@@ -1,0 +1,200 @@
+"""safetensors: a JSON header, then the bytes (formats 11). Parsed here; the tests hold it to its own library."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..dtypes import BY_SAFETENSORS, DType
+from ..errors import CorruptError, LimitError
+from ..model.checkpoint import Checkpoint
+from ..model.section import Section, Value
+from ..model.source import FileSource
+from ..model.storage import Container, Record, Storage
+from ..model.tensor import TensorInfo
+from ..pickles.limits import DEFAULT, Limits
+from .finish import finish
+
+NAME = "safetensors"
+MAX_HEADER = 100_000_000  # the library's own limit
+_MAX_DEPTH = 127  # serde_json's recursion limit
+
+
+def matches(head: bytes, source: FileSource) -> bool:
+    if len(head) < 9:
+        return False
+    length = int.from_bytes(head[:8], "little")
+    return head[8:].lstrip(b" \t\r\n").startswith(b"{") and (length <= source.size - 8 or length <= MAX_HEADER)
+
+
+def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
+    checkpoint = Checkpoint(source.path, NAME, source.size)
+    section, metadata = read_file(source, checkpoint, limits, "")
+    checkpoint.sections[""] = section
+    for key, text in metadata.items():
+        checkpoint.values.append(Value(f"__metadata__/{_escape(key)}", "str", text, repr(text[:200])))
+    checkpoint.facts["writer"] = "safetensors" + (f", format {metadata['format']}" if "format" in metadata else "")
+    return finish(checkpoint)
+
+
+def _escape(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def read_file(source: FileSource, checkpoint: Checkpoint, limits: Limits, prefix: str) -> tuple[Section, dict[str, str]]:
+    """One file as one section; ``prefix`` makes its storage ids unique among shards.
+
+    Raises:
+        CorruptError: the header breaks a rule of the format; the rule and the tensor are named.
+    """
+    container = Container(source.path, NAME, source)
+    header, length = read_header(source, limits)
+    container.graphs["header"] = header
+    checkpoint.containers.append(container)
+    metadata = header.pop("__metadata__", None) or {}
+    section = Section("", "state_dict")
+    base = 8 + length
+    spans: list[tuple[int, int, str]] = []
+    for key, entry in header.items():
+        try:
+            dtype, shape, begin, end = _entry(entry)
+        except ValueError as error:
+            raise CorruptError(f"tensor {key[:80]!r}: {error}", path=source.path, record="header") from error
+        record = Record(key, end - begin, source.slice(base + begin, end - begin))
+        container.records[key] = record
+        storage = Storage(f"{prefix}{begin}:{key}", end - begin, None, record)
+        section.tensors[key] = TensorInfo(key, dtype.name, shape, _contiguous(shape), storage, 0, None)
+        spans.append((begin, end, key))
+    _check_tiling(source, base, spans, checkpoint.problems)
+    section.node = header
+    return section, metadata
+
+
+def read_header(source: FileSource, limits: Limits) -> tuple[dict[str, Any], int]:
+    """The header as parsed JSON, and its length in bytes."""
+    head = source.read_at(0, 8)
+    length = int.from_bytes(head, "little")
+    if length > min(MAX_HEADER, limits.header):
+        raise LimitError(f"a header of {length:,} bytes: the format allows {MAX_HEADER:,}", path=source.path, offset=0)
+    if length > source.size - 8:
+        raise CorruptError(
+            f"the header is cut: {length:,} bytes are announced, {source.size - 8:,} are there",
+            path=source.path, offset=8, hint="Download or copy the file again.",
+        )  # fmt: skip
+    raw = source.read_at(8, length)
+    if _depth_exceeds(raw):
+        raise LimitError(f"the header is nested more than {_MAX_DEPTH} deep", path=source.path, record="header")
+    try:
+        text = raw.decode("utf-8")
+        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise CorruptError("the header is not UTF-8", path=source.path, record="header", offset=error.start) from error
+    except json.JSONDecodeError as error:
+        raise CorruptError(f"the header is not JSON: {error.msg}", path=source.path, record="header", offset=error.pos) from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"the header breaks a rule: {error}", path=source.path, record="header") from error
+    if type(header) is not dict:
+        raise CorruptError("the header is no JSON object", path=source.path, record="header")
+    metadata = header.get("__metadata__")
+    if metadata is not None and (
+        type(metadata) is not dict or any(type(value) is not str for value in metadata.values())
+    ):
+        raise CorruptError("__metadata__ must map strings to strings", path=source.path, record="header")
+    return header, length
+
+
+def _depth_exceeds(raw: bytes) -> bool:
+    """A cheap bound: real headers nest three deep, so brackets beyond 127 in a row are looked at closely."""
+    depth = deepest = 0
+    if raw.count(b"[") + raw.count(b"{") < _MAX_DEPTH or b"[" * 8 not in raw.replace(b" ", b"") and b":{" * 8 not in raw:
+        return False
+    inside = escaped = False
+    for byte in raw:
+        if inside:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                inside = False
+        elif byte == 0x22:
+            inside = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest > _MAX_DEPTH
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The specification forbids duplicate keys; the library takes the last. Refused here (formats 11)."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:80]!r} stands twice")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _entry(entry: Any) -> tuple[DType, tuple[int, ...], int, int]:
+    """One entry: ``dtype``, ``shape``, ``data_offsets``; unknown fields are ignored, as the library does."""
+    if type(entry) is not dict:
+        raise ValueError("its entry is no object")
+    code, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    dtype = BY_SAFETENSORS.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        raise ValueError(f"the dtype {str(code)[:40]!r} is not known")
+    if type(shape) is not list or any(type(n) is not int or not 0 <= n < 2**64 for n in shape):
+        raise ValueError("its shape is no list of counts")
+    if type(offsets) is not list or len(offsets) != 2 or any(type(n) is not int or not 0 <= n < 2**64 for n in offsets):
+        raise ValueError("its data_offsets are no two counts")
+    begin, end = offsets
+    numel = 1
+    for n in shape:
+        numel *= n
+        if numel >= 2**64:
+            raise ValueError("its shape overflows 64 bits")
+    bits = 4 if code == "F4" else dtype.bits
+    if numel * bits >= 2**64 or numel * bits % 8:
+        raise ValueError("its size is no whole number of bytes")
+    if begin > end or end - begin != numel * bits // 8:
+        raise ValueError(f"its shape needs {numel * bits // 8:,} bytes, its data_offsets give {end - begin:,}")
+    if code == "F4":  # two values in a byte: torch's float4_e2m1fn_x2 counts bytes
+        if not shape or shape[-1] % 2:
+            raise ValueError("an F4 tensor whose last dimension is odd")
+        shape = [*shape[:-1], shape[-1] // 2]
+    return dtype, tuple(shape), begin, end
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides as torch gives them: an empty dimension counts as one."""
+    if not shape:
+        return ()
+    stride = [1]
+    for size in reversed(shape[1:]):
+        stride.append(stride[-1] * max(size, 1))
+    return tuple(reversed(stride))
+
+
+def _check_tiling(source: FileSource, base: int, spans: list[tuple[int, int, str]], problems: list[str]) -> None:
+    """Data must be tiled exactly: no holes, overlaps or trailing bytes."""
+    spans.sort()
+    end = 0
+    for begin, stop, key in spans:
+        if begin != end:
+            what = "overlaps the one before" if begin < end else f"leaves a hole of {begin - end:,} bytes before it"
+            problems.append(f"tensor {key[:80]!r} {what}: safetensors refuses the file")
+        end = max(end, stop)
+    there = source.size - base
+    if there < end:
+        problems.append(
+            f"the file is cut: {source.size:,} bytes are there, its header needs {base + end:,}; "
+            "names and shapes below are right, not all values are there"
+        )
+    elif there > end:
+        problems.append(f"{there - end:,} bytes after the last tensor: safetensors refuses the file")

@@ -1,0 +1,178 @@
+"""From the inert graph of a pickle to sections and values (the definitions of design 3).
+
+The walk is iterative, goes by identity, and is bounded by the size of the graph: shared structure that
+expands without end is refused (formats 13).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..errors import LimitError
+from ..model import pointer as pointers
+from ..model.graph import Dict, Opaque, Persistent, Pickle
+from ..model.section import Section, Value
+from ..model.tensor import TensorInfo
+from ..pickles.limits import DEFAULT, Limits
+from . import modules, objects, values
+from .rebuild import Malformed, Rebuilder
+
+
+class _Place(NamedTuple):
+    """A container that waits to be entered."""
+
+    node: Any
+    pointer: str
+    depth: int
+    chain: Any  # identities of the containers around it, as a linked list
+    owner: Section | None  # the optimizer it is part of
+
+
+class Builder:
+    """Collects the sections and values of one pickle."""
+
+    def __init__(self, rebuilder: Rebuilder, problems: list[str], limits: Limits = DEFAULT) -> None:
+        self.rebuilder = rebuilder
+        self.problems = problems
+        self.limits = limits
+        self.sections: dict[str, Section] = {}
+        self.values: list[Value] = []
+        self.budget = 0
+        self._waiting: list[_Place] = []
+
+    def build(self, pickle: Pickle) -> None:
+        """Walk everything that the root of ``pickle`` holds."""
+        # An honest file may hold one object under several names, not a tower of them.
+        self.budget = 1_000_000 + 16 * (len(pickle.calls) + len(pickle.persistent))
+        self.place(pickle.root, "", 0, None, None, self._root_section)
+        while self._waiting:
+            self._enter(self._waiting.pop())
+
+    def _root_section(self, info: TensorInfo) -> None:
+        section = Section("", "tensor", node=info.node)
+        section.tensors[""] = info
+        self.sections[""] = section
+
+    def tensor(self, node: Any, name: str) -> TensorInfo | None:
+        """The tensor that ``node`` is, None if it is none or is malformed: that is a problem then."""
+        try:
+            return self.rebuilder.decode(node)
+        except Malformed as error:
+            self.problems.append(f"{name or 'the root'}: {error}")
+            return None
+
+    def place(self, node: Any, pointer: str, depth: int, chain: Any, owner: Section | None, keep: Any) -> str:
+        """Sort one node in: ``tensor`` (given to ``keep``), ``value`` (listed) or ``container`` (entered later)."""
+        self.spend(pointer)
+        if type(node) is Opaque or type(node) is Persistent:
+            info = self.tensor(node, pointer)
+            if info is not None:
+                keep(info)
+                return "tensor"
+        if not self.is_container(node):
+            leaf = values.leaf(node)
+            self.values.append(Value(pointer, leaf.type, leaf.value, leaf.text))
+            return "value"
+        if depth >= self.limits.depth:
+            raise LimitError(f"containers nested more than {self.limits.depth} deep at {pointer[:80]!r}: refused")
+        link = chain
+        while link is not None:
+            if link[0] is node:
+                self.values.append(Value(pointer, "cycle", None, "… (itself)"))
+                return "value"
+            link = link[1]
+        self._waiting.append(_Place(node, pointer, depth, (node, chain), owner))
+        return "container"
+
+    def spend(self, pointer: str) -> None:
+        self.budget -= 1
+        if self.budget < 0:
+            raise LimitError(f"shared containers expand without end (at {pointer[:80]!r}): refused")
+
+    def is_container(self, node: Any) -> bool:
+        if type(node) is Opaque:
+            if _is_metadata_only(node):
+                return True
+            return values.known(node) is None and bool(objects.children(node)[1])
+        return not values.is_leaf(node)
+
+    def _enter(self, place: _Place) -> None:
+        node, pointer, depth, chain, owner = place
+        if modules.is_module(node):
+            section = modules.read_module(self, node, pointer)
+            if section.tensors or section.modules:
+                self.sections[pointer] = section
+            return
+        inside, shape = objects.children(node)
+        found, twice = objects.entries(inside)
+        for key in twice[:10]:
+            self.problems.append(f"the key {pointers.join(pointer, key)!r} stands twice; the last one counts")
+        if owner is None and _is_optimizer(shape, dict(found) if len(found) < 64 else {}):
+            owner = self._section(pointer, "optimizer", node)
+        if owner is not None and owner.kind == "optimizer":
+            self._enter_optimizer(place._replace(owner=owner), found)
+            return
+        first = len(self._waiting)
+        tensors: dict[str, TensorInfo] = {}
+        for key, value in found:
+            self.place(value, pointers.join(pointer, key), depth + 1, chain, None, partial(tensors.__setitem__, key))
+        self._waiting[first:] = reversed(self._waiting[first:])
+        all_text = shape == "mapping" and all(isinstance(key, str) for key, _ in inside)
+        if tensors:
+            kind = "state_dict" if all_text and 2 * len(tensors) > len(found) else "other"
+        elif type(node) is Opaque and _is_metadata_only(node):
+            kind = "state_dict"
+        else:
+            return
+        section = self._section(pointer, kind, node)
+        section.metadata = _metadata(node)
+        for key, info in tensors.items():
+            section.tensors[key] = TensorInfo(key, *info[1:])
+
+    def _enter_optimizer(self, place: _Place, found: list[tuple[str, Any]]) -> None:
+        section = place.owner
+        assert section is not None
+        first = len(self._waiting)
+        for key, value in found:
+            pointer = pointers.join(place.pointer, key)
+            inner = pointers.relative(pointer, section.pointer)
+            self.place(value, pointer, place.depth + 1, place.chain, section, partial(_keep, section, inner))
+        self._waiting[first:] = reversed(self._waiting[first:])
+
+    def _section(self, pointer: str, kind: str, node: Any) -> Section:
+        cls = objects.class_name(node) if type(node) is Opaque else None
+        section = Section(pointer, kind, cls, node)
+        self.sections[pointer] = section
+        return section
+
+
+def _keep(section: Section, key: str, info: TensorInfo) -> None:
+    section.tensors[key] = TensorInfo(key, *info[1:])
+
+
+def _is_optimizer(shape: str, found: dict[str, Any]) -> bool:
+    """``state`` and ``param_groups``, of the form that ``Optimizer.state_dict()`` gives them."""
+    if shape not in ("mapping", "object") or not {"state", "param_groups"} <= found.keys():
+        return False
+    groups = found["param_groups"]
+    return type(groups) in (list, tuple) and (type(found["state"]) is Dict or objects.is_mapping(found["state"]))
+
+
+def _is_metadata_only(node: Opaque) -> bool:
+    """An empty OrderedDict with ``_metadata``: the state_dict of a module without parameters."""
+    return objects.is_mapping(node) and "_metadata" in objects.fields(node) and not objects.mapping_items(node)
+
+
+def _metadata(node: Any) -> dict[str, Any] | None:
+    """``_metadata`` as plain data: module path -> {'version': n}."""
+    if type(node) is not Opaque:
+        return None
+    table = objects.fields(node).get("_metadata")
+    if not objects.is_mapping(table):
+        return None
+    return {
+        str(path): {str(k): v for k, v in objects.mapping_items(facts) if isinstance(k, str) and values.is_scalar(v)}
+        for path, facts in objects.mapping_items(table)
+        if isinstance(path, str)
+    }

@@ -1,0 +1,94 @@
+"""One checkpoint over several files, with an index: ``*.index.json`` of either kind (formats 11)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ..errors import CheckpointError, CorruptError, FormatError, LimitError
+from ..model.checkpoint import Checkpoint
+from ..model.section import Section
+from ..model.source import FileSource
+from ..model.tensor import TensorInfo
+from ..pickles.limits import DEFAULT, Limits
+from .finish import finish
+
+NAME = "sharded"
+
+
+def read(index_path: str, shown_path: str, open_file: Any, limits: Limits = DEFAULT) -> Checkpoint:
+    """Open the checkpoint that an index describes; ``open_file(path)`` opens one shard.
+
+    Raises:
+        CorruptError: the index is malformed, or names files outside its directory.
+    """
+    weight_map, size = _read_index(index_path, limits)
+    folder = os.path.dirname(index_path)
+    checkpoint = Checkpoint(shown_path, NAME, size)
+    section = Section("", "state_dict")
+    shards: dict[str, set[str]] = {}
+    for key, name in weight_map.items():
+        shards.setdefault(name, set()).add(key)
+    for name, wanted in shards.items():
+        _add_shard(checkpoint, section, folder, name, wanted, open_file)
+    checkpoint.sections[""] = section
+    checkpoint.facts["shards"] = f"{len(shards)}, listed in {os.path.basename(index_path)}"
+    formats = dict.fromkeys(container.format for container in checkpoint.containers)
+    checkpoint.facts["writer"] = f"{' and '.join(formats) or 'no'} shards"
+    return finish(checkpoint)
+
+
+def _read_index(path: str, limits: Limits) -> tuple[dict[str, str], int]:
+    source = FileSource(path)
+    if source.size > limits.header:
+        raise LimitError(f"an index of {source.size:,} bytes: refused", path=path)
+    try:
+        data = json.loads(source.read_at(0, source.size))
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"the index is not JSON: {error}", path=path) from error
+    finally:
+        source.close()
+    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(weight_map, dict):
+        raise FormatError("a JSON document without a weight_map: no index of shards", path=path)
+    for key, name in weight_map.items():
+        if not isinstance(name, str):
+            raise CorruptError(f"weight_map gives {key[:80]!r} no file name", path=path)
+        # names are confined lexically (design 4)
+        if os.path.isabs(name) or "\\" in name or ".." in name.split("/") or not name or "\0" in name:
+            raise CorruptError(f"weight_map names a file outside its directory: {name[:80]!r}", path=path)
+    return weight_map, source.size
+
+
+def _add_shard(checkpoint: Checkpoint, section: Section, folder: str, name: str, wanted: set[str], open_file: Any) -> None:
+    path = os.path.join(folder, name)
+    try:
+        shard: Checkpoint = open_file(path)
+    except CheckpointError as error:
+        if isinstance(error, FileNotFoundError):
+            listed = ", ".join(sorted(wanted)[:3]) + (", …" if len(wanted) > 3 else "")
+            checkpoint.problems.append(f"shard {name} is missing: {len(wanted)} tensors ({listed})")
+        else:
+            checkpoint.problems.append(f"shard {name}: {error.message}")
+        return
+    checkpoint.size += shard.size
+    checkpoint.containers += shard.containers
+    checkpoint.problems += [f"shard {name}: {problem}" for problem in shard.problems]
+    checkpoint.values += shard.values
+    inside = shard.sections.get("")
+    found = inside.tensors if inside is not None else {}
+    storages: set[int] = set()
+    for key, info in found.items():
+        for storage in (info.storage, *(part.storage for part in info.parts)):
+            if storage is not None and id(storage) not in storages:
+                storages.add(id(storage))
+                storage.id = f"{name}:{storage.id}"
+        if key in section.tensors:
+            checkpoint.problems.append(f"{key} is in two shards, {name} among them; the first counts")
+        elif key in wanted:
+            section.tensors[key] = TensorInfo(*info[:14], None, None) if info.role_from == "inferred" else info
+        else:
+            checkpoint.problems.append(f"shard {name} holds {key}, which the index does not place there")
+    for key in sorted(wanted - found.keys())[:20]:
+        checkpoint.problems.append(f"{key} is not in shard {name}, where the index places it")

@@ -1,0 +1,183 @@
+"""The tar of torch 0.1 of 2016 and 2017: members ``sys_info``, ``pickle``, ``tensors``, ``storages`` (formats 7)."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any
+
+from ..dtypes import DType
+from ..errors import CorruptError, FormatError
+from ..model.checkpoint import Checkpoint
+from ..model.graph import Persistent
+from ..model.source import FileSource, Source
+from ..model.storage import Container, Record, Storage
+from ..model.tensor import TensorInfo
+from ..pickles.limits import DEFAULT, Limits
+from ..pickles.machine import read_pickle
+from .finish import finish
+from .rebuild import Malformed, Rebuilder, Storages, storage_dtype
+from .sections import Builder
+
+NAME = "torch-tar"
+_BLOCK = 512
+_i32 = Struct("<i").unpack
+_i64 = Struct("<q").unpack
+
+
+def matches(head: bytes, source: FileSource) -> bool:
+    return head[257:262] == b"ustar"
+
+
+def members(source: Source) -> dict[str, Record]:
+    """Members of an uncompressed tar by name (POSIX ustar: name at 0, octal size at 124, type at 156)."""
+    found: dict[str, Record] = {}
+    offset = 0
+    while len(header := source.read_at(offset, _BLOCK)) == _BLOCK and header[0]:
+        name = header[:100].split(b"\0")[0].decode("utf-8", "surrogateescape").removeprefix("./")
+        text = header[124:136].strip(b" \0")
+        if not text.isdigit() or text.translate(None, b"01234567"):
+            raise CorruptError("a tar header without a size", path=source.path, offset=offset)
+        nbytes = int(text, 8)
+        if header[156:157] in (b"0", b"\0"):
+            found[name] = Record(name, nbytes, source.slice(offset + _BLOCK, nbytes))
+        offset += _BLOCK + -(-nbytes // _BLOCK) * _BLOCK
+        if len(found) > 10_000:
+            break
+    return found
+
+
+def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
+    records = members(source)
+    if not {"pickle", "storages"} <= records.keys():
+        listed = ", ".join(list(records)[:4])
+        raise FormatError(
+            f"a tar archive, not a checkpoint: it holds {listed or 'nothing'}",
+            path=source.path,
+            hint="Unpack it with tar -xf and open what is inside.",
+        )
+    checkpoint = Checkpoint(source.path, NAME, source.size)
+    container = Container(source.path, NAME, source)
+    container.records.update(records)
+    checkpoint.containers.append(container)
+    storages = _TarStorages(container, checkpoint.problems)
+    storages.read(records["storages"], limits)
+    tensors = _tensors(records["tensors"], storages, limits) if "tensors" in records else {}
+    if not tensors:
+        checkpoint.problems.append(
+            "there is no member 'tensors', which torch 0.1 always wrote: torch cannot load this file"
+        )
+    try:
+        pickle = read_pickle(records["pickle"].source, 0, limits)
+    except CorruptError as error:
+        error.record, error.path = "pickle", source.path
+        raise
+    container.graphs["pickle"] = pickle
+    builder = Builder(_TarRebuilder(storages, source.path, tensors), checkpoint.problems, limits)
+    builder.build(pickle)
+    checkpoint.sections, checkpoint.values = builder.sections, builder.values
+    checkpoint.facts["writer"] = "torch.save of torch 0.1, 2016 or 2017~"
+    return finish(checkpoint)
+
+
+class _TarStorages(Storages):
+    """Storages by key, read one after the other from the member ``storages``."""
+
+    def __init__(self, container: Container, problems: list[str]) -> None:
+        super().__init__(container.records, "", "little", problems)
+
+    def read(self, record: Record, limits: Limits) -> None:
+        # pickle(count); per storage pickle((key, location, class)), int64 numel, data; then pickle(views)
+        source = record.source
+        first = read_pickle(source, 0, limits)
+        count, offset = first.root, first.end
+        if type(count) is not int or count < 0:
+            raise CorruptError("the number of storages is no number", record="storages", path=source.path)
+        for _ in range(count):
+            entry = read_pickle(source, offset, limits)
+            root = entry.root
+            if type(root) not in (tuple, list) or len(root) != 3:
+                raise CorruptError("a malformed storage entry", record="storages", offset=offset, path=source.path)
+            key, location, cls = root
+            dtype = storage_dtype(cls)
+            raw = source.read_at(entry.end, 8)
+            if dtype is None or len(raw) < 8 or not isinstance(location, str):
+                raise CorruptError("a malformed storage entry", record="storages", offset=offset, path=source.path)
+            nbytes = _i64(raw)[0] * dtype.itemsize
+            start = entry.end + 8
+            name = f"storages/{key}"
+            storage = Storage(name, nbytes, str(location))
+            if nbytes < 0 or start + nbytes > source.size:
+                self.problems.append(f"storage {key} is cut: {max(0, source.size - start):,} of {nbytes:,} bytes are there")
+            else:
+                storage.record = Record(name, nbytes, source.slice(start, nbytes))
+            self.by_key[str(key)] = (storage, dtype, cls)
+            offset = start + max(nbytes, 0)
+        self._views(source, offset, limits)
+
+    def _views(self, source: Source, offset: int, limits: Limits) -> None:
+        """Storages that are stretches of another: (target key, root key, offset, numel)."""
+        if offset >= source.size:
+            return
+        views = read_pickle(source, offset, limits).root
+        for view in views if type(views) is list else ():
+            if type(view) is not tuple or len(view) != 4 or str(view[1]) not in self.by_key:
+                continue
+            target, root, start, numel = view
+            whole, dtype, cls = self.by_key[str(root)]
+            if type(start) is int and type(numel) is int and 0 <= start and 0 <= numel:
+                size = dtype.itemsize
+                part = Storage(f"storages/{target}", numel * size, whole.location, whole.record, start * size)
+                if (start + numel) * size <= whole.nbytes:
+                    self.by_key[str(target)] = (part, dtype, cls)
+
+    def get(self, node: Any) -> tuple[Storage, DType, Any]:
+        pid = node.pid if type(node) is Persistent else node
+        if type(pid) is tuple and len(pid) > 2 and pid[0] == "storage":  # what TorchSharp-like writers put there
+            pid = pid[2]
+        known = self.by_key.get(str(pid)) if isinstance(pid, (str, int)) else None
+        if known is None:
+            raise Malformed("a storage that the tar does not hold")
+        return known
+
+
+def _tensors(record: Record, storages: _TarStorages, limits: Limits) -> dict[str, TensorInfo]:
+    # pickle(count); per tensor pickle((key, storage key, class)), int32 ndim, 4 bytes of padding,
+    # ndim int64 sizes, ndim int64 strides, int64 offset
+    source = record.source
+    first = read_pickle(source, 0, limits)
+    count, offset = first.root, first.end
+    found: dict[str, TensorInfo] = {}
+    for _ in range(count if type(count) is int else 0):
+        entry = read_pickle(source, offset, limits)
+        root = entry.root
+        raw = source.read_at(entry.end, 8)
+        ndim = _i32(raw[:4])[0] if len(raw) == 8 else -1
+        if type(root) not in (tuple, list) or len(root) != 3 or not 0 <= ndim <= 1024:
+            raise CorruptError("a malformed tensor entry", record="tensors", offset=offset, path=source.path)
+        body = source.read_at(entry.end + 8, 16 * ndim + 8)
+        if len(body) < 16 * ndim + 8:
+            raise CorruptError("the list of tensors ends early", record="tensors", offset=entry.end, path=source.path)
+        numbers = Struct(f"<{2 * ndim + 1}q").unpack(body)
+        try:
+            node = Persistent(root[1])
+            info = Rebuilder(storages).strided(node, numbers[-1], numbers[:ndim], numbers[ndim:-1])
+            found[str(root[0])] = info
+        except Malformed as error:
+            storages.problems.append(f"tensor {root[0]}: {error}")
+        offset = entry.end + 8 + len(body)
+    return found
+
+
+class _TarRebuilder(Rebuilder):
+    """Tensors are persistent ids of their own here, by key."""
+
+    def __init__(self, storages: Storages, path: str, tensors: dict[str, TensorInfo]) -> None:
+        super().__init__(storages, path)
+        self.tensors = tensors
+
+    def decode(self, node: Any) -> TensorInfo | None:
+        if type(node) is Persistent and isinstance(node.pid, (str, int)):
+            info = self.tensors.get(str(node.pid))
+            if info is not None:
+                return info._replace(node=node)
+        return super().decode(node)

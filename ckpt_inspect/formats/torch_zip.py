@@ -1,0 +1,85 @@
+"""What ``torch.save`` has written since torch 1.6: a zip with ``data.pkl`` and ``data/N`` (formats 1, 2)."""
+
+from __future__ import annotations
+
+from ..containers.zip import ZipArchive
+from ..model.checkpoint import Checkpoint
+from ..model.source import FileSource
+from ..model.storage import Record, Storage
+from ..pickles.limits import Limits
+from . import archive as archives
+from .finish import finish
+from .rebuild import Rebuilder, Storages
+from .sections import Builder
+
+NAME = "torch-zip"
+
+
+class CutStorages(Storages):
+    """Storages of a file that lost its directory: only their sizes are known, from the pickle."""
+
+    def missing(self, storage: Storage) -> None:
+        storage.record = None
+
+
+def read(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
+    checkpoint = Checkpoint(source.path, NAME, source.size)
+    container = archives.open_container(source, archive, NAME, checkpoint)
+    pickle = archives.pickle_record(archive, container, "data.pkl", checkpoint.problems, limits)
+    order = "little"
+    if not archive.truncated:
+        order = _byteorder(archive, checkpoint)
+        _version(archive, checkpoint)
+    make = CutStorages if archive.truncated else Storages
+    records: dict[str, Record] = {} if archive.truncated else container.records
+    storages = make(records, "data/", order, checkpoint.problems)
+    builder = Builder(Rebuilder(storages, source.path), checkpoint.problems, limits)
+    builder.build(pickle)
+    checkpoint.sections, checkpoint.values = builder.sections, builder.values
+    if archive.truncated:
+        _cut(checkpoint, source, pickle.end, storages)
+    checkpoint.facts["writer"] = _writer(archive)
+    return finish(checkpoint)
+
+
+def _byteorder(archive: ZipArchive, checkpoint: Checkpoint) -> str:
+    text = archives.small(archive, "byteorder")
+    if text is None:
+        return "little"
+    if text not in ("little", "big"):
+        checkpoint.problems.append(f"record byteorder says {text[:40]!r}: torch accepts little and big alone")
+        return "little"
+    checkpoint.facts["byteorder"] = text
+    return text
+
+
+def _version(archive: ZipArchive, checkpoint: Checkpoint) -> None:
+    text = archives.small(archive, ".data/version") or archives.small(archive, "version")
+    if text is None:
+        checkpoint.problems.append("record version is missing: torch.load refuses the file")
+        return
+    digits = text[: len(text) - len(text.lstrip("0123456789"))]  # stoull's leniency: formats 1.2
+    if not digits or not 1 <= int(digits[:9]) <= 10:
+        checkpoint.problems.append(f"record version says {text[:40]!r}: torch 2.13 reads 1 to 10")
+    checkpoint.facts["version"] = text[:40]
+
+
+def _cut(checkpoint: Checkpoint, source: FileSource, pickle_end: int, storages: Storages) -> None:
+    needed = pickle_end + sum(storage.nbytes for storage, *_ in storages.by_key.values())
+    checkpoint.problems.append(
+        f"the file is cut: {source.size:,} bytes are there, its metadata needs at least {needed:,}; "
+        "names and shapes below are right, not all values are there"
+    )
+
+
+def _writer(archive: ZipArchive) -> str:
+    """What the optional records tell of the writer (formats 1.2); inferred, hence the ``~``."""
+    if archive.truncated:
+        return "torch.save"
+    if ".format_version" in archive.records:
+        return "torch.save of torch ≥ 2.7~"
+    if ".data/serialization_id" in archive.records:
+        return "torch.save of torch 2.1 to 2.6~"
+    if "byteorder" in archive.records:
+        return "torch.save of torch 2.0 to 2.1~"
+    return "torch.save of torch 1.4 to 2.0~"

@@ -1,0 +1,215 @@
+"""A checkpoint, opened: its sections, values, and what can be asked of them without reading tensor bytes."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MissingKeyError, SelectionError
+from . import pointer as pointers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .section import Section, Value
+    from .storage import Container
+    from .tensor import TensorInfo
+
+# Containers whose state_dicts are not the weights one looks for (design 3, weights candidate).
+_NOT_WEIGHTS = frozenset(
+    "callbacks loops lr_schedulers lr_scheduler scheduler schedulers "
+    "optimizer optimizers optimizer_states optimizer_state_dict optimizer_state optim optims opt "
+    "scaler scalers grad_scaler grad_scaler_state native_amp_scaling_state amp amp_scaler "
+    "rng rng_state rng_states random_state random_states cuda_rng_state torch_rng_state numpy_rng_state".split()
+)
+
+
+class Checkpoint:
+    """What :func:`ckpt_inspect.open` gives.
+
+    Attributes:
+        path: the file or directory.
+        format: one of the names of the contract: ``torch-zip``, ``torchscript``, ``safetensors``, …
+        size: bytes of all its files.
+        containers: one for each file.
+        sections: by pointer, in saved order.
+        values: leaves that are no tensors.
+        problems: what is wrong with the file, in words; empty for a sound one.
+        facts: what the containers say of themselves: writer, version, byte order, ….
+        siblings: other files of the same directory, where a directory was opened.
+        selected: the pointer of the part that was asked for, None for the whole file.
+    """
+
+    def __init__(self, path: str, format: str, size: int) -> None:
+        self.path = path
+        self.format = format
+        self.size = size
+        self.containers: list[Container] = []
+        self.sections: dict[str, Section] = {}
+        self.values: list[Value] = []
+        self.problems: list[str] = []
+        self.facts: dict[str, str] = {}
+        self.siblings: list[str] = []
+        self.selected: str | None = None
+
+    # -- tensors --------------------------------------------------------------------------------------
+
+    def tensors(self) -> Iterator[tuple[str, Section, TensorInfo]]:
+        """Every tensor as (name, section, info), section by section in saved order."""
+        for section in self.sections.values():
+            name_of = section.name_of
+            for key, info in section.tensors.items():
+                yield name_of(key), section, info
+
+    def __len__(self) -> int:
+        return sum(len(section) for section in self.sections.values())
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _, _ in self.tensors())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self._find(name))
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        """The tensor of this name, or of this key where the key is unique in the file.
+
+        Raises:
+            MissingKeyError: there is none; close matches are named.
+            SelectionError: several sections have the key.
+        """
+        found = self._find(name)
+        if len(found) == 1:
+            return found[0][2]
+        if found:
+            names = ", ".join(candidate for candidate, _, _ in found[:5])
+            raise SelectionError(f"{name!r} is in several sections: {names}", path=self.path)
+        raise MissingKeyError(f"no tensor is called {name!r}", path=self.path, hint=self._close_matches(name))
+
+    def _find(self, name: str) -> list[tuple[str, Section, TensorInfo]]:
+        by_key = []
+        for row in self.tensors():
+            if row[0] == name:
+                return [row]
+            if row[2].key == name:
+                by_key.append(row)
+        return by_key
+
+    def _close_matches(self, name: str) -> str | None:
+        from itertools import islice
+
+        known = dict.fromkeys(
+            spelled for full, _, info in islice(self.tensors(), 20_000) for spelled in (full, info.key)
+        )
+        close = get_close_matches(name, known, n=3, cutoff=0.5) or [key for key in known if name in key][:3]
+        return f"Did you mean {' or '.join(repr(match) for match in close)}?" if close else None
+
+    # -- sections -------------------------------------------------------------------------------------
+
+    def candidates(self) -> list[str]:
+        """Pointers of the weights candidates (design 3).
+
+        The root if it is a state_dict or module itself; else each highest container below the root
+        whose sections are all state_dicts or modules, and that is not named as state of something else.
+        """
+        root = self.sections.get("")
+        if root is not None and root.kind in ("state_dict", "module"):
+            return [""]
+        good: dict[str, bool] = {}  # container -> whether all its sections are weights
+        for pointer, section in self.sections.items():
+            weights = section.kind in ("state_dict", "module") and _may_be_weights(pointer)
+            segments = pointer.split("/") if pointer else []
+            for depth in range(1, len(segments) + 1):
+                ancestor = "/".join(segments[:depth])
+                good[ancestor] = good.get(ancestor, True) and weights
+        chosen: list[str] = []
+        for pointer, fits in good.items():
+            parent = pointer.rpartition("/")[0]
+            if fits and not (parent and good.get(parent, False)):
+                chosen.append(pointer)
+        return chosen
+
+    def select(self, pointer: str) -> Checkpoint:
+        """The part below a container: all sections at or below ``pointer``.
+
+        Raises:
+            MissingKeyError: there is no such container; close matches are named.
+        """
+        inside = {name: s for name, s in self.sections.items() if pointers.is_below(name, pointer)}
+        values = [v for v in self.values if pointers.is_below(v.name, pointer) and v.name != pointer]
+        if not inside and not values:
+            known = list(dict.fromkeys([*self.sections, *self.containers_of_values()]))
+            close = get_close_matches(pointer, known, n=3, cutoff=0.5)
+            listed = close or [name for name in known if name][:6]
+            raise MissingKeyError(
+                f"there is no section {pointer!r}",
+                path=self.path,
+                hint=f"There is: {', '.join(listed)}" if listed else "The whole file is one section.",
+            )
+        part = Checkpoint(self.path, self.format, self.size)
+        part.containers, part.problems, part.facts = self.containers, self.problems, self.facts
+        part.siblings = self.siblings
+        part.sections, part.values, part.selected = inside, values, pointer
+        return part
+
+    def containers_of_values(self) -> list[str]:
+        """Pointers of the containers that hold the plain values."""
+        return list(dict.fromkeys(value.name.rpartition("/")[0] for value in self.values))
+
+    def key_in_selection(self, section: Section, key: str) -> str:
+        """The key as seen from the selected container: relative to it, if that is above the section."""
+        if self.selected is None or self.selected == section.pointer:
+            return key
+        return pointers.relative(section.name_of(key), self.selected)
+
+    # -- facts about several tensors ------------------------------------------------------------------
+
+    def tied(self) -> list[list[str]]:
+        """Names of tensors that are the same view of the same storage, in groups of two and more."""
+        groups: dict[Any, list[str]] = {}
+        for name, _, info in self.tensors():
+            view = info.view_of
+            if view is not None:
+                groups.setdefault(view, []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+    def stored_nbytes(self) -> int:
+        """Bytes of all distinct storages that tensors refer to."""
+        return sum({storage.id: storage.nbytes for _, storage in self.views()}.values())
+
+    def views(self) -> Iterator[tuple[str, Any]]:
+        """Every (name, storage) pair, components of compound tensors included."""
+        for name, _, info in self.tensors():
+            if info.storage is not None:
+                yield name, info.storage
+            for part in info.parts:
+                if part.storage is not None:
+                    yield name, part.storage
+
+    def close(self) -> None:
+        """Close the files. Reading tensor bytes is then an error; everything known stays."""
+        for container in self.containers:
+            whole = container.source.file_range()
+            if whole is not None:
+                whole[0].close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path} {self.format}: {len(self.sections)} sections, {len(self)} tensors>"
+
+
+def _may_be_weights(pointer: str) -> bool:
+    return not any(_plain(segment) in _NOT_WEIGHTS for segment in pointer.split("/"))
+
+
+def _plain(segment: str) -> str:
+    name = segment.lower()
+    if name.startswith(("optim", "opt_")) or name.endswith(("_optimizer", "_optim", "_opt", "_optimizer_state_dict")):
+        return "optimizer"
+    if name.endswith(("_scheduler", "_scaler", "_rng_state")):
+        return "scaler"
+    return name

@@ -1,0 +1,45 @@
+"""JSON Pointers (RFC 6901) without their leading slash: how sections, keys and values are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def escape(segment: str) -> str:
+    """One segment: ``~`` and ``/`` become ``~0`` and ``~1``."""
+    if "/" in segment or "~" in segment:
+        return segment.replace("~", "~0").replace("/", "~1")
+    return segment
+
+
+def unescape(segment: str) -> str:
+    return segment.replace("~1", "/").replace("~0", "~")
+
+
+def join(pointer: str, segment: str) -> str:
+    """``pointer`` and one raw segment below it. The root is ``""``, so a root entry named ``""`` is ``/``."""
+    return f"{pointer}/{escape(segment)}" if pointer else escape(segment) or "/"
+
+
+def concat(*pointers: str) -> str:
+    """Pointers one below the other; empty ones are the root."""
+    return "/".join(pointer for pointer in pointers if pointer)
+
+
+def split(pointer: str) -> list[str]:
+    """The raw segments."""
+    return [unescape(segment) for segment in pointer.split("/")] if pointer else []
+
+
+def is_below(pointer: str, ancestor: str) -> bool:
+    """Whether ``pointer`` is ``ancestor`` or something inside it."""
+    return not ancestor or pointer == ancestor or pointer.startswith(ancestor + "/")
+
+
+def relative(pointer: str, ancestor: str) -> str:
+    """``pointer`` as seen from ``ancestor``, which holds it."""
+    return pointer[len(ancestor) + 1 :] if ancestor else pointer
+
+
+def from_segments(segments: Iterable[str]) -> str:
+    return "/".join(escape(segment) for segment in segments)

@@ -1,0 +1,105 @@
+"""A part of a checkpoint that holds tensors, and the plain values beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import pointer as pointers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .tensor import TensorInfo
+
+
+class Value(NamedTuple):
+    """A leaf that is no tensor.
+
+    Attributes:
+        name: its pointer in the file.
+        type: Python's name of its type, ``module.Class`` for other objects.
+        value: plain data (None, bool, int, float, str, lists and dicts of them); None when it is not plain data.
+        text: how a person would write it.
+    """
+
+    name: str
+    type: str
+    value: Any
+    text: str
+
+
+class ModuleInfo(NamedTuple):
+    """One recorded ``nn.Module``: a node of a whole-module pickle or of a TorchScript archive.
+
+    Attributes:
+        cls: ``module.Class`` as recorded.
+        args: constructor facts as torch would print them, ``""`` if none are known.
+        training: as recorded, None if it is not.
+        hooks: names of the hook registries that hold something.
+        source: the Python source of the class, where the file carries it (legacy files do).
+    """
+
+    cls: str
+    args: str = ""
+    training: bool | None = None
+    hooks: tuple[str, ...] = ()
+    source: str | None = None
+
+
+class Section:
+    """A container that holds tensors directly: a mapping ``key -> TensorInfo``.
+
+    Attributes:
+        pointer: JSON Pointer without its leading slash; ``""`` is the root.
+        kind: ``module``, ``optimizer``, ``state_dict``, ``tensor`` or ``other``.
+        cls: recorded class of the container, None for plain dict, list and tuple.
+        tensors: in saved order.
+        modules: recorded modules by dotted path (``""`` the root), for kind ``module``.
+        metadata: ``_metadata`` of a state_dict: module path -> plain data; None without one.
+        params: in an optimizer: key -> (name of the parameter it belongs to, ``recorded`` or ``derived``).
+        node: the graph node it was read from.
+    """
+
+    __slots__ = ("cls", "kind", "metadata", "modules", "node", "params", "pointer", "tensors")
+
+    def __init__(self, pointer: str, kind: str, cls: str | None = None, node: Any = None) -> None:
+        self.pointer = pointer
+        self.kind = kind
+        self.cls = cls
+        self.node = node
+        self.tensors: dict[str, TensorInfo] = {}
+        self.modules: dict[str, ModuleInfo] = {}
+        self.metadata: dict[str, Any] | None = None
+        self.params: dict[str, tuple[str, str]] = {}
+
+    def name_of(self, key: str) -> str:
+        """The name of one of its tensors, unique in the file."""
+        if self.kind == "tensor":
+            return self.pointer
+        if self.kind == "optimizer":  # its keys are pointers already
+            return f"{self.pointer}/{key}" if self.pointer else key
+        return pointers.join(self.pointer, key)
+
+    def __getitem__(self, key: str) -> TensorInfo:
+        return self.tensors[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def keys(self) -> list[str]:
+        return list(self.tensors)
+
+    def values(self) -> list[TensorInfo]:
+        return list(self.tensors.values())
+
+    def items(self) -> list[tuple[str, TensorInfo]]:
+        return list(self.tensors.items())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.tensors
+
+    def __repr__(self) -> str:
+        return f"Section({self.pointer!r}, {self.kind}, {len(self.tensors)} tensors)"

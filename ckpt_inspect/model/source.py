@@ -1,0 +1,148 @@
+"""Bytes readable at an offset: a file, a stretch of one, bytes in memory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Protocol
+
+from ..errors import CorruptError, FileError, FormatError, MissingFileError
+
+COPY_CHUNK = 1 << 20
+
+
+class Source(Protocol):
+    """Bytes readable at an offset.
+
+    ``read_at`` gives fewer bytes than asked for only at the end of the source.
+    """
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+    def read_at(self, offset: int, nbytes: int) -> bytes: ...
+    def slice(self, offset: int, nbytes: int) -> Source: ...
+    def file_range(self) -> tuple[FileSource, int] | None:
+        """The file and the offset in it where this source begins, if it is a stretch of a file."""
+
+
+class FileSource:
+    """An open regular file. Read with ``pread``: mapped pages would count as memory, and can fault."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            # O_NONBLOCK: opening a FIFO that nobody writes must not hang.
+            self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError as error:
+            raise MissingFileError("there is no such file", path=path) from error
+        except OSError as error:
+            raise FileError(_reason(error), path=path) from error
+        try:
+            status = os.fstat(self.fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise FormatError(f"this is {_special(status.st_mode)}, not a regular file", path=path)
+        except BaseException:
+            os.close(self.fd)
+            self.fd = -1
+            raise
+        self.size = status.st_size
+        self.stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        try:
+            data = os.pread(self.fd, nbytes, offset)
+            while len(data) < nbytes:  # the kernel gives at most 2 GiB at once
+                more = os.pread(self.fd, nbytes - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise FileError(f"cannot read: {_reason(error)}", path=self.path, offset=offset) from error
+        if len(data) < min(nbytes, self.size - offset):
+            raise CorruptError(
+                f"the file became shorter while it was read ({self.size:,} bytes when opened)",
+                path=self.path,
+                offset=offset,
+            )
+        return data
+
+    def slice(self, offset: int, nbytes: int) -> Source:
+        return Slice(self, offset, nbytes)
+
+    def file_range(self) -> tuple[FileSource, int] | None:
+        return self, 0
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Slice:
+    """A stretch of another source."""
+
+    __slots__ = ("base", "parent", "size")
+
+    def __init__(self, parent: Source, offset: int, nbytes: int) -> None:
+        self.parent = parent
+        self.base = offset
+        self.size = nbytes
+
+    @property
+    def path(self) -> str:
+        return self.parent.path
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        return self.parent.read_at(self.base + offset, max(0, min(nbytes, self.size - offset)))
+
+    def slice(self, offset: int, nbytes: int) -> Source:
+        return Slice(self.parent, self.base + offset, min(nbytes, max(0, self.size - offset)))
+
+    def file_range(self) -> tuple[FileSource, int] | None:
+        whole = self.parent.file_range()
+        return (whole[0], whole[1] + self.base) if whole else None
+
+
+class BytesSource:
+    """Bytes in memory: an inflated member, bytes inside a pickle."""
+
+    __slots__ = ("data", "path")
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.data = data
+        self.path = path
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        return self.data[offset : offset + nbytes]
+
+    def slice(self, offset: int, nbytes: int) -> Source:
+        return Slice(self, offset, min(nbytes, max(0, self.size - offset)))
+
+    def file_range(self) -> tuple[FileSource, int] | None:
+        return None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _special(mode: int) -> str:
+    for test, name in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISBLK, "a block device"),
+    ):
+        if test(mode):
+            return name
+    return "a special file"

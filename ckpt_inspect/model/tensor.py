@@ -1,0 +1,86 @@
+"""What is known of one tensor without reading its values."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..dtypes import nbytes as dtype_nbytes
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+
+class TensorInfo(NamedTuple):
+    """One tensor of a checkpoint, or one component of a compound one.
+
+    Attributes:
+        key: its name within the section; for a component, the component's name.
+        dtype: torch's name without ``torch.``.
+        shape, stride: in elements; stride is None for layouts that have none (sparse, nested).
+        storage: what it is a view of, None for compound tensors and on ``meta``.
+        storage_offset: in elements.
+        device: the location tag, None if the format stores none.
+        layout: ``strided``, ``sparse_coo``, ``sparse_csr``, …, ``nested``, ``jagged``.
+        conj, neg: lazy conjugation and negation bits.
+        requires_grad: as recorded; None where the format does not say.
+        cls: the recorded class of a tensor subclass, else None.
+        parts: components of a compound tensor, in the order of the file.
+        node: the graph node that rebuilds it, None outside pickles.
+        role: ``parameter``, ``buffer`` or None: not known.
+        role_from: ``recorded``, ``optimizer`` (derived from one beside it) or ``inferred`` (from names).
+        persistent: False for what the module holds but ``state_dict()`` leaves out.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None
+    storage: Storage | None
+    storage_offset: int
+    device: str | None
+    layout: str = "strided"
+    conj: bool = False
+    neg: bool = False
+    requires_grad: bool | None = None
+    cls: str | None = None
+    parts: tuple[TensorInfo, ...] = ()
+    node: Any = None
+    role: str | None = None
+    role_from: str | None = None
+    persistent: bool = True
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Logical bytes: elements times item size; of a compound tensor, the sum of its components."""
+        if self.storage is None and self.parts:
+            return sum(part.nbytes for part in self.parts)
+        return dtype_nbytes(self.dtype, prod(self.shape))
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements lie in row-major order without gaps."""
+        if self.stride is None:
+            return False
+        expected = 1
+        for size, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size != 1:
+                if step != expected:
+                    return self.numel == 0
+                expected *= size
+        return True
+
+    @property
+    def view_of(self) -> tuple[Any, ...] | None:
+        """What two tensors share when they are tied: storage, offset, dtype, shape, stride. None: cannot be."""
+        if self.storage is None:
+            if self.parts:
+                views = tuple(part.view_of for part in self.parts)
+                return None if None in views else (self.layout, self.shape, views)
+            return None
+        return self.storage.id, self.storage_offset, self.dtype, self.shape, self.stride

@@ -1,0 +1,34 @@
+"""Bounds that no honest file meets, in one place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Limits(NamedTuple):
+    """What a reader accepts before it gives up with a :class:`~ckpt_inspect.errors.LimitError`.
+
+    Attributes:
+        objects: containers and calls that one pickle may make. A checkpoint of 100,000 tensors makes 700,000.
+        memo: entries of one pickle's memo.
+        stack: values that may wait on one pickle's stack.
+        integer: bytes of one integer.
+        string: bytes of one string or line.
+        pickle: bytes of one pickle that is held in memory (deflated ones).
+        depth: nesting of containers or modules that is followed.
+        records: members of one archive.
+        header: bytes of one JSON header or index; safetensors itself refuses more than 100 MB.
+    """
+
+    objects: int = 20_000_000
+    memo: int = 20_000_000
+    stack: int = 8_000_000
+    integer: int = 1024
+    string: int = 1 << 30
+    pickle: int = 1 << 30
+    depth: int = 500
+    records: int = 2_000_000
+    header: int = 100_000_000
+
+
+DEFAULT = Limits()
