@@ -94,7 +94,7 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
     storages = NestedStorages(container, checkpoint.problems, limits)
     builder = Builder(Rebuilder(storages, source.path), checkpoint.problems, limits)
     builder.build(pickle)
-    checkpoint.sections, checkpoint.values = builder.sections, builder.values
+    builder.fill(checkpoint)
     if not builder.sections:
         raise _no_tensors(source.path, pickle)
     if pickle.end < source.size:

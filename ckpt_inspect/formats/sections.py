@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import LimitError
 from ..model import pointer as pointers
+from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque, Persistent, Pickle
 from ..model.section import Section, Value
 from ..model.tensor import TensorInfo
@@ -38,6 +39,7 @@ class Builder:
         self.limits = limits
         self.sections: dict[str, Section] = {}
         self.values: list[Value] = []
+        self.order: dict[str, int] = {}
         self.budget = 0
         self._waiting: list[_Place] = []
 
@@ -48,6 +50,9 @@ class Builder:
         self.place(pickle.root, "", 0, None, None, self._root_section)
         while self._waiting:
             self._enter(self._waiting.pop())
+
+    def fill(self, checkpoint: Checkpoint) -> None:
+        checkpoint.sections, checkpoint.values, checkpoint.order = self.sections, self.values, self.order
 
     def _root_section(self, info: TensorInfo) -> None:
         section = Section("", "tensor", node=info.node)
@@ -70,6 +75,7 @@ class Builder:
             if info is not None:
                 keep(info)
                 return "tensor"
+        self.order[pointer] = len(self.order)
         if not self.is_container(node):
             leaf = values.leaf(node)
             self.values.append(Value(pointer, leaf.type, leaf.value, leaf.text))

@@ -34,7 +34,7 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
     checkpoint.containers.append(container)
     builder = Builder(Rebuilder(storages, source.path), checkpoint.problems, limits)
     builder.build(root)
-    checkpoint.sections, checkpoint.values = builder.sections, builder.values
+    builder.fill(checkpoint)
     checkpoint.facts["writer"] = "torch.save of torch 0.1 to 1.5, or with _use_new_zipfile_serialization=False~"
     checkpoint.facts.update(container.facts)
     return finish(checkpoint)

@@ -74,7 +74,7 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
     container.graphs["pickle"] = pickle
     builder = Builder(_TarRebuilder(storages, source.path, tensors), checkpoint.problems, limits)
     builder.build(pickle)
-    checkpoint.sections, checkpoint.values = builder.sections, builder.values
+    builder.fill(checkpoint)
     checkpoint.facts["writer"] = "torch.save of torch 0.1, 2016 or 2017~"
     return finish(checkpoint)
 

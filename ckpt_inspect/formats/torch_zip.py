@@ -35,7 +35,7 @@ def read(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
     storages = make(records, "data/", order, checkpoint.problems)
     builder = Builder(Rebuilder(storages, source.path), checkpoint.problems, limits)
     builder.build(pickle)
-    checkpoint.sections, checkpoint.values = builder.sections, builder.values
+    builder.fill(checkpoint)
     if archive.truncated:
         _cut(checkpoint, source, pickle.end, storages)
     checkpoint.facts["writer"] = _writer(archive)

@@ -36,6 +36,7 @@ class Checkpoint:
         values: leaves that are no tensors.
         problems: what is wrong with the file, in words; empty for a sound one.
         facts: what the containers say of themselves: writer, version, byte order, ….
+        order: by pointer, the place of containers and values among their like, as saved.
         siblings: other files of the same directory, where a directory was opened.
         selected: the pointer of the part that was asked for, None for the whole file.
     """
@@ -49,6 +50,7 @@ class Checkpoint:
         self.values: list[Value] = []
         self.problems: list[str] = []
         self.facts: dict[str, str] = {}
+        self.order: dict[str, int] = {}
         self.siblings: list[str] = []
         self.selected: str | None = None
 
@@ -147,7 +149,7 @@ class Checkpoint:
             )
         part = Checkpoint(self.path, self.format, self.size)
         part.containers, part.problems, part.facts = self.containers, self.problems, self.facts
-        part.siblings = self.siblings
+        part.siblings, part.order = self.siblings, self.order
         part.sections, part.values, part.selected = inside, values, pointer
         return part
 

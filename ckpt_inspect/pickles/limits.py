@@ -26,7 +26,7 @@ class Limits(NamedTuple):
     integer: int = 1024
     string: int = 1 << 30
     pickle: int = 1 << 30
-    depth: int = 500
+    depth: int = 200
     records: int = 2_000_000
     header: int = 100_000_000
 

@@ -1,0 +1,87 @@
+"""The table: what is measured, against what, and the figure to reach."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, read from its metadata: importing it would cost memory."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The most that may be taken: times the yardstick's time, megabytes at the peak. None: no bound."""
+
+    times: float | None = None
+    megabytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison. Both commands are typed as in a shell, without a shell behind them.
+
+    A first word `ckpt` is the installed command; `python` is this interpreter, its script in `yardsticks/`.
+    In braces stands a file of `files.FILES`, or `{out}`: a path in a new folder, removed after the run.
+    """
+
+    name: str
+    job: str
+    ours: str
+    yardstick: str
+    target: Target = Target()
+
+
+def typer_imports_pydantic() -> bool:
+    """Whether Typer is 0.29 or later, which imports pydantic to run a command: 0.09 s that are not ours."""
+    release = re.match(r"(\d+)\.(\d+)", installed("typer") or "")
+    return release is not None and (int(release[1]), int(release[2])) >= (0, 29)
+
+
+LOOK = Target(times=0.17 if typer_imports_pydantic() else 0.10, megabytes=45)
+# The same command on a hundredth of the bytes: they must not show; a tenth is the noise of a shared machine.
+FLAT = Target(times=1.10)
+
+ROWS = (
+    Row("tree", "`tree`, {size} `.pt`", "ckpt tree {pt}", "python list_torch.py {pt}", LOOK),
+    Row("ls", "`ls`, {size} `.pt`", "ckpt ls {pt}", "python list_torch.py {pt}", LOOK),
+    Row("info", "`info`, {size} `.pt`", "ckpt info {pt}", "python list_torch.py {pt}", LOOK),
+    Row(
+        "ls-json-many",
+        "`ls --json`, `.pt` of 100,000 tensors",
+        "ckpt ls --json {many}",
+        "python list_json_torch.py {many}",
+        Target(times=0.35),
+    ),
+    Row("ls-legacy", "`ls`, {size} legacy `.pt`", "ckpt ls {legacy}", "python list_torch.py {legacy}"),
+    Row(
+        "ls-safetensors",
+        "`ls`, {size} `.safetensors`",
+        "ckpt ls {safetensors}",
+        "python list_safetensors.py {safetensors}",
+    ),
+    Row(
+        "ls-sharded",
+        "`ls`, {size} of safetensors in 4 shards",
+        "ckpt ls {sharded}",
+        "python list_safetensors.py {sharded}",
+    ),
+    Row("flat-pt", "`ls` `.pt`: {size} / {small}", "ckpt ls {pt}", "ckpt ls {pt_small}", FLAT),
+    Row("flat-legacy", "`ls` legacy: {size} / {small}", "ckpt ls {legacy}", "ckpt ls {legacy_small}", FLAT),
+    Row(
+        "flat-safetensors",
+        "`ls` `.safetensors`: {size} / {small}",
+        "ckpt ls {safetensors}",
+        "ckpt ls {safetensors_small}",
+        FLAT,
+    ),
+    Row(
+        "flat-sharded", "`ls` shards: {size} / {small}", "ckpt ls {sharded}", "ckpt ls {sharded_small}", FLAT
+    ),
+)

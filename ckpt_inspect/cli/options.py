@@ -1,0 +1,127 @@
+"""Arguments and options that commands share, and what happens around every command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import CheckpointError
+from ..model.checkpoint import Checkpoint
+
+
+def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
+    """``FILE#SEC``: sections of the file; anything else is left to the shell, which knows files."""
+    from ..formats import open_checkpoint, split_section
+
+    path, section = split_section(incomplete)
+    if section is None:
+        return []
+    try:
+        found = open_checkpoint(path).sections
+    except CheckpointError:
+        return []
+    return [f"{path}#{pointer}" for pointer in found if pointer.startswith(section)]
+
+
+def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Keys inside the file that the command line names."""
+    from ..formats import open_checkpoint
+
+    given = ctx.params.get("files") or ctx.params.get("file") or ()
+    keys: list[str] = []
+    for path in [given] if isinstance(given, str) else given:
+        try:
+            keys += [info.key for _, _, info in open_checkpoint(path).tensors() if info.key.startswith(incomplete)]
+        except CheckpointError:
+            continue
+    return keys[:1000]
+
+
+File = Annotated[
+    str,
+    typer.Argument(metavar="FILE", help="Checkpoint file or directory; FILE#SECTION is a part.", autocompletion=complete_file,
+                   show_default=False),
+]  # fmt: skip
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE…", help="Checkpoint files or directories; FILE#SECTION is a part.",
+                   autocompletion=complete_file, show_default=False),
+]  # fmt: skip
+Section = Annotated[str | None, typer.Option("--section", metavar="SECTION", help="A part of the file, as FILE#SECTION.")]
+Filter = Annotated[
+    list[str],
+    typer.Option("--filter", "-f", metavar="GLOB", help="Only keys that match; * crosses dots. Repeatable.",
+                 autocompletion=complete_key),
+]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stdout; the exit status tells.")]
+
+
+def is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def each(
+    files: list[str], section: str | None, as_json: bool, quiet: bool, schema: str,
+    result: Callable[[Checkpoint], Any], show: Callable[[Any, str | None], None],
+) -> int:  # fmt: skip
+    """Open each file, call, show. Damage and errors are said on stderr and make the exit status 2.
+
+    ``show`` gets the result and, where there are several files, the file's name.
+    """
+    from ..formats import open_checkpoint
+
+    status = 0
+    documents: list[dict[str, Any]] = []
+    for path in files:
+        try:
+            checkpoint = open_checkpoint(path, section)
+            found = result(checkpoint)
+        except CheckpointError as error:
+            if len(files) == 1:
+                raise
+            status = 2
+            error.path = error.path or path
+            documents.append({"schema": "ckpt-inspect/error/1", "error": error.to_dict()})
+            if not as_json:
+                from .app import _complain
+
+                _complain(error, False)
+            continue
+        if checkpoint.problems:
+            status = 2
+            if not as_json:
+                report_problems(checkpoint)
+        if quiet:
+            continue
+        if as_json:
+            documents.append(found.to_dict())
+        else:
+            show(found, path if len(files) > 1 else None)
+    if as_json and not quiet:
+        write_json(documents[0] if len(files) == 1 else {"schema": schema, "files": documents})
+    return status
+
+
+def report_problems(checkpoint: Checkpoint) -> None:
+    """The first problems on stderr; ``--json`` has them all."""
+    from ..render.text import escape
+
+    for problem in checkpoint.problems[:10]:
+        typer.echo(f"ckpt: {escape(checkpoint.path)}: {escape(problem)}", err=True)
+    if len(checkpoint.problems) > 10:
+        typer.echo(f"ckpt: … and {len(checkpoint.problems) - 10:,} more problems; --json lists them all", err=True)
+
+
+def write(texts: Iterable[str]) -> None:
+    """Text to stdout in large pieces."""
+    sys.stdout.writelines(texts)
+
+
+def write_json(document: dict[str, Any]) -> None:
+    from ..render.json import chunks
+
+    write(chunks(document))

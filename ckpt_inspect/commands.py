@@ -1,0 +1,9 @@
+"""The commands there are: drives their lazy registration, the hints, and the test of the documentation."""
+
+from __future__ import annotations
+
+COMMANDS: dict[str, str] = {
+    "info": "What a checkpoint is: format, sections, counts, devices, classes, and the line that loads it.",
+    "tree": "The module tree: modules, parameters and buffers with shapes, repeated blocks folded.",
+    "ls": "One tensor a line: name, dtype, shape, bytes, device, role.",
+}

@@ -1,0 +1,288 @@
+"""``ckpt info``: the identity card of a checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from ..commands import COMMANDS
+from ..formats.optimizers import class_of, groups_of
+from ..formats.weights_only import ALLOWED, TORCH, Verdict, modern, verdict
+from ..model import pointer as pointers
+from ..model.checkpoint import Checkpoint
+from ..model.graph import Global, Opaque, Persistent, Pickle
+from ..model.section import Section
+from ..model.tensor import TensorInfo
+from ..model.wrappers import find_prefixes, wrapper_name
+from .plain import safe
+from .summary import Counts, count
+
+SCHEMA = "ckpt-inspect/info/1"
+
+
+class SectionFacts(NamedTuple):
+    """One section: its counts, and bytes by dtype and by device (tied tensors once)."""
+
+    section: Section
+    cls: str | None
+    cls_recorded: bool
+    counts: Counts
+    dtypes: dict[str, int]
+    devices: dict[str, int]
+
+
+class PrefixFacts(NamedTuple):
+    """A wrapper prefix of a section."""
+
+    section: str
+    prefix: str
+    count: int
+    of: int
+    wrapper: str
+
+
+class Oversized(NamedTuple):
+    """A storage of which the tensors use a part only."""
+
+    names: list[str]
+    stored: int
+    used: int
+
+
+class Hint(NamedTuple):
+    """What to do next: a message, and the command that does it."""
+
+    code: str
+    message: str
+    command: str | None
+
+
+class Info:
+    """What ``info`` found; attributes are the keys of its JSON document, and what only people are shown."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.sections = [_section_facts(checkpoint, section) for section in checkpoint.sections.values()]
+        self.candidates = checkpoint.candidates()
+        self.prefixes = _prefixes(checkpoint)
+        self.shared = checkpoint.tied()
+        self.oversized = _oversized(checkpoint)
+        self.globals = _globals(checkpoint)
+        self.weights_only = _verdict(checkpoint)
+        self.load = _load_line(self)
+        self.hints = _hints(self)
+
+    @property
+    def foreign(self) -> dict[str, int]:
+        """Globals that are neither torch's nor of the plain kind that weights_only allows."""
+        return {name: n for name, n in self.globals.items() if modern(name) not in ALLOWED and not name.startswith("torch.")}
+
+    def to_dict(self) -> dict[str, Any]:
+        checkpoint = self.checkpoint
+        return {
+            "schema": SCHEMA,
+            "path": checkpoint.path,
+            "format": checkpoint.format,
+            "size": checkpoint.size,
+            "facts": checkpoint.facts,
+            "sections": [_section_dict(facts) for facts in self.sections],
+            "candidates": self.candidates,
+            "prefixes": [{"section": p.section, "prefix": p.prefix, "count": p.count, "of": p.of} for p in self.prefixes],
+            "shared": self.shared,
+            "oversized": [{"names": o.names, "stored": safe(o.stored), "used": safe(o.used)} for o in self.oversized],
+            "globals": [{"name": name, "count": n} for name, n in self.globals.items()],
+            "weights_only": self.weights_only.to_dict(),
+            "load": self.load,
+            "hints": [{"code": h.code, "message": h.message, "command": h.command} for h in self.hints],
+            "siblings": checkpoint.siblings,
+            "problems": checkpoint.problems,
+        }
+
+
+def info(checkpoint: Checkpoint) -> Info:
+    """Gather what can be said of a checkpoint without reading tensor bytes."""
+    return Info(checkpoint)
+
+
+def _section_dict(facts: SectionFacts) -> dict[str, Any]:
+    counts = facts.counts
+    return {
+        "section": facts.section.pointer, "kind": facts.section.kind, "class": facts.cls,
+        "class_from": None if facts.cls is None else "recorded" if facts.cls_recorded else "inferred",
+        "tensors": counts.tensors, "numel": safe(counts.numel), "nbytes": safe(counts.nbytes),
+        "parameters": safe(counts.parameters), "buffers": safe(counts.buffers),
+        "dtypes": {k: safe(n) for k, n in facts.dtypes.items()}, "devices": {k: safe(n) for k, n in facts.devices.items()},
+    }  # fmt: skip
+
+
+def _section_facts(checkpoint: Checkpoint, section: Section) -> SectionFacts:
+    dtypes: Counter[str] = Counter()
+    devices: Counter[str] = Counter()
+    seen: set[Any] = set()
+    for tensor in section.tensors.values():
+        view = tensor.view_of
+        if view is None or view not in seen:
+            seen.add(view)
+            dtypes[tensor.dtype] += tensor.nbytes
+            if tensor.device is not None:
+                devices[tensor.device] += tensor.nbytes
+    cls, recorded = section.cls, True
+    if section.kind == "optimizer":
+        cls, recorded = class_of(section, groups_of(section, checkpoint.values))
+    return SectionFacts(section, cls, recorded, count(section.tensors.values()), dict(dtypes), dict(devices))
+
+
+def _prefixes(checkpoint: Checkpoint) -> list[PrefixFacts]:
+    found = []
+    for section in checkpoint.sections.values():
+        if section.kind in ("state_dict", "module"):
+            for prefix in find_prefixes(key for key, t in section.tensors.items() if t.persistent):
+                name = wrapper_name(prefix.prefix.rstrip(".")) or ""
+                found.append(PrefixFacts(section.pointer, *prefix, name))
+    return found
+
+
+def _oversized(checkpoint: Checkpoint) -> list[Oversized]:
+    """Storages with bytes that no tensor reaches."""
+    views: dict[str, list[tuple[str, TensorInfo]]] = {}
+    stored: dict[str, int] = {}
+    for name, _, tensor in checkpoint.tensors():
+        for part in (tensor, *tensor.parts):
+            if part.storage is not None:
+                views.setdefault(part.storage.id, []).append((name, part))
+                stored[part.storage.id] = part.storage.nbytes
+    found = []
+    for storage_id, users in views.items():
+        total = stored[storage_id]
+        if len(users) == 1 and users[0][1].nbytes == total:
+            continue
+        used = min(total, _reach([part for _, part in users]))
+        if used < total:
+            found.append(Oversized(list(dict.fromkeys(name for name, _ in users)), total, used))
+    return found
+
+
+def _reach(parts: list[TensorInfo]) -> int:
+    """Bytes that views of one storage cover together; exact for dense views, an upper bound for others."""
+    spans: list[tuple[int, int]] = []
+    scattered = 0
+    for part in parts:
+        if 0 in part.shape:
+            continue
+        steps = sorted((step, size) for size, step in zip(part.shape, part.stride or (), strict=False) if size > 1 and step)
+        itemsize = part.nbytes // part.numel if part.numel else 1
+        start = part.storage_offset * max(itemsize, 1)
+        covered, dense = 1, True
+        for step, size in steps:
+            dense = dense and step <= covered
+            covered = covered + (size - 1) * step if step <= covered else covered * size
+        if dense:
+            spans.append((start, start + covered * max(itemsize, 1)))
+        else:
+            scattered += covered * max(itemsize, 1)
+    end = total = 0
+    for start, stop in sorted(spans):
+        total += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return total + scattered
+
+
+def _pickles(checkpoint: Checkpoint) -> list[Pickle]:
+    return [graph for c in checkpoint.containers for graph in c.graphs.values() if isinstance(graph, Pickle)]
+
+
+def _globals(checkpoint: Checkpoint) -> dict[str, int]:
+    """Every name that unpickling would import: how many calls it gets, or how often it is named if none."""
+    called: Counter[str] = Counter()
+    named: Counter[str] = Counter()
+    for pickle in _pickles(checkpoint):
+        named.update(node.qualname for node in pickle.globals)
+        calls: Counter[int] = Counter()
+        by_id: dict[int, Any] = {}
+        for call in pickle.calls:
+            calls[id(call.callee)] += 1
+            by_id[id(call.callee)] = call.callee
+        for key, n in calls.items():
+            callee = by_id[key]
+            if type(callee) is Global:
+                called[callee.qualname] += n
+            elif type(callee) is Persistent:
+                called[Opaque("OBJ", callee, ()).qualname] += n
+    return {name: called[name] or n for name, n in named.items()}
+
+
+def _verdict(checkpoint: Checkpoint) -> Verdict:
+    reasons = {
+        "torchscript": "a TorchScript archive",
+        "torchscript-model-json": "a TorchScript archive",
+        "torch-tar": "the tar container",
+        "pickle": "not a file of torch.save",
+    }
+    if checkpoint.format == "safetensors":
+        return Verdict(True, [])
+    return verdict(_pickles(checkpoint), reasons.get(checkpoint.format))
+
+
+def _load_line(found: Info) -> str | None:
+    """The line of Python that loads this very file."""
+    checkpoint = found.checkpoint
+    path, format = checkpoint.path, checkpoint.format
+    if format in ("torchscript", "torchscript-model-json"):
+        return f"model = torch.jit.load({path!r}, map_location='cpu')"
+    if format == "safetensors":
+        return f"state_dict = safetensors.torch.load_file({path!r})"
+    if format in ("sharded", "pickle", "torch-tar") or not found.weights_only.ok:
+        if format == "pickle" or not found.candidates:
+            return None
+        section = f", section={found.candidates[0]!r}" if found.candidates[0] else ""
+        return f"state_dict = ckpt_inspect.torch.state_dict({path!r}{section})"
+    index = ""
+    name = "checkpoint"
+    if len(found.candidates) == 1:
+        name = "state_dict"
+        index = "".join(f"[{_index(segment)}]" for segment in pointers.split(found.candidates[0]))
+    return f"{name} = torch.load({path!r}, map_location='cpu', weights_only=True){index}"
+
+
+def _index(segment: str) -> str:
+    return segment if segment.isdecimal() else repr(segment)
+
+
+def _hints(found: Info) -> list[Hint]:
+    """What a user is likely to want next; commands only where they exist."""
+    checkpoint = found.checkpoint
+    quoted = _quote(checkpoint.path)
+    hints = []
+    for prefix in found.prefixes:
+        if prefix.count == prefix.of:
+            where = f" of {prefix.section}" if prefix.section else ""
+            hints.append(_hint(
+                "wrapper-prefix",
+                f"every key{where} carries {prefix.prefix!r} ({prefix.wrapper}): the bare model will call them missing",
+                "strip-prefix", quoted,
+            ))  # fmt: skip
+    if len(found.candidates) > 1:
+        listed = ", ".join(found.candidates[:5])
+        hints.append(_hint("several-weights", f"several sets of weights: {listed}; look at one", "tree",
+                           _quote(f"{checkpoint.path}#{found.candidates[0]}")))  # fmt: skip
+    elif found.candidates and found.candidates[0]:
+        hints.append(_hint("weights-inside", f"the weights are in {found.candidates[0]!r}", "tree",
+                           _quote(f"{checkpoint.path}#{found.candidates[0]}")))  # fmt: skip
+    for big in found.oversized[:3]:
+        if big.stored - big.used > 4096:
+            hints.append(_hint("oversized", f"{big.names[0]} uses {big.used:,} of the {big.stored:,} bytes it is stored with",
+                               "ls", f"--long --filter {_quote(big.names[0])} {quoted}"))  # fmt: skip
+    if not found.weights_only.ok and checkpoint.format in ("torch-zip", "torch-legacy"):
+        blocked = ", ".join(found.weights_only.blocked[:4])
+        hints.append(Hint("weights-only", f"torch.load(weights_only=True) of torch {TORCH} refuses it: {blocked}", None))
+    return hints
+
+
+def _hint(code: str, message: str, command: str, arguments: str) -> Hint:
+    return Hint(code, message, f"ckpt {command} {arguments}" if command in COMMANDS else None)
+
+
+def _quote(text: str) -> str:
+    from shlex import quote
+
+    return quote(text)

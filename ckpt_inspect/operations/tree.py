@@ -1,0 +1,303 @@
+"""``ckpt tree``: the checkpoint as one tree of containers, modules, tensors and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..formats.optimizers import class_of, groups_of
+from ..model import pointer as pointers
+from ..model.checkpoint import Checkpoint
+from ..model.keytree import KeyNode, blocks, key_tree
+from ..model.section import Section, Value
+from ..model.tensor import TensorInfo
+from ..model.wrappers import wrapper_name
+from .ls import pattern
+from .plain import safe
+from .summary import Counts, count
+
+SCHEMA = "ckpt-inspect/tree/1"
+
+
+class Node:
+    """One line of the tree and what is below it.
+
+    Attributes:
+        kind: ``file``, ``container``, ``section``, ``module``, ``optimizer``, ``group``, ``tensor`` or ``value``.
+        name: as shown; ``0…11`` for a fold.
+        cls, args, class_from: class, constructor facts, ``recorded`` or ``inferred``.
+        children: nodes below; ``tensors``: the names and infos that hang on it, in saved order.
+        counts: totals of everything below.
+        repeat: how many equal blocks this stands for.
+        note: what else is to be said: a wrapper, a tie, a value.
+        section: kind of the section that begins here.
+    """
+
+    __slots__ = ("args", "children", "class_from", "cls", "counts", "hidden", "kind", "name", "note", "repeat",
+                 "section", "tensors", "tied_to", "value", "wrapper")  # fmt: skip
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        self.cls: str | None = None
+        self.args = ""
+        self.class_from: str | None = None
+        self.children: list[Node] = []
+        self.tensors: list[Leaf] = []
+        self.counts: Counts | None = None
+        self.repeat = 1
+        self.note = ""
+        self.section: str | None = None
+        self.value: Value | None = None
+        self.wrapper: str | None = None
+        self.tied_to: str | None = None
+        self.hidden = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        counts = self.counts or count(leaf.info for leaf in self.tensors)
+        return {
+            "name": self.name,
+            "class": self.cls,
+            "class_from": self.class_from,
+            "children": [child.to_dict() for child in self.children if child.kind not in ("value", "group")],
+            "tensors": [leaf.to_dict() for leaf in self.tensors],
+            "numel": safe(counts.numel),
+            "nbytes": safe(counts.nbytes),
+        }
+
+
+class Leaf:
+    """A tensor in the tree: its local name, its full name, and the name it is tied to."""
+
+    __slots__ = ("info", "label", "name", "param", "tied_to")
+
+    def __init__(self, label: str, name: str, info: TensorInfo, tied_to: str | None, param: str | None = None) -> None:
+        self.label = label
+        self.name = name
+        self.info = info
+        self.tied_to = tied_to
+        self.param = param
+
+    def to_dict(self) -> dict[str, Any]:
+        info = self.info
+        return {
+            "name": self.name, "key": info.key, "dtype": info.dtype, "shape": safe(list(info.shape)),
+            "nbytes": safe(info.nbytes), "device": info.device, "role": info.role, "role_from": info.role_from,
+            "persistent": info.persistent, "tied_to": self.tied_to,
+        }  # fmt: skip
+
+
+class Tree:
+    """What ``tree`` made: ``root`` and the checkpoint it is of."""
+
+    def __init__(self, checkpoint: Checkpoint, root: Node) -> None:
+        self.checkpoint = checkpoint
+        self.root = root
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "path": self.checkpoint.path,
+            "format": self.checkpoint.format,
+            "root": self.root.to_dict(),
+            "problems": self.checkpoint.problems,
+        }
+
+
+def tree(checkpoint: Checkpoint, depth: int | None = None, filter: Sequence[str] = (), fold: bool = True) -> Tree:
+    """Build the tree.
+
+    Args:
+        checkpoint: the file, or a selected part.
+        depth: levels of modules below a section that are shown; None: all.
+        filter: shell patterns on keys and names; without one, all.
+        fold: join equal blocks, put alike tensors on one line, show a tied module once.
+    """
+    return Tree(checkpoint, _Builder(checkpoint, depth, filter, fold).build())
+
+
+class _Builder:
+    def __init__(self, checkpoint: Checkpoint, depth: int | None, filter: Sequence[str], fold: bool) -> None:
+        self.checkpoint = checkpoint
+        self.depth = depth
+        self.matches = pattern(filter) if filter else None
+        self.fold = fold
+        self.tied: dict[str, str] = {}
+        for first, *others in checkpoint.tied():
+            self.tied.update(dict.fromkeys(others, first))
+
+    def build(self) -> Node:
+        selected = self.checkpoint.selected
+        name = self.checkpoint.path.rstrip("/").rpartition("/")[2] or self.checkpoint.path
+        root = Node("file", name if selected is None else f"{name}#{selected}")
+        nodes: dict[str, Node] = {selected or "": root}
+        for section in self.checkpoint.sections.values():
+            self._section(self._container(nodes, section.pointer), section)
+        optimizers = [s.pointer for s in self.checkpoint.sections.values() if s.kind == "optimizer"]
+        if self.matches is None:
+            for value in self.checkpoint.values:
+                if not any(pointers.is_below(value.name, pointer) for pointer in optimizers):
+                    self._value(nodes, value)
+        self._sort(nodes)
+        if self.matches is not None:
+            _prune(root)
+        _total(root, root)
+        return root
+
+    def _container(self, nodes: dict[str, Node], pointer: str) -> Node:
+        """The node of a container, made with those above it."""
+        missing = []
+        while pointer not in nodes:
+            missing.append(pointer)
+            pointer = pointer.rpartition("/")[0]
+            if pointer == "" and pointer not in nodes:
+                nodes[""] = next(iter(nodes.values()))
+        node = nodes[pointer]
+        for inner in reversed(missing):
+            child = Node("container", pointers.unescape(inner.rpartition("/")[2]))
+            node.children.append(child)
+            nodes[inner] = node = child
+        return node
+
+    def _sort(self, nodes: dict[str, Node]) -> None:
+        """Containers and values as they were saved."""
+        order = self.checkpoint.order
+        place = {id(node): order.get(pointer, -1) for pointer, node in nodes.items()}
+        for node in nodes.values():
+            if any(id(child) in place or child.value is not None for child in node.children):
+                node.children.sort(key=lambda c: order.get(c.value.name, -1) if c.value else place.get(id(c), -1))
+
+    def _value(self, nodes: dict[str, Node], value: Value) -> None:
+        container, _, name = value.name.rpartition("/")
+        node = self._container(nodes, container)
+        if node.section == "module":
+            return  # attributes of modules are in `ls --json`; the class line shows those that matter
+        child = Node("value", pointers.unescape(name))
+        child.value = value
+        node.children.append(child)
+
+    def _section(self, node: Node, section: Section) -> None:
+        node.section = section.kind
+        if section.kind in ("state_dict", "module"):
+            root = key_tree(section)
+            leads = _leading(section)
+            self._module(node, root, section, self.depth, leads)
+            if node.kind == "container":
+                node.kind = "section"
+            if section.kind == "state_dict" and node.class_from == "inferred":
+                node.cls = node.class_from = None  # the container is a state_dict, whatever its keys look like
+        elif section.kind == "optimizer":
+            self._optimizer(node, section)
+        else:
+            node.tensors = self._leaves(section, list(section.tensors.items()))
+        node.counts = count(section.tensors.values())
+
+    def _leaves(self, section: Section, found: list[tuple[str, TensorInfo]]) -> list[Leaf]:
+        leaves = []
+        for label, info in found:
+            name = section.name_of(info.key)
+            if self.matches is None or self.matches(info.key) or self.matches(name):
+                tied = self.tied.get(name)
+                if tied is not None and section.pointer and tied.startswith(section.pointer + "/"):
+                    tied = tied[len(section.pointer) + 1 :]
+                param = section.params.get(info.key)
+                leaves.append(Leaf(label, name, info, tied, param[0] if param else None))
+        return leaves
+
+    def _module(self, node: Node, source: KeyNode, section: Section, depth: int | None, leads: frozenset[str]) -> None:
+        node.cls, node.args, node.class_from = source.cls, source.args, source.class_from
+        node.counts = count(source.all_tensors())
+        if source.recorded is not None and source.recorded.hooks:
+            node.note = "hooks: " + ", ".join(source.recorded.hooks)
+        node.tensors = self._leaves(section, source.tensors)
+        if depth is not None and depth <= 0:
+            node.hidden = len(source.children) + len(node.tensors)
+            node.tensors = []
+            return
+        for block in blocks(source, self.fold and self.matches is None):
+            first = block.nodes[0]
+            child = Node("module", block.label)
+            child.repeat = len(block.nodes)
+            child.wrapper = wrapper_name(first.name, first.path in leads)
+            node.children.append(child)
+            child.tied_to = self._tied_module(first, section) if self.fold else None
+            if child.tied_to is not None:
+                child.cls, child.args, child.class_from = first.cls, first.args, first.class_from
+                child.counts = count(first.all_tensors())
+            else:
+                self._module(child, first, section, None if depth is None else depth - 1, leads)
+
+    def _tied_module(self, source: KeyNode, section: Section) -> str | None:
+        """The module that ``source`` is a second name of: each of its tensors is tied to the one there."""
+        twin: str | None = None
+        for info in source.all_tensors():
+            tied = self.tied.get(section.name_of(info.key))
+            inner = info.key[len(source.path) :]
+            if tied is None or not tied.endswith(pointers.escape(inner)):
+                return None
+            path = tied[: len(tied) - len(pointers.escape(inner))]
+            if twin not in (None, path):
+                return None
+            twin = path
+        if twin is not None and section.pointer:
+            twin = twin.removeprefix(section.pointer + "/")
+        return twin
+
+    def _optimizer(self, node: Node, section: Section) -> None:
+        groups = groups_of(section, self.checkpoint.values)
+        name, recorded = class_of(section, groups)
+        node.kind = "optimizer"
+        node.cls, node.class_from = name, None if name is None else "recorded" if recorded else "inferred"
+        total = sum(len(group.indices) for group in groups)
+        with_state = {key.split("/")[1] for key in section.tensors if key.startswith("state/")}
+        node.note = f"state of {len(with_state)} of {total} parameters"
+        for number, group in enumerate(groups):
+            child = Node("group", f"group {number}")
+            facts = [f"{key}={value}" for key, value in group.settings.items() if value not in (None, False)]
+            child.note = " · ".join([f"{len(group.indices)} parameters", *facts])
+            node.children.append(child)
+        node.tensors = self._leaves(section, [(key, info) for key, info in section.tensors.items()])
+        if self.fold and self.matches is None:
+            node.hidden = len(node.tensors)
+
+
+def _leading(section: Section) -> frozenset[str]:
+    """Paths of ``module`` segments that lead every key: those are wrappers, others are names."""
+    paths: set[str] = set()
+    keys = [key.split(".") for key in section.tensors if key != "n_averaged"]
+    depth = 0
+    while keys and all(len(segments) > depth + 1 for segments in keys):
+        first = keys[0][depth]
+        if wrapper_name(first) is None or any(segments[depth] != first for segments in keys):
+            break
+        depth += 1
+        paths.add(".".join(keys[0][:depth]))
+    return frozenset(paths)
+
+
+def _prune(node: Node) -> bool:
+    """Leave out what the filter did not match; whether anything is left."""
+    node.children = [child for child in node.children if _prune(child)]
+    return bool(node.children or node.tensors)
+
+
+def _total(root: Node, node: Node) -> None:
+    """Totals of containers: tied tensors once over the whole part."""
+    infos: list[TensorInfo] = []
+    if node.counts is None:
+        for child in node.children:
+            _total(root, child)
+            infos += child_tensors(child)
+        infos += [leaf.info for leaf in node.tensors]
+        node.counts = count(infos)
+    else:
+        for child in node.children:
+            _total(root, child)
+
+
+def child_tensors(node: Node) -> list[TensorInfo]:
+    """Every tensor below a node, those of folded blocks once."""
+    found = [leaf.info for leaf in node.tensors]
+    for child in node.children:
+        found += child_tensors(child)
+    return found

@@ -1,0 +1,88 @@
+"""Words and numbers for people: escaped names, sizes, shapes, styled spans."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..model.tensor import TensorInfo
+from ..operations.summary import Counts
+
+# One line of output: (text, style) spans. Styles are the names of ``terminal.STYLES``; "" is plain.
+Line = list[tuple[str, str]]
+
+# Control characters, line separators, bidirectional overrides, invisible marks, surrogates, tag characters:
+# what could move the cursor, reorder a line or hide in it.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def escape(text: str) -> str:
+    """``text`` from a file, fit for a terminal and for one line."""
+    return _UNSAFE.sub(_escaped, text) if not text.isascii() or not text.isprintable() else text
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    code = ord(character)
+    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
+
+
+def size(nbytes: int) -> str:
+    """Bytes in decimal units: ``48 B``, ``1.3 KB``, ``326 KB``, ``4.0 GB``."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    value = float(nbytes)
+    for unit in ("KB", "MB", "GB", "TB", "PB", "EB"):
+        value /= 1000
+        if value < 999.5 or unit == "EB":
+            return f"{value:.1f} {unit}" if value < 99.95 else f"{value:,.0f} {unit}"
+    raise AssertionError
+
+
+def shape(dims: Sequence[int]) -> str:
+    """``12×3×3×3``; ``()`` for a scalar."""
+    return "×".join(map(str, dims)) or "()"
+
+
+def plain_shape(dims: Sequence[int]) -> str:
+    """``12,3,3,3``; ``()`` for a scalar."""
+    return ",".join(map(str, dims)) or "()"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def role(info: TensorInfo) -> str:
+    """``parameter``, ``buffer~`` (the ``~`` marks what was inferred), or ``""`` where it is not known."""
+    if not info.persistent:
+        return "buffer, not persistent" if info.role == "buffer" else "not in state_dict"
+    if info.role is None:
+        return ""
+    return info.role if info.role_from == "recorded" else f"{info.role}~" if info.role_from == "inferred" else info.role
+
+
+def totals(counts: Counts) -> str:
+    """``25 tensors · 81,242 parameters · 149 buffer elements · 326 KB``."""
+    mark = "~" if counts.inferred else ""
+    parts = [plural(counts.tensors, "tensor")]
+    if counts.parameters:
+        parts.append(plural(counts.parameters, "parameter") + mark)
+    elif counts.unknown and not counts.buffers:
+        parts.append(plural(counts.unknown, "element"))
+    parts.append(size(counts.nbytes))
+    return " · ".join(parts)
+
+
+def width(line: Line) -> int:
+    """Columns that a line takes; East Asian wide characters take two."""
+    text = "".join(part for part, _ in line)
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,0 +1,46 @@
+"""Every file of the zoo, opened without torch, against what torch itself says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ckpt_inspect as ci
+from tests.zoo import files, oracle
+
+
+def _layout(text: str) -> str:
+    return text.removeprefix("torch.")
+
+
+@pytest.mark.parametrize("name", files.names())
+def test_agrees_with_torch(name: str, tmp_path: Path) -> None:
+    path = files.FILES[name](tmp_path)
+    expected = oracle.expected(path)
+    checkpoint = ci.open(str(path))
+    assert checkpoint.format == files.FORMATS[name]
+    assert checkpoint.problems == []
+    found = {name: info for name, _, info in checkpoint.tensors()}
+    assert sorted(found) == sorted(row.name for row in expected)
+    for row in expected:
+        info = found[row.name]
+        assert info.dtype == row.dtype, row.name
+        if row.layout in ("nested", "jagged"):
+            continue
+        assert info.shape == row.shape, row.name
+        if row.stride is not None:
+            assert info.stride == row.stride, row.name
+            assert info.storage_offset == row.storage_offset or info.storage is None, row.name
+        if row.device is not None:
+            assert info.device == row.device, row.name
+        assert info.persistent == row.persistent, row.name
+        if row.role is not None and info.role_from == "recorded":
+            assert info.role == row.role, row.name
+        assert _layout(row.layout) == info.layout, row.name
+    for pointer, kind in oracle.sections(expected).items():
+        assert checkpoint.sections[pointer].kind == kind, pointer
+    assert {frozenset(group) for group in checkpoint.tied()} == {frozenset(group) for group in oracle.tie_groups(expected)}
+    for pointer, section in checkpoint.sections.items():
+        order = [row.key for row in expected if row.section == pointer and row.persistent]
+        assert [key for key, info in section.tensors.items() if info.persistent] == order, pointer
