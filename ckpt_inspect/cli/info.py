@@ -22,7 +22,7 @@ def command(
         if options.is_terminal():
             from ..render.terminal import show
 
-            show(lines)
+            show(lines, cut=False)  # a line to be pasted must be whole
         else:
             from ..render.plain import texts
 

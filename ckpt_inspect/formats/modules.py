@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LimitError
-from ..model import pointer as pointers
-from ..model.graph import Opaque, Persistent, Set
+from ..model.graph import Dict, Opaque, Persistent, Set
 from ..model.section import ModuleInfo, Section, Value
 from ..model.tensor import TensorInfo
 from . import layer_facts, objects, values
@@ -24,7 +23,18 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 def is_module(node: Any) -> bool:
     """Whether an object carries the registries of ``nn.Module``."""
-    return type(node) is Opaque and all(objects.is_mapping(objects.fields(node).get(name)) for name in _REGISTRIES)
+    if type(node) is not Opaque:
+        return False
+    fields = module_fields(node)
+    return all(objects.is_mapping(fields.get(name)) for name in _REGISTRIES)
+
+
+def module_fields(node: Opaque) -> dict[str, Any]:
+    """Attributes of a module object, also of the one class that takes its child as an argument."""
+    if node.qualname == "torch._dynamo.eval_frame.OptimizedModule" and type(node.args) is tuple and node.args:
+        child = Dict(["_orig_mod", node.args[0]])
+        return {"_parameters": Dict([]), "_buffers": Dict([]), "_modules": child}
+    return objects.fields(node)
 
 
 def read_module(builder: Builder, root: Opaque, pointer: str) -> Section:
@@ -57,7 +67,7 @@ def _flatten(builder: Builder, root: Opaque) -> list[tuple[str, Opaque, dict[str
             continue
         if depth > builder.limits.depth:
             raise LimitError(f"modules nested more than {builder.limits.depth} deep: refused")
-        fields = objects.fields(node)
+        fields = module_fields(node)
         tree.append((path, node, fields))
         below = []
         for name, child in objects.entries(objects.mapping_items(fields["_modules"]))[0]:
@@ -115,12 +125,12 @@ def _attributes(
 ) -> None:
     """Plain attributes: tensors join the section, plain values are listed, the rest is looked through for tensors."""
     for name, value in fields.items():
-        if name.startswith("_"):
+        if name in _REGISTRIES or values.is_scalar(value) and name.startswith("_"):
             continue
         where = prefix + name
-        if type(value) in (list, tuple, Opaque, Persistent) or not values.is_scalar(value):
+        if not values.is_scalar(value):
             _tensors_below(builder, section, value, where, registered)
-        if not builder.is_container(value) and where not in section.tensors and not _is_hooks(name, value):
+        if not (name.startswith("_") or where in section.tensors or _is_hooks(name, value) or builder.is_container(value)):
             leaf = values.leaf(value)
             builder.values.append(Value(section.name_of(where), leaf.type, leaf.value, leaf.text))
 
@@ -130,7 +140,7 @@ def _is_hooks(name: str, value: Any) -> bool:
 
 
 def _tensors_below(builder: Builder, section: Section, node: Any, where: str, registered: set[int]) -> None:
-    """Tensors inside an attribute: ``cache/0`` for ``self.cache = [tensor]``."""
+    """Tensors inside an attribute: ``cache.0`` for ``self.cache = [tensor]``."""
     waiting: list[tuple[Any, str, int]] = [(node, where, 0)]
     seen = set(registered)
     while waiting:
@@ -145,4 +155,4 @@ def _tensors_below(builder: Builder, section: Section, node: Any, where: str, re
             continue
         seen.add(id(value))
         inside, _ = objects.entries(objects.children(value)[0])
-        waiting.extend((child, f"{key}/{pointers.escape(name)}", depth + 1) for name, child in reversed(inside))
+        waiting.extend((child, f"{key}.{name}", depth + 1) for name, child in reversed(inside))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model.graph import Dict, Global, Opaque, Set
+from .inline import bytes_of
 from .values import is_scalar
 
 # Calls that make an object of the class they are given: copyreg's, and pickle's for __reduce_ex__(2).
@@ -137,6 +138,9 @@ def key_text(key: Any, index: int) -> tuple[str, str]:
     """How a key reads, and the name of its type."""
     if isinstance(key, str):
         return str(key), "str"
+    content = bytes_of(key) if type(key) is Opaque else None
+    if isinstance(content, bytes):  # protocol 2 spells bytes as a call
+        return repr(content), "bytes"
     if is_scalar(key):
         return repr(key), type(key).__name__
     if type(key) is tuple and len(key) <= 32 and all(map(is_scalar, key)):

@@ -73,11 +73,16 @@ def link(optimizer: Section, groups: list[Group], candidates: list[Section], val
         if name is not None:
             for key in keys:
                 optimizer.params[key] = (owner.name_of(name), "derived")
-    for name in found.values():
-        info = owner.tensors[name]
-        if info.role_from != "recorded":
-            owner.tensors[name] = TensorInfo(*info[:14], "parameter", "optimizer", info.persistent)
+    _mark(owner, set(found.values()))
     return owner
+
+
+def _mark(owner: Section, names: set[str]) -> None:
+    """What an optimizer moves is a parameter, and so is every other name of the same tensor."""
+    views = {owner.tensors[name].view_of for name in names} - {None}
+    for name, info in owner.tensors.items():
+        if info.role_from != "recorded" and (name in names or info.view_of in views):
+            owner.tensors[name] = TensorInfo(*info[:14], "parameter", "optimizer", info.persistent)
 
 
 def _looks_averaged(pointer: str) -> bool:

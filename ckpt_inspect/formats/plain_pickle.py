@@ -95,7 +95,7 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
     builder = Builder(Rebuilder(storages, source.path), checkpoint.problems, limits)
     builder.build(pickle)
     builder.fill(checkpoint)
-    if not builder.sections:
+    if not builder.sections and not any(value.type == "numpy.ndarray" for value in builder.values):
         raise _no_tensors(source.path, pickle)
     if pickle.end < source.size:
         container.facts["trailing"] = f"{source.size - pickle.end:,} bytes after STOP"

@@ -28,6 +28,7 @@ class _Place(NamedTuple):
     depth: int
     chain: Any  # identities of the containers around it, as a linked list
     owner: Section | None  # the optimizer it is part of
+    sorted_in: bool = True  # False: an entry of an optimizer that nobody has looked at yet
 
 
 class Builder:
@@ -49,7 +50,12 @@ class Builder:
         self.budget = 1_000_000 + 16 * (len(pickle.calls) + len(pickle.persistent))
         self.place(pickle.root, "", 0, None, None, self._root_section)
         while self._waiting:
-            self._enter(self._waiting.pop())
+            place = self._waiting.pop()
+            if place.sorted_in:
+                self._enter(place)
+            elif place.owner is not None:
+                key = pointers.relative(place.pointer, place.owner.pointer)
+                self.place(place.node, place.pointer, place.depth, place.chain, place.owner, partial(_keep, place.owner, key))
 
     def fill(self, checkpoint: Checkpoint) -> None:
         checkpoint.sections, checkpoint.values, checkpoint.order = self.sections, self.values, self.order
@@ -104,7 +110,7 @@ class Builder:
         return not values.is_leaf(node)
 
     def _enter(self, place: _Place) -> None:
-        node, pointer, depth, chain, owner = place
+        node, pointer, depth, chain, owner, _ = place
         if modules.is_module(node):
             section = modules.read_module(self, node, pointer)
             if section.tensors or section.modules:
@@ -137,14 +143,10 @@ class Builder:
             section.tensors[key] = TensorInfo(key, *info[1:])
 
     def _enter_optimizer(self, place: _Place, found: list[tuple[str, Any]]) -> None:
-        section = place.owner
-        assert section is not None
-        first = len(self._waiting)
-        for key, value in found:
+        """Everything below an optimizer is one section, in the order of a walk that goes deep first."""
+        for key, value in reversed(found):
             pointer = pointers.join(place.pointer, key)
-            inner = pointers.relative(pointer, section.pointer)
-            self.place(value, pointer, place.depth + 1, place.chain, section, partial(_keep, section, inner))
-        self._waiting[first:] = reversed(self._waiting[first:])
+            self._waiting.append(_Place(value, pointer, place.depth + 1, place.chain, place.owner, False))
 
     def _section(self, pointer: str, kind: str, node: Any) -> Section:
         cls = objects.class_name(node) if type(node) is Opaque else None

@@ -32,6 +32,8 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits = DEFA
         shards.setdefault(name, set()).add(key)
     for name, wanted in shards.items():
         _add_shard(checkpoint, section, folder, name, wanted, open_file)
+    ordered = {key: section.tensors[key] for key in weight_map if key in section.tensors}
+    section.tensors = ordered  # the index has an order; safetensors shards have none
     checkpoint.sections[""] = section
     checkpoint.facts["shards"] = f"{len(shards)}, listed in {os.path.basename(index_path)}"
     formats = dict.fromkeys(container.format for container in checkpoint.containers)

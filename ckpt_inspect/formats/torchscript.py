@@ -11,7 +11,6 @@ from typing import Any
 
 from ..containers.zip import ZipArchive
 from ..errors import CorruptError, LimitError
-from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Global, Opaque, Persistent, Pickle
 from ..model.section import ModuleInfo, Section, Value
@@ -160,7 +159,7 @@ class _Reader:
                 self.checkpoint.values.append(Value(section.name_of(where), leaf.type, leaf.value, leaf.text))
 
     def _tensors_below(self, section: Section, node: Any, where: str) -> None:
-        """Tensors inside an attribute: ``cache/0`` for a list of them; packed parameters of quantized layers."""
+        """Tensors inside an attribute: ``cache.0`` for a list of them; packed parameters of quantized layers."""
         waiting: list[tuple[Any, str, int]] = [(node, where, 0)]
         seen: set[int] = set()
         while waiting:
@@ -172,7 +171,7 @@ class _Reader:
             elif id(value) not in seen and depth < self.limits.depth:
                 seen.add(id(value))
                 inside = _inside(value)
-                waiting.extend((child, f"{key}/{pointers.escape(name)}", depth + 1) for name, child in reversed(inside))
+                waiting.extend((child, f"{key}.{name}", depth + 1) for name, child in reversed(inside))
 
     def constants(self, pickle: Pickle, section: Section) -> None:
         """Tensors that the code calls ``CONSTANTS.cN``; freezing moves parameters there."""

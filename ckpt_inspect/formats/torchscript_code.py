@@ -52,8 +52,7 @@ class Code(NamedTuple):
 
     Attributes:
         classes: by qualified name.
-        devices: record, literal, byte offset of its opening quote, of every ``torch.device("cuda")``; an index may
-            stand apart: ``torch.device("cuda", 5)``.
+        devices: record, literal, byte offset of its opening quote, of every ``torch.device("cuda:0")``.
         constants_used: index N of ``CONSTANTS.cN`` to the methods, functions and attributes that use it.
         problems: what ``torch.jit.load`` would refuse, the first of each record; the rest was read anyway.
     """
@@ -83,7 +82,7 @@ def parse(records: Iterable[tuple[str, bytes]]) -> Code:
 
 
 def _quoted(end: bytes) -> bytes:
-    """The string literals of ``lexer.h``; ``end`` quantifies the last quote. Possessive: nothing is read twice."""
+    """The strings of ``lexer.h``; ``end`` quantifies the last quote. Possessive: no byte is read twice."""
     triple = rb'"""(?:[^"\\]++|\\.|"(?!""))*+(?:""")%b' % end
     single = rb'"(?:[^"\\\n]++|\\.)*+(?:")%b' % end
     return b"(?:" + b"|".join([triple, triple.replace(b'"', b"'"), single, single.replace(b'"', b"'")]) + b")"
@@ -204,9 +203,8 @@ class _Reader:
         """Note a constant, and the method, function or attribute that is being read."""
         if not self.owner:
             head = _HEAD.match(self.data, self.head)
-            self.owner = (
-                f"{self.current.name if self.current else self.module}.{_text(head[1]) if head else ''}"
-            )
+            prefix = self.current.name if self.current else self.module
+            self.owner = f"{prefix}.{_text(head[1]) if head else ''}"
         self.used.setdefault(index, {})[self.owner] = None
 
     def _begin_line(self, newline: int, start: int) -> None:
@@ -307,7 +305,6 @@ LeakyReLU: negative_slope=0.01 inplace=False
 GELU: approximate='none'
 Softmax LogSoftmax: dim=
 Upsample: size=None scale_factor=None mode='nearest' align_corners=None
-ReflectionPad ReplicationPad ZeroPad: padding
 """
 _ROWS = [row.partition(": ") for row in _LAYERS.splitlines()]
 _ARGUMENTS = {name: arguments.split() for names, _, arguments in _ROWS for name in names.split()}

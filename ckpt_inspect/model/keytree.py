@@ -83,6 +83,10 @@ def _finish(node: KeyNode, shapes: dict[tuple[object, ...], int]) -> None:
     """Infer the class, then number the node's form: equal numbers are equal subtrees."""
     for child in node.children.values():
         _finish(child, shapes)
+    names = list(node.children)
+    if len(names) > 10 and all(map(str.isdecimal, names)) and names == sorted(names):
+        # sorted by name as safetensors does, 10 before 2: the order of nothing; numbered blocks fold in theirs
+        node.children = {name: node.children[name] for name in sorted(names, key=lambda name: (len(name), name))}
     if node.cls is None:
         leaves = {name: (info.dtype, info.shape) for name, info in node.tensors}
         below = list(node.children)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 
 def escape(segment: str) -> str:
     """One segment: ``~`` and ``/`` become ``~0`` and ``~1``."""
@@ -17,8 +15,14 @@ def unescape(segment: str) -> str:
 
 
 def join(pointer: str, segment: str) -> str:
-    """``pointer`` and one raw segment below it. The root is ``""``, so a root entry named ``""`` is ``/``."""
-    return f"{pointer}/{escape(segment)}" if pointer else escape(segment) or "/"
+    """``pointer`` and one raw segment below it.
+
+    Without its leading slash the pointer of a root entry named ``""`` would be the root's: it is ``/`` here,
+    and what is below it is as RFC 6901 has it (``/weight``).
+    """
+    if pointer in ("", "/"):
+        return pointer + escape(segment) or "/"
+    return f"{pointer}/{escape(segment)}"
 
 
 def concat(*pointers: str) -> str:
@@ -28,18 +32,17 @@ def concat(*pointers: str) -> str:
 
 def split(pointer: str) -> list[str]:
     """The raw segments."""
-    return [unescape(segment) for segment in pointer.split("/")] if pointer else []
+    if pointer in ("", "/"):
+        return [""] if pointer else []
+    return [unescape(segment) for segment in pointer.split("/")]
 
 
 def is_below(pointer: str, ancestor: str) -> bool:
     """Whether ``pointer`` is ``ancestor`` or something inside it."""
-    return not ancestor or pointer == ancestor or pointer.startswith(ancestor + "/")
+    return not ancestor or pointer == ancestor or pointer.startswith(ancestor if ancestor == "/" else ancestor + "/")
 
 
 def relative(pointer: str, ancestor: str) -> str:
     """``pointer`` as seen from ``ancestor``, which holds it."""
-    return pointer[len(ancestor) + 1 :] if ancestor else pointer
+    return pointer[len(ancestor) + (ancestor != "/") :] if ancestor else pointer
 
-
-def from_segments(segments: Iterable[str]) -> str:
-    return "/".join(escape(segment) for segment in segments)

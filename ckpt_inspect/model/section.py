@@ -77,8 +77,8 @@ class Section:
         if self.kind == "tensor":
             return self.pointer
         if self.kind == "optimizer":  # its keys are pointers already
-            return f"{self.pointer}/{key}" if self.pointer else key
-        return pointers.join(self.pointer, key)
+            return pointers.concat(self.pointer, key)
+        return pointers.join(self.pointer, key) if key or self.pointer else ""
 
     def __getitem__(self, key: str) -> TensorInfo:
         return self.tensors[key]

@@ -75,7 +75,7 @@ class Info:
     @property
     def foreign(self) -> dict[str, int]:
         """Globals that are neither torch's nor of the plain kind that weights_only allows."""
-        return {name: n for name, n in self.globals.items() if modern(name) not in ALLOWED and not name.startswith("torch.")}
+        return {name: n for name, n in self.globals.items() if modern(name) not in ALLOWED and not name.startswith(("torch.", "__torch__."))}
 
     def to_dict(self) -> dict[str, Any]:
         checkpoint = self.checkpoint
@@ -213,13 +213,13 @@ def _globals(checkpoint: Checkpoint) -> dict[str, int]:
 
 def _verdict(checkpoint: Checkpoint) -> Verdict:
     reasons = {
-        "torchscript": "a TorchScript archive",
-        "torchscript-model-json": "a TorchScript archive",
         "torch-tar": "the tar container",
         "pickle": "not a file of torch.save",
     }
     if checkpoint.format == "safetensors":
         return Verdict(True, [])
+    if checkpoint.format.startswith("torchscript"):
+        return Verdict(False, ["a TorchScript archive: torch.jit.load opens it"])
     return verdict(_pickles(checkpoint), reasons.get(checkpoint.format))
 
 
@@ -272,9 +272,6 @@ def _hints(found: Info) -> list[Hint]:
         if big.stored - big.used > 4096:
             hints.append(_hint("oversized", f"{big.names[0]} uses {big.used:,} of the {big.stored:,} bytes it is stored with",
                                "ls", f"--long --filter {_quote(big.names[0])} {quoted}"))  # fmt: skip
-    if not found.weights_only.ok and checkpoint.format in ("torch-zip", "torch-legacy"):
-        blocked = ", ".join(found.weights_only.blocked[:4])
-        hints.append(Hint("weights-only", f"torch.load(weights_only=True) of torch {TORCH} refuses it: {blocked}", None))
     return hints
 
 

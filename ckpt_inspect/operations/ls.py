@@ -26,11 +26,12 @@ class Row(NamedTuple):
 
 
 class Listing:
-    """What ``ls`` found: ``rows`` and the checkpoint they are of."""
+    """What ``ls`` found: ``rows``, the checkpoint they are of, and whether they were sorted."""
 
-    def __init__(self, checkpoint: Checkpoint, rows: list[Row]) -> None:
+    def __init__(self, checkpoint: Checkpoint, rows: list[Row], sorted: bool = False) -> None:
         self.checkpoint = checkpoint
         self.rows = rows
+        self.sorted = sorted
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's document; ``tensors`` is an iterator, so that it can be written as it is made."""
@@ -76,7 +77,7 @@ def ls(checkpoint: Checkpoint, filter: Sequence[str] = (), sort: str | None = No
         if sort not in _SORTS:
             raise SelectionError(f"cannot sort by {sort!r}", hint=f"Sort by one of: {', '.join(SORTS)}")
         found.sort(key=_SORTS[sort])
-    return Listing(checkpoint, found)
+    return Listing(checkpoint, found, sort is not None)
 
 
 def pattern(globs: Sequence[str]) -> Any:

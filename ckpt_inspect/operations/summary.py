@@ -14,6 +14,7 @@ class Counts(NamedTuple):
     Attributes:
         tensors: entries, tied ones each.
         parameters, buffers, unknown: elements by role, tied ones once.
+        buffer_tensors: how many tensors are buffers, tied ones once.
         inferred: whether any of the roles was inferred.
         nbytes: logical bytes, tied ones once.
     """
@@ -22,6 +23,7 @@ class Counts(NamedTuple):
     parameters: int
     buffers: int
     unknown: int
+    buffer_tensors: int
     inferred: bool
     nbytes: int
 
@@ -32,7 +34,7 @@ class Counts(NamedTuple):
 
 def count(infos: Iterable[TensorInfo]) -> Counts:
     """Count tensors."""
-    tensors = nbytes = 0
+    tensors = nbytes = buffers = 0
     elements: dict[str | None, int] = {"parameter": 0, "buffer": 0, None: 0}
     inferred = False
     seen: set[Any] = set()
@@ -44,6 +46,7 @@ def count(infos: Iterable[TensorInfo]) -> Counts:
                 continue
             seen.add(view)
         elements[info.role] += info.numel
+        buffers += info.role == "buffer"
         inferred = inferred or info.role_from == "inferred"
         nbytes += info.nbytes
-    return Counts(tensors, elements["parameter"], elements["buffer"], elements[None], inferred, nbytes)
+    return Counts(tensors, elements["parameter"], elements["buffer"], elements[None], buffers, inferred, nbytes)

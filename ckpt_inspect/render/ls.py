@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..operations.ls import Listing, Row
 from ..operations.summary import count
-from .text import Line, escape, plain_shape, role, shape, size, totals, width
+from .text import Line, escape, plain_shape, role, shape, shorten, size, totals, width
 
 
 def columns(row: Row, long: bool) -> list[str]:
@@ -57,27 +57,40 @@ _STYLES = ["", "shape", "dtype", "size", "device", "role", "dim", "dim", "dim", 
 
 
 def lines(listing: Listing, long: bool = False, columns_of_terminal: int = 80) -> Iterator[Line]:
-    """Aligned columns with a header and a line of totals; the name gives way where there is no room."""
-    table = [_cells(row, long, listing.checkpoint.selected is not None) for row in listing.rows]
+    """Aligned columns with a header and a line of totals; the name gives way where there is no room.
+
+    In saved order the rows stand under the name of their section, so that the keys have the room.
+    """
+    grouped = not listing.sorted and listing.checkpoint.selected is None and any(r.section.pointer for r in listing.rows)
+    table = [_cells(row, long, grouped or listing.checkpoint.selected is not None) for row in listing.rows]
     header = _HEADER + (_LONG if long else [])
     used = [i for i in range(len(header)) if i < 4 or any(cells[i] not in ("", "-") for cells in table)]
     sizes = [max([len(header[i]), *(width([(cells[i], "")]) for cells in table)]) for i in used]
+    sizes[0] += 2 * grouped
     room = columns_of_terminal - sum(sizes[1:]) - 2 * (len(used) - 1)
     sizes[0] = max(12, min(sizes[0], room))
     yield [("  ".join(_fit(header[i], n, i == 3) for i, n in zip(used, sizes, strict=True)), "dim")]
+    section = None
     for row, cells in zip(listing.rows, table, strict=True):
-        line: Line = []
-        for i, n in zip(used, sizes, strict=True):
-            style = _STYLES[i] or ("buffer" if row.info.role == "buffer" else "parameter" if row.info.role else "tensor")
-            line.append((_fit(cells[i], n, i == 3) + "  ", style))
-        yield line
+        if grouped and row.section is not section:
+            section = row.section
+            yield [(escape(section.pointer) or "(root)", "section"), (f"   {section.kind}", "dim")]
+        yield _table_row(row, cells, used, sizes, "  " if grouped else "")
     yield [(totals(count(row.info for row in listing.rows)), "totals")]
 
 
-def _cells(row: Row, long: bool, selected: bool) -> list[str]:
+def _table_row(row: Row, cells: list[str], used: list[int], sizes: list[int], indent: str) -> Line:
+    line: Line = [(indent, "")]
+    for i, n in zip(used, sizes, strict=True):
+        style = _STYLES[i] or ("buffer" if row.info.role == "buffer" else "parameter" if row.info.role else "tensor")
+        line.append((_fit(cells[i], n - (len(indent) if i == 0 else 0), i == 3) + "  ", style))
+    return line
+
+
+def _cells(row: Row, long: bool, by_key: bool) -> list[str]:
     found = columns(row, long)
     info = row.info
-    name = escape(row.key) if selected else found[0]
+    name = escape(row.key) if by_key else found[0]
     return [name, shape(info.shape), info.dtype, size(info.nbytes), found[4], role(info), *found[6:]]
 
 
@@ -86,5 +99,4 @@ def _fit(text: str, room: int, right: bool = False) -> str:
     have = width([(text, "")])
     if have <= room:
         return " " * (room - have) + text if right else text + " " * (room - have)
-    keep = room - 1
-    return text[: keep // 2] + "…" + text[len(text) - (keep - keep // 2) :]
+    return shorten(text, room)

@@ -26,8 +26,8 @@ def console(stderr: bool = False) -> Console:
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr)
 
 
-def show(lines: Iterable[Line], to: Console | None = None) -> None:
-    """Print lines; one that is wider than the window is cut with an ellipsis, never wrapped."""
+def show(lines: Iterable[Line], to: Console | None = None, cut: bool = True) -> None:
+    """Print lines; one that is wider than the window is cut with an ellipsis, or with ``cut`` False left to wrap."""
     from rich.text import Text
 
     to = to or console()
@@ -36,6 +36,6 @@ def show(lines: Iterable[Line], to: Console | None = None) -> None:
         for part, style in line:
             text.append(part, STYLES.get(style, "") or None)
         text.rstrip()
-        if to.is_terminal:
+        if cut and to.is_terminal:
             text.truncate(to.width, overflow="ellipsis")
         to.print(text)

@@ -53,6 +53,14 @@ def plain_shape(dims: Sequence[int]) -> str:
     return ",".join(map(str, dims)) or "()"
 
 
+def shorten(text: str, room: int) -> str:
+    """Cut in the middle where it is longer than ``room``: both ends of a name tell something."""
+    if len(text) <= room:
+        return text
+    keep = room - 1
+    return text[: keep // 2] + "…" + text[len(text) - (keep - keep // 2) :]
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
@@ -66,15 +74,18 @@ def role(info: TensorInfo) -> str:
     return info.role if info.role_from == "recorded" else f"{info.role}~" if info.role_from == "inferred" else info.role
 
 
-def totals(counts: Counts) -> str:
-    """``25 tensors · 81,242 parameters · 149 buffer elements · 326 KB``."""
+def totals(counts: Counts, roles: bool = True, nbytes: bool = True) -> str:
+    """``25 tensors · 81,242 parameters · 9 buffers · 326 KB``, without what is switched off."""
     mark = "~" if counts.inferred else ""
     parts = [plural(counts.tensors, "tensor")]
-    if counts.parameters:
+    if roles and counts.parameters:
         parts.append(plural(counts.parameters, "parameter") + mark)
-    elif counts.unknown and not counts.buffers:
-        parts.append(plural(counts.unknown, "element"))
-    parts.append(size(counts.nbytes))
+    if roles and counts.unknown:
+        parts.append(plural(counts.unknown, "element") + (" of unknown role" if counts.parameters else ""))
+    if roles and counts.buffers:
+        parts.append(plural(counts.buffer_tensors, "buffer") + mark)
+    if nbytes:
+        parts.append(size(counts.nbytes))
     return " · ".join(parts)
 
 

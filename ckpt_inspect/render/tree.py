@@ -19,8 +19,11 @@ def lines(tree: Tree, fold: bool = True) -> Iterator[Line]:
 
 def _file_line(tree: Tree) -> Line:
     checkpoint, root = tree.checkpoint, tree.root
-    line: Line = [(escape(root.name), "file"), (f"   {checkpoint.format} · {size(checkpoint.size)}", "dim")]
-    return line + _description(root)
+    facts = f"   {checkpoint.format} · {size(checkpoint.size)}"
+    if root.counts is not None and root.counts.tensors:
+        facts += " · " + totals(root.counts, roles=root.section is not None, nbytes=False)
+    line: Line = [(escape(root.name), "file"), (facts, "")]
+    return line + _class(root)
 
 
 def _below(node: Node, indent: str, fold: bool) -> Iterator[Line]:
@@ -55,12 +58,7 @@ def _description(node: Node) -> Line:
     line: Line = []
     if node.wrapper:
         line.append((f"   ◂ wrapper: {node.wrapper}", "wrapper"))
-    if node.cls:
-        mark = "~" if node.class_from == "inferred" else ""
-        args = f"({escape(node.args)})" if node.args else ""
-        short = node.cls.rpartition(".")[2] if node.cls.startswith("torch.") else node.cls
-        line.append((f"   {escape(short)}{mark}", "class"))
-        line.append((args, "args"))
+    line += _class(node)
     if node.tied_to is not None:
         line.append((f"   ═ tied to {escape(node.tied_to)}", "tied"))
         return line
@@ -72,20 +70,29 @@ def _description(node: Node) -> Line:
     return line
 
 
+def _class(node: Node) -> Line:
+    if not node.cls:
+        return []
+    mark = "~" if node.class_from == "inferred" else ""
+    short = node.cls.rpartition(".")[2] if node.cls.startswith("torch.") else node.cls
+    return [(f"   {escape(short)}{mark}", "class"), (f"({escape(node.args)})" if node.args else "", "args")]
+
+
 def _summary(node: Node) -> str:
     counts = node.counts
     if counts is None or (not counts.tensors and node.section is None):
         return ""
+    if node.kind == "optimizer":
+        return totals(counts, roles=False)
     if node.section is not None:
-        kind = "" if node.section in ("optimizer", "other", "tensor") else node.section + " · "
+        kind = "" if node.section in ("other", "tensor") else node.section + " · "
         return kind + totals(counts)
     if node.repeat > 1:
-        each = plural(counts.parameters or counts.numel, "parameter" if counts.parameters else "element")
-        return f"each {counts.tensors} tensors · {each} · {size(counts.nbytes)}"
-    if node.kind == "container" or node.hidden:
+        return "each " + totals(counts)
+    if node.kind in ("container", "file") or node.hidden:
         return totals(counts)
-    if node.children and (node.repeat > 1 or counts.tensors > 4):
-        return f"{counts.parameters:,}" if counts.parameters else ""
+    if node.children and counts.parameters:
+        return plural(counts.parameters, "parameter")
     return ""
 
 

@@ -351,7 +351,7 @@ class _Walk:
         if type(tensor) is nn.Parameter:
             facts.setdefault("role", "parameter")
         return Row(
-            name=f"{section}/{pointer}" if section else pointer,
+            name=_join_pointer(section, pointer),
             dtype=_short(tensor.dtype),
             shape=_shape(tensor),
             stride=_stride(tensor),
@@ -494,7 +494,13 @@ def _key_text(key: Any, texts: set[str]) -> str:
 
 
 def _join(pointer: str, key: str) -> str:
-    return f"{pointer}/{_escape(key)}" if pointer else _escape(key)
+    if pointer in ("", "/"):  # a container called "" at the root: "/", for "" is the root itself
+        return pointer + _escape(key) or "/"
+    return f"{pointer}/{_escape(key)}"
+
+
+def _join_pointer(section: str, pointer: str) -> str:
+    return f"{section.rstrip('/')}/{pointer}" if section else pointer
 
 
 def _escape(key: str) -> str:
