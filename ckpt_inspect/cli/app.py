@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -64,6 +65,7 @@ def group(
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit status of design 3."""
+    gc.disable()  # a command makes its result and ends; collecting would only look at it again and again
     _prepare_streams()
     as_json = "--json" in arguments
     try:

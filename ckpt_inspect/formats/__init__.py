@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from ..errors import CheckpointError, FileError, MissingFileError, MissingKeyError
+from ..errors import CheckpointError, FileError, MissingFileError
 from ..model.checkpoint import Checkpoint
 from ..model.source import FileSource
 from ..pickles.limits import DEFAULT, Limits
@@ -24,8 +27,21 @@ def open_checkpoint(path: str, section: str | None = None, limits: Limits = DEFA
     """
     if section is None and not os.path.exists(path):
         path, section = split_section(path)
-    checkpoint = _open(path, limits)
+    with _collector_paused():
+        checkpoint = _open(path, limits)
     return checkpoint.select(section) if section is not None else checkpoint
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Nothing made while reading is garbage, and the collector would look at all of it again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def split_section(argument: str) -> tuple[str, str | None]:
@@ -93,5 +109,3 @@ def _similar(path: str) -> str | None:
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(os.path.join(folder, match) for match in close)}?" if close else None
 
-
-__all__ = ["FORMATS", "MissingKeyError", "open_checkpoint", "split_section"]

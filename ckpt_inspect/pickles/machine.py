@@ -7,7 +7,6 @@ goes. One small function for each opcode, in a table of 256: three million opcod
 
 from __future__ import annotations
 
-import gc
 from struct import Struct
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -185,16 +184,11 @@ def read_pickle(source: Source, offset: int = 0, limits: Limits = DEFAULT) -> Pi
         LimitError: it makes more than ``limits`` allow.
     """
     machine = Machine(source, offset, limits)
-    paused = gc.isenabled()
-    gc.disable()  # the collector would look at every node again and again: twice the time
     try:
         return machine.run()
     except CheckpointError as error:
         error.__dict__["partial"] = machine.pickle  # what it named and called before it broke
         raise
-    finally:
-        if paused:
-            gc.enable()
 
 
 # -- opcodes: plain values ------------------------------------------------------------------------------
