@@ -81,7 +81,5 @@ ROWS = (
         "ckpt ls {safetensors_small}",
         FLAT,
     ),
-    Row(
-        "flat-sharded", "`ls` shards: {size} / {small}", "ckpt ls {sharded}", "ckpt ls {sharded_small}", FLAT
-    ),
+    Row("flat-sharded", "`ls` shards: {size} / {small}", "ckpt ls {sharded}", "ckpt ls {sharded_small}", FLAT),
 )

@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from .errors import (
         CheckpointError,
         CorruptError,
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
         SelectionError,
         UnsupportedError,
     )
-    from .formats import open_checkpoint as open
     from .model.checkpoint import Checkpoint
     from .model.section import Section, Value
     from .model.tensor import TensorInfo
@@ -34,7 +35,7 @@ _WHERE = {
     "Checkpoint": "model.checkpoint", "CheckpointError": "errors", "CorruptError": "errors", "FileError": "errors",
     "FormatError": "errors", "LimitError": "errors", "Limits": "pickles.limits", "MissingKeyError": "errors",
     "Section": "model.section", "SelectionError": "errors", "TensorInfo": "model.tensor", "UnsupportedError": "errors",
-    "Value": "model.section", "info": "operations.info", "ls": "operations.ls", "open": "formats",
+    "Value": "model.section", "info": "operations.info", "ls": "operations.ls",
     "tree": "operations.tree",
 }  # fmt: skip
 
@@ -59,13 +60,42 @@ __all__ = [
 ]
 
 
+def open(path: str | PathLike[str], section: str | None = None, *, limits: Limits | None = None) -> Checkpoint:
+    """Open a checkpoint file or directory, whatever its format and suffix.
+
+    Args:
+        path: the file, or a directory that is a checkpoint; ``FILE#SECTION`` names a part.
+        section: a part of it, as a JSON Pointer without its leading slash.
+        limits: bounds on what is read, see :class:`Limits`.
+
+    Raises:
+        CheckpointError: one of its leaves; the message says what the file is and what is wrong.
+    """
+    from os import fspath
+
+    from .formats import open_checkpoint
+    from .model.checkpoint import Checkpoint
+    from .pickles.limits import DEFAULT
+
+    Checkpoint.html = staticmethod(_html)
+    return open_checkpoint(fspath(path), section, limits or DEFAULT)
+
+
+def _html(checkpoint: Checkpoint) -> str:
+    from .operations.tree import tree
+    from .render.html import page
+    from .render.tree import lines
+
+    return page(lines(tree(checkpoint)))
+
+
 def __getattr__(name: str) -> Any:
     module = _WHERE.get(name)
     if module is None:
         raise AttributeError(f"module 'ckpt_inspect' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f".{module}", __name__), "open_checkpoint" if name == "open" else name)
+    value = getattr(import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value
 

@@ -83,8 +83,24 @@ PACKED: dict[str, int] = {"quint4x2": 2, "quint2x4": 4}
 # The ScalarType enum of c10, as TorchScript attributes and .pt2 files spell a dtype.
 BY_ENUM: dict[int, str] = dict(
     enumerate(
-        "uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128 bool "
-        "qint8 quint8 qint32 bfloat16".split()
+        [
+            "uint8",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "float16",
+            "float32",
+            "float64",
+            "complex32",
+            "complex64",
+            "complex128",
+            "bool",
+            "qint8",
+            "quint8",
+            "qint32",
+            "bfloat16",
+        ]
     )
 )
 

@@ -30,8 +30,10 @@ def test_agrees_with_torch(name: str, tmp_path: Path) -> None:
     for row in expected:
         info = found[row.name]
         assert info.dtype == row.dtype, row.name
-        if info.layout in ("nested", "jagged") or info.dtype == "float4_e2m1fn_x2" and checkpoint.format == "safetensors":
-            continue  # ragged shapes have no list of ints; of F4 the oracle gives the header's shape, twice torch's
+        if info.layout in ("nested", "jagged") or (
+            info.dtype == "float4_e2m1fn_x2" and checkpoint.format == "safetensors"
+        ):
+            continue  # ragged shapes have no ints; of F4 the oracle gives twice torch's shape
         assert info.shape == row.shape, row.name
         if row.stride is not None:
             assert info.stride == row.stride, row.name
@@ -44,7 +46,9 @@ def test_agrees_with_torch(name: str, tmp_path: Path) -> None:
         assert _layout(row.layout) == info.layout, row.name
     for pointer, kind in oracle.sections(expected).items():
         assert checkpoint.sections[pointer].kind == kind, pointer
-    assert {frozenset(group) for group in checkpoint.tied() if not group[0].startswith('CONSTANTS.')} == {frozenset(group) for group in oracle.tie_groups(expected)}
+    assert {frozenset(group) for group in checkpoint.tied() if not group[0].startswith("CONSTANTS.")} == {
+        frozenset(group) for group in oracle.tie_groups(expected)
+    }
     for pointer, section in checkpoint.sections.items():
         order = [row.key for row in expected if row.section == pointer and row.persistent]
         assert [key for key, info in section.tensors.items() if info.persistent] == order, pointer

@@ -102,7 +102,16 @@ def _usage(error: Exception, message: str, as_json: bool) -> int:
         typer.echo(context.get_help())
         return ERROR
     if as_json:
-        _write_error({"type": "UsageError", "message": message, "path": None, "record": None, "offset": None, "hint": None})
+        _write_error(
+            {
+                "type": "UsageError",
+                "message": message,
+                "path": None,
+                "record": None,
+                "offset": None,
+                "hint": None,
+            }
+        )
         return ERROR
     path = getattr(context, "command_path", "ckpt") if context is not None else "ckpt"
     typer.echo(f"ckpt: {message}\nTry: {path} --help", err=True)

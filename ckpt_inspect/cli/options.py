@@ -40,17 +40,14 @@ def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
     return keys[:1000]
 
 
-File = Annotated[
-    str,
-    typer.Argument(metavar="FILE", help="Checkpoint file or directory; FILE#SECTION is a part.", autocompletion=complete_file,
-                   show_default=False),
-]  # fmt: skip
 Files = Annotated[
     list[str],
     typer.Argument(metavar="FILE…", help="Checkpoint files or directories; FILE#SECTION is a part.",
                    autocompletion=complete_file, show_default=False),
 ]  # fmt: skip
-Section = Annotated[str | None, typer.Option("--section", metavar="SECTION", help="A part of the file, as FILE#SECTION.")]
+Section = Annotated[
+    str | None, typer.Option("--section", metavar="SECTION", help="A part of the file, as FILE#SECTION.")
+]
 Filter = Annotated[
     list[str],
     typer.Option("--filter", "-f", metavar="GLOB", help="Only keys that match; * crosses dots. Repeatable.",

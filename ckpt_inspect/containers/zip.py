@@ -34,6 +34,11 @@ class ZipRecord(Record):
     __slots__ = ("archive", "compressed", "flags", "header_offset", "method", "raw_name")
 
     archive: ZipArchive
+    compressed: int
+    flags: int
+    header_offset: int
+    method: int
+    raw_name: bytes
 
     def locate(self) -> Source:
         source = self.archive.source
@@ -143,7 +148,7 @@ class ZipArchive:
 class _Directory(NamedTuple):
     offset: int
     nbytes: int
-    count: int
+    entries: int
 
 
 def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
@@ -159,8 +164,8 @@ def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
         archive.truncated = True
         _read_local_headers(archive)
         return archive
-    if directory.count > limits.records:
-        raise LimitError(f"an archive of {directory.count:,} records: refused", offset=directory.offset)
+    if directory.entries > limits.records:
+        raise LimitError(f"an archive of {directory.entries:,} records: refused", offset=directory.offset)
     archive.directory_offset = directory.offset
     _read_directory(archive, directory)
     return archive
@@ -191,8 +196,11 @@ def _check_end(source: Source, end_offset: int, end: bytes) -> _Directory | None
             raise CorruptError("no zip64 end record where its locator says", offset=end_offset - LOCATOR64.size)
         *_, here64, count64, nbytes64, offset64 = END64.unpack(end64)
         for small, large, unset in (
-            (here, here64, 0xFFFF), (count, count64, 0xFFFF), (nbytes, nbytes64, _NO_VALUE), (offset, offset64, _NO_VALUE),
-        ):  # fmt: skip
+            (here, here64, 0xFFFF),
+            (count, count64, 0xFFFF),
+            (nbytes, nbytes64, _NO_VALUE),
+            (offset, offset64, _NO_VALUE),
+        ):
             if small not in (unset, large):
                 raise CorruptError(
                     "the two end records disagree: programs would see different archives", offset=end_offset
@@ -219,7 +227,7 @@ def _read_directory(archive: ZipArchive, directory: _Directory) -> None:
     unpack = ENTRY.unpack_from
     spans: list[tuple[int, int]] = []
     try:
-        for _ in range(directory.count):
+        for _ in range(directory.entries):
             (magic, _, _, flags, method, _, _, crc, compressed, nbytes,
              name_size, extra_size, comment_size, _, _, _, header_offset) = unpack(data, position)  # fmt: skip
             if magic != b"PK\x01\x02":
@@ -252,8 +260,9 @@ def _zip64_sizes(extra: bytes, nbytes: int, compressed: int, header_offset: int)
     """4.5.3: the zip64 extra holds, in this order, the fields that did not fit."""
     position = 0
     while position + 4 <= len(extra):
-        tag, size = int.from_bytes(extra[position : position + 2], "little"), int.from_bytes(
-            extra[position + 2 : position + 4], "little"
+        tag, size = (
+            int.from_bytes(extra[position : position + 2], "little"),
+            int.from_bytes(extra[position + 2 : position + 4], "little"),
         )
         if tag == 1:
             fields = [extra[i : i + 8] for i in range(position + 4, position + 4 + size, 8)]
@@ -273,7 +282,9 @@ def _add(archive: ZipArchive, record: ZipRecord, folded: dict[str, str]) -> None
         how = "twice" if twin == name else f"beside {twin!r}, which torch takes for the same"
         raise CorruptError(f"the record {name!r} stands in the directory {how}", record=name)
     if record.flags & 1:
-        raise FormatError("an encrypted zip archive", record=name, hint="Decrypt it first; torch cannot read it either.")
+        raise FormatError(
+            "an encrypted zip archive", record=name, hint="Decrypt it first; torch cannot read it either."
+        )
     if record.method not in (_STORED, _DEFLATED):
         raise CorruptError(f"compression method {record.method}: torch knows 0 and 8 alone", record=name)
     if record.method == _STORED and record.compressed != record.nbytes:

@@ -83,7 +83,8 @@ def _read(source: FileSource, limits: Limits) -> Checkpoint:
     for format in FORMATS:
         if format.matches(head, source):
             try:
-                return format.read(source, limits)
+                checkpoint: Checkpoint = format.read(source, limits)
+                return checkpoint
             except CheckpointError as error:
                 if format is plain_pickle and not plain_pickle.is_certain(error):
                     break  # bytes that only looked like a pickle
@@ -108,4 +109,3 @@ def _similar(path: str) -> str | None:
         return None
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(os.path.join(folder, match) for match in close)}?" if close else None
-

@@ -12,6 +12,7 @@ from ..model.source import BytesSource, FileSource, Source
 from ..model.storage import Container
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
+from . import official
 
 
 def matches(head: bytes, source: FileSource) -> bool:
@@ -29,7 +30,7 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
         archive = read_archive(source, limits)
     except CorruptError as error:
         if source.path.endswith(".distcp"):  # several archives, one after the other: formats 8
-            raise distributed_shard(source.path) from error
+            raise official.distributed(source.path, "one shard of a distributed checkpoint") from error
         raise
     names = archive.records
     if "constants.pkl" in names:
@@ -54,7 +55,8 @@ def open_container(source: FileSource, archive: ZipArchive, format: str, checkpo
     checkpoint.containers.append(container)
     if archive.outside:
         checkpoint.problems.append(
-            f"{len(archive.outside)} records lie outside {archive.root!r}, {archive.outside[0]!r} among them: torch refuses that"
+            f"{len(archive.outside)} records lie outside {archive.root!r}, {archive.outside[0]!r} among them: "
+            "torch refuses that"
         )
     container.facts["root"] = archive.root.rstrip("/")
     return container
@@ -87,7 +89,9 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
         error.record = error.record or name
         error.path = error.path or container.path
         if archive.truncated and isinstance(error, CorruptError) and not isinstance(error, LimitError):
-            error.hint = f"The file ends at {archive.source.size:,} bytes, inside its pickle: download or copy it again."
+            error.hint = (
+                f"The file ends at {archive.source.size:,} bytes, inside its pickle: download or copy it again."
+            )
         raise
     container.graphs[name] = pickle
     if not archive.truncated:
@@ -104,14 +108,6 @@ def _crc(source: Source) -> int:
         crc = zlib.crc32(chunk, crc)
         offset += len(chunk)
     return crc
-
-
-def distributed_shard(path: str) -> UnsupportedError:
-    return UnsupportedError(
-        "one shard of a distributed checkpoint (DCP)",
-        path=path,
-        hint="Its directory is the checkpoint: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR out.pt",
-    )
 
 
 _PACKAGES = (
@@ -159,5 +155,7 @@ def _plain_zip(archive: ZipArchive) -> tuple[str]:
         return ("a zip archive with data.pkl at its top, where torch.save writes NAME/data.pkl: torch refuses it",)
     pickles = [name for name in everything if name.rpartition("/")[2] == "data.pkl"]
     if pickles:
-        return (f"a zip archive around an unpacked checkpoint: {pickles[0]!r} is deeper than torch looks; unzip it first",)
+        return (
+            f"a zip archive around an unpacked checkpoint: {pickles[0]!r} is deeper than torch looks; unzip it first",
+        )
     return (f"a zip archive, not a checkpoint: it holds {listed or 'nothing'}",)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..errors import FileError, FormatError, SelectionError, UnsupportedError
+from ..errors import FileError, FormatError, SelectionError
 from ..model.checkpoint import Checkpoint
 from ..pickles.limits import DEFAULT, Limits
-from . import sharded
+from . import official, sharded
 
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".t7", ".th", ".pkl", ".tar")
 _NOT_WEIGHTS = frozenset(
-    "training_args.bin optimizer.pt optimizer.bin scheduler.pt scheduler.bin scaler.pt rng_state.pth random_states_0.pkl".split()
+    [
+        "training_args.bin",
+        "optimizer.pt",
+        "optimizer.bin",
+        "scheduler.pt",
+        "scheduler.bin",
+        "scaler.pt",
+        "rng_state.pth",
+        "random_states_0.pkl",
+    ]
 )
 
 
@@ -31,7 +40,9 @@ def read(path: str, open_file: Any, limits: Limits = DEFAULT) -> Checkpoint:
     _raise_if_known(path, names)
     indexes = [name for name in names if name.endswith(".index.json")]
     if len(indexes) == 1:
-        return _with_siblings(sharded.read(os.path.join(path, indexes[0]), path, open_file, limits), path, names, indexes)
+        return _with_siblings(
+            sharded.read(os.path.join(path, indexes[0]), path, open_file, limits), path, names, indexes
+        )
     weights = [name for name in names if name.endswith(_WEIGHTS) and name not in _NOT_WEIGHTS and _is_file(path, name)]
     choice = indexes or weights
     if len(choice) == 1:
@@ -61,21 +72,8 @@ def _with_siblings(checkpoint: Checkpoint, path: str, names: list[str], opened: 
 
 def _raise_if_known(path: str, names: list[str]) -> None:
     if ".metadata" in names and any(name.endswith(".distcp") for name in names):
-        raise UnsupportedError(
-            "a distributed checkpoint directory (DCP)",
-            path=path,
-            hint=f"Make one file of it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} out.pt",
-        )
-    if "latest" in names and "zero_to_fp32.py" in names or any(name.endswith("_optim_states.pt") for name in names):
-        raise UnsupportedError(
-            "a DeepSpeed checkpoint directory",
-            path=path,
-            hint=f"Make one file of it with DeepSpeed's own script: python {os.path.join(path, 'zero_to_fp32.py')} {path} out.pt",
-        )
+        raise official.distributed(path, "a distributed checkpoint directory", path)
+    if ("latest" in names and "zero_to_fp32.py" in names) or any(name.endswith("_optim_states.pt") for name in names):
+        raise official.deepspeed(path)
     if "data.pkl" in names and ("data" in names or "version" in names):
-        name = os.path.basename(os.path.abspath(path))
-        raise UnsupportedError(
-            "an unzipped torch archive",
-            path=path,
-            hint=f"Zip it again, without compression: (cd {os.path.dirname(os.path.abspath(path))} && zip -0 -r {name}.pt {name})",
-        )
+        raise official.unzipped(path)

@@ -19,7 +19,12 @@ def bytes_of(node: Any) -> Any:
         return node.encode("utf-8", "surrogatepass")
     if type(node) is Opaque and type(node.args) is tuple:
         name, args = node.qualname, node.args
-        if name == "_codecs.encode" and len(args) == 2 and isinstance(args[0], str) and args[1] in ("latin1", "latin-1"):
+        if (
+            name == "_codecs.encode"
+            and len(args) == 2
+            and isinstance(args[0], str)
+            and args[1] in ("latin1", "latin-1")
+        ):
             try:
                 return args[0].encode("latin-1")
             except UnicodeEncodeError:

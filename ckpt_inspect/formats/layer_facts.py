@@ -9,7 +9,10 @@ from . import objects
 
 _CONV = (("in_channels", "out_channels"), (("kernel_size", None), ("stride", 1), ("padding", 0), ("dilation", 1),
          ("output_padding", 0), ("groups", 1), ("padding_mode", "zeros")))  # fmt: skip
-_NORM = (("num_features",), (("eps", 1e-5), ("momentum", 0.1), ("affine", True), ("track_running_stats", True)))
+_NORM = (
+    ("num_features",),
+    (("eps", 1e-5), ("momentum", 0.1), ("affine", True), ("track_running_stats", True)),
+)
 _POOL = ((), (("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1)))
 _RNN = (("input_size", "hidden_size"), (("proj_size", 0), ("num_layers", 1), ("bias", True), ("batch_first", False),
         ("dropout", 0.0), ("bidirectional", False)))  # fmt: skip
@@ -35,7 +38,10 @@ _FACTS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]] = {
     "LayerNorm": (("normalized_shape",), (("eps", 1e-5), ("elementwise_affine", True))),
     "RMSNorm": (("normalized_shape",), (("eps", None), ("elementwise_affine", True))),
     "GroupNorm": (("num_groups", "num_channels"), (("eps", 1e-5), ("affine", True))),
-    "MultiheadAttention": ((), (("embed_dim", None), ("num_heads", None), ("dropout", 0.0), ("batch_first", False))),
+    "MultiheadAttention": (
+        (),
+        (("embed_dim", None), ("num_heads", None), ("dropout", 0.0), ("batch_first", False)),
+    ),
     "PReLU": ((), (("num_parameters", None),)),
     "LeakyReLU": _SLOPE,
     "ELU": ((), (("alpha", 1.0), ("inplace", False))),
@@ -70,7 +76,9 @@ def describe(cls: str, get: Callable[[str], str | None], bias: bool | None = Non
 
 def from_attributes(cls: str, fields: Mapping[str, Any]) -> str:
     """Facts from the attributes of a pickled module."""
-    registered = {name: value for name, value in objects.mapping_items(fields.get("_parameters")) if isinstance(name, str)}
+    registered = {
+        name: value for name, value in objects.mapping_items(fields.get("_parameters")) if isinstance(name, str)
+    }
     bias = registered["bias"] is not None if "bias" in registered else None
     return describe(cls, lambda fact: _text(fields[fact]) if fact in fields else None, bias)
 
@@ -81,7 +89,11 @@ def _text(value: Any) -> str | None:
         if None in items:
             return None
         # (3, 3) is written as the 3 it was given as
-        return items[0] if len(set(items)) == 1 and all(type(item) is int for item in value) else f"({', '.join(map(str, items))})"
+        return (
+            items[0]
+            if len(set(items)) == 1 and all(type(item) is int for item in value)
+            else f"({', '.join(map(str, items))})"
+        )
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     return repr(str(value)) if isinstance(value, str) and len(value) < 40 else None

@@ -46,7 +46,14 @@ def read_module(builder: Builder, root: Opaque, pointer: str) -> Section:
         section.modules[path] = _info(node, fields)
         prefix = path + "." if path else ""
         _registry(builder, section, fields["_parameters"], prefix, "parameter", frozenset())
-        _registry(builder, section, fields["_buffers"], prefix, "buffer", _names(fields.get("_non_persistent_buffers_set")))
+        _registry(
+            builder,
+            section,
+            fields["_buffers"],
+            prefix,
+            "buffer",
+            _names(fields.get("_non_persistent_buffers_set")),
+        )
     for path, _, fields in tree:
         _attributes(builder, section, path + "." if path else "", fields, registered)
     return section
@@ -120,17 +127,17 @@ def _info(node: Opaque, fields: dict[str, Any]) -> ModuleInfo:
     return ModuleInfo(cls, args, training if type(training) is bool else None, hooks, source)
 
 
-def _attributes(
-    builder: Builder, section: Section, prefix: str, fields: dict[str, Any], registered: set[int]
-) -> None:
+def _attributes(builder: Builder, section: Section, prefix: str, fields: dict[str, Any], registered: set[int]) -> None:
     """Plain attributes: tensors join the section, plain values are listed, the rest is looked through for tensors."""
     for name, value in fields.items():
-        if name in _REGISTRIES or values.is_scalar(value) and name.startswith("_"):
+        if name in _REGISTRIES or (values.is_scalar(value) and name.startswith("_")):
             continue
         where = prefix + name
         if not values.is_scalar(value):
             _tensors_below(builder, section, value, where, registered)
-        if not (name.startswith("_") or where in section.tensors or _is_hooks(name, value) or builder.is_container(value)):
+        if not (
+            name.startswith("_") or where in section.tensors or _is_hooks(name, value) or builder.is_container(value)
+        ):
             leaf = values.leaf(value)
             builder.values.append(Value(section.name_of(where), leaf.type, leaf.value, leaf.text))
 

@@ -90,7 +90,11 @@ def _make(shape: Any, dtype: Any, fortran: bool, data: Any) -> NumpyArray | None
 
 def scalar(node: Any) -> tuple[str, Any] | None:
     """Type name and value of a numpy scalar, None if ``node`` is none."""
-    if type(node) is not Opaque or getattr(node.callee, "module", "") not in _MULTIARRAY or node.callee.name != "scalar":
+    if (
+        type(node) is not Opaque
+        or getattr(node.callee, "module", "") not in _MULTIARRAY
+        or node.callee.name != "scalar"
+    ):
         return None
     if type(node.args) is not tuple or not 1 <= len(node.args) <= 2:
         return None
@@ -136,4 +140,3 @@ def describe(found: NumpyArray) -> str:
     """``float64 array (3, 4)``."""
     shape = ", ".join(map(str, found.shape)) + ("," if len(found.shape) == 1 else "")
     return f"{found.dtype} array ({shape})"
-

@@ -10,7 +10,9 @@ from .values import is_scalar
 
 # Calls that make an object of the class they are given: copyreg's, and pickle's for __reduce_ex__(2).
 _MAKERS = frozenset(
-    f"{module}.{name}" for module in ("copy_reg", "copyreg") for name in ("_reconstructor", "__newobj__", "__newobj_ex__")
+    f"{module}.{name}"
+    for module in ("copy_reg", "copyreg")
+    for name in ("_reconstructor", "__newobj__", "__newobj_ex__")
 )
 
 
@@ -65,7 +67,10 @@ def mapping_items(node: Any) -> list[tuple[Any, Any]]:
 
 
 def children(node: Any) -> tuple[list[tuple[Any, Any]], str]:
-    """What is inside a container: (key, value) pairs, and ``mapping``, ``sequence``, ``object`` or ``""`` for a leaf."""
+    """What is inside a container: (key, value) pairs, and its form.
+
+    The form is ``mapping``, ``sequence``, ``object`` or, for a leaf, ``""``.
+    """
     if type(node) is Dict:
         return list(node.items()), "mapping"
     if type(node) in (list, tuple):
@@ -89,7 +94,9 @@ def children(node: Any) -> tuple[list[tuple[Any, Any]], str]:
     for state in node.states:
         if type(state) is not Dict and not (type(state) is tuple and len(state) == 2):
             args = (*args, state)
-    deep = [(f"<argument {index}>", value) for index, value in enumerate(args) if not is_scalar(value) and _enterable(value)]
+    deep = [
+        (f"<argument {index}>", value) for index, value in enumerate(args) if not is_scalar(value) and _enterable(value)
+    ]
     return deep + inside, "object" if inside or deep else ""
 
 
@@ -111,7 +118,10 @@ def entries(inside: list[tuple[Any, Any]]) -> tuple[list[tuple[str, Any]], list[
     twice: list[str] = []
     for index, (key, value) in enumerate(inside):
         text, kind = key_text(key, index)
-        identity = ("str" if kind == "str" else "number" if kind in ("int", "bool", "float") else kind, _same(key, text))
+        identity = (
+            "str" if kind == "str" else "number" if kind in ("int", "bool", "float") else kind,
+            _same(key, text),
+        )
         if identity in found:
             twice.append(text)
             text, kind, _ = found[identity]
@@ -120,7 +130,10 @@ def entries(inside: list[tuple[Any, Any]]) -> tuple[list[tuple[str, Any]], list[
     for text, _, _ in found.values():
         count[text] = count.get(text, 0) + 1
     return [
-        (text if kind == "str" or count[text] == 1 else f"<{kind} {text}>" if kind != "NoneType" else f"<{text}>", value)
+        (
+            text if kind == "str" or count[text] == 1 else f"<{kind} {text}>" if kind != "NoneType" else f"<{text}>",
+            value,
+        )
         for text, kind, value in found.values()
     ], twice
 

@@ -18,7 +18,20 @@ _MAX_STATES = 20_000  # of the search; beyond, nothing is certain
 
 # State that has the shape of its parameter, by the names torch.optim gives it.
 _MOMENTS = frozenset(
-    "exp_avg exp_avg_sq max_exp_avg_sq momentum_buffer square_avg grad_avg sum acc_delta exp_inf ax prev step_size".split()
+    [
+        "exp_avg",
+        "exp_avg_sq",
+        "max_exp_avg_sq",
+        "momentum_buffer",
+        "square_avg",
+        "grad_avg",
+        "sum",
+        "acc_delta",
+        "exp_inf",
+        "ax",
+        "prev",
+        "step_size",
+    ]
 )
 
 Shape = tuple[int, ...]
@@ -54,7 +67,9 @@ def groups_of(optimizer: Section, values: list[Value]) -> list[Group]:
 def link(optimizer: Section, groups: list[Group], candidates: list[Section], values: list[Value]) -> Section | None:
     """Fill ``optimizer.params``; the section whose parameters they are, None if that is not certain."""
     states = _states(optimizer)
-    recorded = {index: name for group in groups if group.names for index, name in zip(group.indices, group.names, strict=True)}
+    recorded = {
+        index: name for group in groups if group.names for index, name in zip(group.indices, group.names, strict=True)
+    }
     if recorded:
         owner = next((s for s in candidates if all(str(name) in s.tensors for name in recorded.values())), None)
         for index, keys in states.items():
@@ -122,7 +137,9 @@ def _parameters(section: Section) -> list[tuple[str, Shape]]:
     return found
 
 
-def _align(groups: list[Group], shapes: dict[str, Shape | None], parameters: list[tuple[str, Shape]]) -> dict[str, str] | None:
+def _align(
+    groups: list[Group], shapes: dict[str, Shape | None], parameters: list[tuple[str, Shape]]
+) -> dict[str, str] | None:
     """Index of the optimizer -> key of the parameter, if there is exactly one way; else None."""
     total = sum(len(group.indices) for group in groups)
     if not total or total > len(parameters):
@@ -200,6 +217,6 @@ def class_of(optimizer: Section, groups: list[Group]) -> tuple[str | None, bool]
         # since torch 2.7 AdamW is an Adam with this switch
         decoupled = settings.get("decoupled_weight_decay")
         if "amsgrad" in settings:
-            return {True: "AdamW", False: "Adam"}.get(decoupled, "Adam|AdamW"), False
+            return ("AdamW" if decoupled is True else "Adam" if decoupled is False else "Adam|AdamW"), False
         return "Adamax|RAdam" if decoupled is None else "RAdam", False
     return None, False

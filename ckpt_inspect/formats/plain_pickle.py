@@ -6,14 +6,14 @@ import re
 from typing import Any
 
 from ..dtypes import DType
-from ..errors import CheckpointError, CorruptError, FormatError, UnsupportedError
+from ..errors import CheckpointError, CorruptError, FormatError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Opaque, Persistent, Pickle
 from ..model.source import FileSource
 from ..model.storage import Container, Storage
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
-from . import torch_legacy
+from . import official, torch_legacy
 from .finish import finish
 from .inline import bytes_of, source_of
 from .rebuild import Malformed, Rebuilder, Storages
@@ -64,7 +64,9 @@ class NestedStorages(Storages):
             raise Malformed("too many nested storages")
         prefix = f"nested/{len(self._nested)}/"
         try:
-            _, storages, pickle = torch_legacy.read_stream(source_of(content, self.path), NAME, self.problems, self.limits)
+            _, storages, pickle = torch_legacy.read_stream(
+                source_of(content, self.path), NAME, self.problems, self.limits
+            )
         except CheckpointError as error:
             raise Malformed(f"the nested storage cannot be read: {error.message}") from error
         if type(pickle.root) is not Persistent:
@@ -112,11 +114,7 @@ def _would_import(pickle: Pickle) -> str:
 def _no_tensors(path: str, pickle: Pickle) -> CheckpointError:
     names = {node.qualname for node in pickle.globals}
     if "torch.distributed.checkpoint.metadata.Metadata" in names:
-        return UnsupportedError(
-            "the metadata of a distributed checkpoint (DCP)",
-            path=path,
-            hint="Its directory is the checkpoint: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR out.pt",
-        )
+        return official.distributed(path, "the metadata of a distributed checkpoint")
     return FormatError(
         f"a pickle without tensors, not a checkpoint{_would_import(pickle)}",
         path=path,

@@ -113,7 +113,7 @@ class Rebuilder:
     def __init__(self, storages: Storages, path: str = "") -> None:
         self.storages = storages
         self.path = path
-        self._handlers: dict[int, Callable[..., TensorInfo] | None] = {}  # by identity of the callee
+        self._handlers: dict[int, Callable[[Rebuilder, Opaque], TensorInfo] | None] = {}  # by identity of the callee
         self._nested = 0
 
     def decode(self, node: Any) -> TensorInfo | None:
@@ -127,8 +127,9 @@ class Rebuilder:
                 return self._bare_storage(node)
             return None
         callee = node.callee
-        handler = self._handlers.get(id(callee), _UNKNOWN)
-        if handler is _UNKNOWN:
+        if id(callee) in self._handlers:
+            handler = self._handlers[id(callee)]
+        else:
             handler = None
             if type(callee) is Global:
                 handler = _HANDLERS.get((callee.module, callee.name))
@@ -190,10 +191,6 @@ class Rebuilder:
         return TensorInfo(
             "", dtype.name, (numel,), (1,), storage, 0, storage.location, cls="torch.storage", node=node
         )  # fmt: skip
-
-
-def _UNKNOWN(_: Any) -> TensorInfo:  # noqa: N802 - a marker, not a function to call
-    raise AssertionError
 
 
 def dims(value: Any) -> tuple[int, ...]:

@@ -41,7 +41,9 @@ def _escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def read_file(source: FileSource, checkpoint: Checkpoint, limits: Limits, prefix: str) -> tuple[Section, dict[str, str]]:
+def read_file(
+    source: FileSource, checkpoint: Checkpoint, limits: Limits, prefix: str
+) -> tuple[Section, dict[str, str]]:
     """One file as one section; ``prefix`` makes its storage ids unique among shards.
 
     Raises:
@@ -90,7 +92,9 @@ def read_header(source: FileSource, limits: Limits) -> tuple[dict[str, Any], int
     except UnicodeDecodeError as error:
         raise CorruptError("the header is not UTF-8", path=source.path, record="header", offset=error.start) from error
     except json.JSONDecodeError as error:
-        raise CorruptError(f"the header is not JSON: {error.msg}", path=source.path, record="header", offset=error.pos) from error
+        raise CorruptError(
+            f"the header is not JSON: {error.msg}", path=source.path, record="header", offset=error.pos
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"the header breaks a rule: {error}", path=source.path, record="header") from error
     if type(header) is not dict:
@@ -106,7 +110,9 @@ def read_header(source: FileSource, limits: Limits) -> tuple[dict[str, Any], int
 def _depth_exceeds(raw: bytes) -> bool:
     """A cheap bound: real headers nest three deep, so brackets beyond 127 in a row are looked at closely."""
     depth = deepest = 0
-    if raw.count(b"[") + raw.count(b"{") < _MAX_DEPTH or b"[" * 8 not in raw.replace(b" ", b"") and b":{" * 8 not in raw:
+    if raw.count(b"[") + raw.count(b"{") < _MAX_DEPTH or (
+        b"[" * 8 not in raw.replace(b" ", b"") and b":{" * 8 not in raw
+    ):
         return False
     inside = escaped = False
     for byte in raw:

@@ -55,7 +55,14 @@ class Builder:
                 self._enter(place)
             elif place.owner is not None:
                 key = pointers.relative(place.pointer, place.owner.pointer)
-                self.place(place.node, place.pointer, place.depth, place.chain, place.owner, partial(_keep, place.owner, key))
+                self.place(
+                    place.node,
+                    place.pointer,
+                    place.depth,
+                    place.chain,
+                    place.owner,
+                    partial(_keep, place.owner, key),
+                )
 
     def fill(self, checkpoint: Checkpoint) -> None:
         checkpoint.sections, checkpoint.values, checkpoint.order = self.sections, self.values, self.order

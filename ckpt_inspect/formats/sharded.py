@@ -63,7 +63,9 @@ def _read_index(path: str, limits: Limits) -> tuple[dict[str, str], int]:
     return weight_map, source.size
 
 
-def _add_shard(checkpoint: Checkpoint, section: Section, folder: str, name: str, wanted: set[str], open_file: Any) -> None:
+def _add_shard(
+    checkpoint: Checkpoint, section: Section, folder: str, name: str, wanted: set[str], open_file: Any
+) -> None:
     path = os.path.join(folder, name)
     try:
         shard: Checkpoint = open_file(path)

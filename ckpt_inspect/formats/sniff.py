@@ -46,7 +46,9 @@ def explain(source: FileSource, head: bytes) -> CheckpointError:
         return found
     if head[4:8] == b"PTMF":
         return UnsupportedError(
-            "a mobile flatbuffer module (.ptl)", path=path, hint="Load it with torch.jit.load(path) and save it anew."
+            "a mobile flatbuffer module (.ptl)",
+            path=path,
+            hint="Load it with torch.jit.load(path) and save it anew.",
         )
     for magic, what, hint in _MAGICS:
         if head.startswith(magic):
@@ -54,10 +56,14 @@ def explain(source: FileSource, head: bytes) -> CheckpointError:
     if head[4:8] == b"TFL3":
         return FormatError("a TensorFlow Lite model, not a PyTorch checkpoint", path=path)
     if _ONNX.match(head):
-        return UnsupportedError("an ONNX model", path=path, hint="Open it with onnx.load; its weights are initializers.")
+        return UnsupportedError(
+            "an ONNX model", path=path, hint="Open it with onnx.load; its weights are initializers."
+        )
     if source.size >= 48 and source.read_at(source.size - 8, 8) == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb":
         return UnsupportedError(
-            "a TensorFlow checkpoint index", path=path, hint="List it with tf.train.list_variables on the path without .index."
+            "a TensorFlow checkpoint index",
+            path=path,
+            hint="List it with tf.train.list_variables on the path without .index.",
         )
     before = head.find(b"PK\x03\x04")
     if before > 0 and b"/data.pkl" in head:
@@ -66,7 +72,11 @@ def explain(source: FileSource, head: bytes) -> CheckpointError:
             path=path,
             hint=f"Cut them off: tail -c +{before + 1} FILE > OUT",
         )
-    return FormatError(_unknown(head, source.size), path=path, hint="If it should be a checkpoint, download or copy it again.")
+    return FormatError(
+        _unknown(head, source.size),
+        path=path,
+        hint="If it should be a checkpoint, download or copy it again.",
+    )
 
 
 def _lfs(path: str, head: bytes, size: int) -> FormatError | None:
@@ -91,7 +101,7 @@ def _page(path: str, head: bytes, size: int) -> FormatError | None:
         return FormatError(
             f"an HTML page{said}, {size:,} bytes, not a checkpoint: the download saved a web page",
             path=path,
-            hint="Download it again with the link to the file itself; sites with a login or a virus warning answer with a page.",
+            hint="Download it again with the link to the file itself; a login or a virus warning answers with a page.",
         )
     if start.startswith(b"<?xml"):
         return FormatError(f"an XML document, {size:,} bytes, not a checkpoint: often a server's error message", path=path,

@@ -25,7 +25,9 @@ _PARTS = ("magic", "protocol", "sys_info", "object", "storage keys")
 
 def matches(head: bytes, source: FileSource) -> bool:
     # protocols 2 and up begin with PROTO; 4 and up put a FRAME between; 0 and 1 write the number as text
-    return _MAGIC_PICKLE in head[:32] or head.startswith((b"L119547037146038801333356L\n.", b"I119547037146038801333356\n."))
+    return _MAGIC_PICKLE in head[:32] or head.startswith(
+        (b"L119547037146038801333356L\n.", b"I119547037146038801333356\n.")
+    )
 
 
 def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
@@ -62,7 +64,9 @@ def read_stream(source: Source, format: str, problems: list[str], limits: Limits
         if name == "magic" and pickle.root != MAGIC:
             raise CorruptError("the magic number is wrong", path=source.path, offset=0)
         if name == "protocol" and pickle.root != PROTOCOL:
-            raise CorruptError(f"legacy protocol {str(pickle.root)[:20]}: torch knows {PROTOCOL} alone", path=source.path)
+            raise CorruptError(
+                f"legacy protocol {str(pickle.root)[:20]}: torch knows {PROTOCOL} alone", path=source.path
+            )
     _collect(storages, pickles[3])
     _locate(container, source, offset, pickles[4], storages, problems)
     return container, storages, pickles[3]
@@ -113,7 +117,12 @@ def _collect(storages: Storages, pickle: Pickle) -> None:
 
 
 def _locate(
-    container: Container, source: Source, offset: int, keys: Pickle, storages: _LegacyStorages, problems: list[str]
+    container: Container,
+    source: Source,
+    offset: int,
+    keys: Pickle,
+    storages: _LegacyStorages,
+    problems: list[str],
 ) -> None:
     """After the key list: for each key, int64 element count, then raw data (formats 6)."""
     if type(keys.root) is not list:
@@ -122,7 +131,9 @@ def _locate(
     for position, key in enumerate(keys.root):
         known = storages.by_key.get(str(key)) if isinstance(key, (str, int)) else None
         if known is None:
-            problems.append(f"storage {str(key)[:40]!r} is in the list, but not in the pickle: what follows cannot be found")
+            problems.append(
+                f"storage {str(key)[:40]!r} is in the list, but not in the pickle: what follows cannot be found"
+            )
             return
         count = source.read_at(offset, 8)
         storage, dtype, _ = known

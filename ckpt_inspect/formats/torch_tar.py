@@ -107,7 +107,9 @@ class _TarStorages(Storages):
             name = f"storages/{key}"
             storage = Storage(name, nbytes, str(location))
             if nbytes < 0 or start + nbytes > source.size:
-                self.problems.append(f"storage {key} is cut: {max(0, source.size - start):,} of {nbytes:,} bytes are there")
+                self.problems.append(
+                    f"storage {key} is cut: {max(0, source.size - start):,} of {nbytes:,} bytes are there"
+                )
             else:
                 storage.record = Record(name, nbytes, source.slice(start, nbytes))
             self.by_key[str(key)] = (storage, dtype, cls)
@@ -124,7 +126,7 @@ class _TarStorages(Storages):
                 continue
             target, root, start, numel = view
             whole, dtype, cls = self.by_key[str(root)]
-            if type(start) is int and type(numel) is int and 0 <= start and 0 <= numel:
+            if type(start) is int and type(numel) is int and start >= 0 and numel >= 0:
                 size = dtype.itemsize
                 part = Storage(f"storages/{target}", numel * size, whole.location, whole.record, start * size)
                 if (start + numel) * size <= whole.nbytes:

@@ -50,7 +50,7 @@ def _code(archive: ZipArchive, checkpoint: Checkpoint, limits: Limits) -> code_r
             source = archives.content(record, limits)
             texts.append((name, source.read_at(0, source.size)))
     code = code_records.parse(texts)
-    checkpoint.problems += [str(problem) for problem in code.problems]
+    checkpoint.problems += [f"record {problem.record}: {problem.message}" for problem in code.problems]
     return code
 
 
@@ -74,7 +74,12 @@ class _Reader:
     """Walks the objects of one pickle of the archive."""
 
     def __init__(
-        self, checkpoint: Checkpoint, container: Container, prefix: str, code: code_records.Code, limits: Limits
+        self,
+        checkpoint: Checkpoint,
+        container: Container,
+        prefix: str,
+        code: code_records.Code,
+        limits: Limits,
     ) -> None:
         self.checkpoint = checkpoint
         self.code = code
@@ -108,7 +113,9 @@ class _Reader:
             path, node, chain, depth = waiting.pop()
             self.spend()
             if depth > self.limits.depth:
-                raise LimitError(f"modules nested more than {self.limits.depth} deep: refused", path=self.checkpoint.path)
+                raise LimitError(
+                    f"modules nested more than {self.limits.depth} deep: refused", path=self.checkpoint.path
+                )
             fields = _fields(node)
             declared = self.code.classes.get(_qualname(node))
             section.modules[path] = _info(node, declared, fields)
@@ -132,7 +139,10 @@ class _Reader:
         done: set[str] = set()
         if declared is None:
             return done
-        for role, names in (("parameter", declared.parameters), ("buffer", declared.buffers)):
+        for role, names in (
+            ("parameter", frozenset(declared.parameters)),
+            ("buffer", frozenset(declared.buffers)),
+        ):
             for name in fields:
                 if name in names:
                     info = self.tensor(fields[name], prefix + name)

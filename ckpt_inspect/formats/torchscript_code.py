@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ckpt_inspect.errors import CorruptError
+from ..errors import CorruptError
 
 
 class ScriptClass(NamedTuple):

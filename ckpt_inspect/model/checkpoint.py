@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import MissingKeyError, SelectionError
 from . import pointer as pointers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .section import Section, Value
     from .storage import Container
@@ -17,10 +17,37 @@ if TYPE_CHECKING:
 
 # Containers whose state_dicts are not the weights one looks for (design 3, weights candidate).
 _NOT_WEIGHTS = frozenset(
-    "callbacks loops lr_schedulers lr_scheduler scheduler schedulers "
-    "optimizer optimizers optimizer_states optimizer_state_dict optimizer_state optim optims opt "
-    "scaler scalers grad_scaler grad_scaler_state native_amp_scaling_state amp amp_scaler "
-    "rng rng_state rng_states random_state random_states cuda_rng_state torch_rng_state numpy_rng_state".split()
+    [
+        "callbacks",
+        "loops",
+        "lr_schedulers",
+        "lr_scheduler",
+        "scheduler",
+        "schedulers",
+        "optimizer",
+        "optimizers",
+        "optimizer_states",
+        "optimizer_state_dict",
+        "optimizer_state",
+        "optim",
+        "optims",
+        "opt",
+        "scaler",
+        "scalers",
+        "grad_scaler",
+        "grad_scaler_state",
+        "native_amp_scaling_state",
+        "amp",
+        "amp_scaler",
+        "rng",
+        "rng_state",
+        "rng_states",
+        "random_state",
+        "random_states",
+        "cuda_rng_state",
+        "torch_rng_state",
+        "numpy_rng_state",
+    ]
 )
 
 
@@ -40,6 +67,9 @@ class Checkpoint:
         siblings: other files of the same directory, where a directory was opened.
         selected: the pointer of the part that was asked for, None for the whole file.
     """
+
+    # How notebooks show it: set by the package, for drawing is above the model.
+    html: ClassVar[Callable[[Checkpoint], str] | None] = None
 
     def __init__(self, path: str, format: str, size: int) -> None:
         self.path = path
@@ -201,7 +231,16 @@ class Checkpoint:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self.path} {self.format}: {len(self.sections)} sections, {len(self)} tensors>"
+        part = f"#{self.selected}" if self.selected is not None else ""
+        lines = [f"<Checkpoint {self.path}{part} · {self.format} · {len(self):,} tensors>"]
+        sections = list(self.sections.values())
+        lines += [f"  {s.pointer or '(root)'}: {s.kind}, {len(s):,} tensors" for s in sections[:12]]
+        if len(sections) > 12:
+            lines.append(f"  … and {len(sections) - 12:,} more sections")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        return Checkpoint.html(self) if Checkpoint.html is not None else None
 
 
 def _may_be_weights(pointer: str) -> bool:

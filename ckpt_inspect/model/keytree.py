@@ -62,7 +62,11 @@ def key_tree(section: Section) -> KeyNode:
     for path, module in section.modules.items():
         node = _at(root, path)
         node.recorded = module
-        node.cls, node.args, node.class_from = module.cls or None, module.args, "recorded" if module.cls else None
+        node.cls, node.args, node.class_from = (
+            module.cls or None,
+            module.args,
+            "recorded" if module.cls else None,
+        )
     for key, info in section.tensors.items():
         path, _, name = key.rpartition(".")
         _at(root, path).tensors.append((name, info))
@@ -93,7 +97,10 @@ def _finish(node: KeyNode, shapes: dict[tuple[object, ...], int]) -> None:
         if "parametrizations" in node.children:  # the tensors moved there; the layer is what it was
             inside = node.children["parametrizations"]
             below.remove("parametrizations")
-            leaves |= {info.key[len(node.path) + 1 if node.path else 0 :]: (info.dtype, info.shape) for info in inside.all_tensors()}
+            leaves |= {
+                info.key[len(node.path) + 1 if node.path else 0 :]: (info.dtype, info.shape)
+                for info in inside.all_tensors()
+            }
         layer = layers.infer(leaves, below) if leaves or below else None
         if layer is not None:
             node.cls, node.args, node.class_from = layer.name, layer.args, "inferred"
@@ -137,4 +144,10 @@ def blocks(node: KeyNode, fold: bool = True) -> list[Block]:
 
 
 def _follows(name: str, following: str) -> bool:
-    return name.isdecimal() and following.isdecimal() and len(name) < 10 and len(following) < 10 and int(following) == int(name) + 1
+    return (
+        name.isdecimal()
+        and following.isdecimal()
+        and len(name) < 10
+        and len(following) < 10
+        and int(following) == int(name) + 1
+    )

@@ -45,4 +45,3 @@ def is_below(pointer: str, ancestor: str) -> bool:
 def relative(pointer: str, ancestor: str) -> str:
     """``pointer`` as seen from ``ancestor``, which holds it."""
     return pointer[len(ancestor) + (ancestor != "/") :] if ancestor else pointer
-

@@ -50,6 +50,13 @@ class TensorInfo(NamedTuple):
     role_from: str | None = None
     persistent: bool = True
 
+    def __repr__(self) -> str:
+        facts = [repr(self.key), self.dtype, "×".join(map(str, self.shape)) or "()"]
+        facts += [fact for fact in (self.device, self.layout if self.layout != "strided" else None, self.cls) if fact]
+        if self.role is not None:
+            facts.append(self.role + ("~" if self.role_from == "inferred" else ""))
+        return f"TensorInfo({', '.join(facts)})"
+
     @property
     def numel(self) -> int:
         """Number of elements."""

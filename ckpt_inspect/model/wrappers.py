@@ -20,7 +20,7 @@ class Prefix(NamedTuple):
     """A wrapper prefix and how many of the section's keys carry it."""
 
     prefix: str
-    count: int
+    found: int
     of: int
 
 

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from ..commands import COMMANDS
 from ..formats.optimizers import class_of, groups_of
-from ..formats.weights_only import ALLOWED, TORCH, Verdict, modern, verdict
+from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Global, Opaque, Persistent, Pickle
 from ..model.section import Section
 from ..model.tensor import TensorInfo
 from ..model.wrappers import find_prefixes, wrapper_name
-from .plain import safe
+from .plain import safe, safe_dict
 from .summary import Counts, count
 
 SCHEMA = "ckpt-inspect/info/1"
@@ -36,7 +36,7 @@ class PrefixFacts(NamedTuple):
 
     section: str
     prefix: str
-    count: int
+    found: int
     of: int
     wrapper: str
 
@@ -75,7 +75,11 @@ class Info:
     @property
     def foreign(self) -> dict[str, int]:
         """Globals that are neither torch's nor of the plain kind that weights_only allows."""
-        return {name: n for name, n in self.globals.items() if modern(name) not in ALLOWED and not name.startswith(("torch.", "__torch__."))}
+        return {
+            name: n
+            for name, n in self.globals.items()
+            if modern(name) not in ALLOWED and not name.startswith(("torch.", "__torch__."))
+        }
 
     def to_dict(self) -> dict[str, Any]:
         checkpoint = self.checkpoint
@@ -87,7 +91,9 @@ class Info:
             "facts": checkpoint.facts,
             "sections": [_section_dict(facts) for facts in self.sections],
             "candidates": self.candidates,
-            "prefixes": [{"section": p.section, "prefix": p.prefix, "count": p.count, "of": p.of} for p in self.prefixes],
+            "prefixes": [
+                {"section": p.section, "prefix": p.prefix, "count": p.found, "of": p.of} for p in self.prefixes
+            ],
             "shared": self.shared,
             "oversized": [{"names": o.names, "stored": safe(o.stored), "used": safe(o.used)} for o in self.oversized],
             "globals": [{"name": name, "count": n} for name, n in self.globals.items()],
@@ -111,7 +117,7 @@ def _section_dict(facts: SectionFacts) -> dict[str, Any]:
         "class_from": None if facts.cls is None else "recorded" if facts.cls_recorded else "inferred",
         "tensors": counts.tensors, "numel": safe(counts.numel), "nbytes": safe(counts.nbytes),
         "parameters": safe(counts.parameters), "buffers": safe(counts.buffers),
-        "dtypes": {k: safe(n) for k, n in facts.dtypes.items()}, "devices": {k: safe(n) for k, n in facts.devices.items()},
+        "dtypes": safe_dict(facts.dtypes), "devices": safe_dict(facts.devices),
     }  # fmt: skip
 
 
@@ -169,7 +175,9 @@ def _reach(parts: list[TensorInfo]) -> int:
     for part in parts:
         if 0 in part.shape:
             continue
-        steps = sorted((step, size) for size, step in zip(part.shape, part.stride or (), strict=False) if size > 1 and step)
+        steps = sorted(
+            (step, size) for size, step in zip(part.shape, part.stride or (), strict=False) if size > 1 and step
+        )
         itemsize = part.nbytes // part.numel if part.numel else 1
         start = part.storage_offset * max(itemsize, 1)
         covered, dense = 1, True
@@ -254,7 +262,7 @@ def _hints(found: Info) -> list[Hint]:
     quoted = _quote(checkpoint.path)
     hints = []
     for prefix in found.prefixes:
-        if prefix.count == prefix.of:
+        if prefix.found == prefix.of:
             where = f" of {prefix.section}" if prefix.section else ""
             hints.append(_hint(
                 "wrapper-prefix",
@@ -268,10 +276,16 @@ def _hints(found: Info) -> list[Hint]:
     elif found.candidates and found.candidates[0]:
         hints.append(_hint("weights-inside", f"the weights are in {found.candidates[0]!r}", "tree",
                            _quote(f"{checkpoint.path}#{found.candidates[0]}")))  # fmt: skip
-    for big in found.oversized[:3]:
-        if big.stored - big.used > 4096:
-            hints.append(_hint("oversized", f"{big.names[0]} uses {big.used:,} of the {big.stored:,} bytes it is stored with",
-                               "ls", f"--long --filter {_quote(big.names[0])} {quoted}"))  # fmt: skip
+    hints.extend(
+        _hint(
+            "oversized",
+            f"{big.names[0]} uses {big.used:,} of the {big.stored:,} bytes it is stored with",
+            "ls",
+            f"--long --filter {_quote(big.names[0])} {quoted}",
+        )
+        for big in found.oversized[:3]
+        if big.stored - big.used > 4096
+    )
     return hints
 
 

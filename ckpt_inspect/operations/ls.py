@@ -10,7 +10,7 @@ from ..errors import SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section
 from ..model.tensor import TensorInfo
-from .plain import safe
+from .plain import safe, safe_dict
 
 SCHEMA = "ckpt-inspect/ls/1"
 _LARGE = 1 << 53
@@ -93,7 +93,7 @@ def row_dict(row: Row) -> dict[str, Any]:
     storage = info.storage
     param = row.section.params.get(info.key) if row.section.params else None
     nbytes = info.nbytes
-    entry = {
+    entry: dict[str, Any] = {
         "name": row.name,
         "section": row.section.pointer,
         "key": row.key,
@@ -115,12 +115,12 @@ def row_dict(row: Row) -> dict[str, Any]:
         "param_from": param[1] if param else None,
     }
     if nbytes >= _LARGE or max(info.shape, default=0) >= _LARGE or max(info.stride or (), default=0) >= _LARGE:
-        entry = safe(entry)
+        return safe_dict(entry)
     return entry
 
 
 def _part(part: TensorInfo) -> dict[str, Any]:
-    return safe(
+    return safe_dict(
         {
             "part": part.key,
             "dtype": part.dtype,

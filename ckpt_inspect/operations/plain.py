@@ -23,3 +23,8 @@ def safe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [safe(item) for item in value]
     return str(value)
+
+
+def safe_dict(entry: dict[str, Any]) -> dict[str, Any]:
+    """:func:`safe` of each value of a JSON object."""
+    return {key: safe(value) for key, value in entry.items()}

@@ -141,7 +141,17 @@ class _Builder:
         self._sort(nodes)
         if self.matches is not None:
             _prune(root)
-        _total(root, root)
+        if self.fold:
+            _fold_values(root, 0)
+        for pointer, node in nodes.items():
+            if node.counts is None or node is root:
+                inside = self.checkpoint.sections.items()
+                node.counts = count(
+                    info
+                    for name, s in inside
+                    if node is root or pointers.is_below(name, pointer)
+                    for info in s.tensors.values()
+                )
         return root
 
     def _container(self, nodes: dict[str, Node], pointer: str) -> Node:
@@ -281,23 +291,15 @@ def _prune(node: Node) -> bool:
     return bool(node.children or node.tensors)
 
 
-def _total(root: Node, node: Node) -> None:
-    """Totals of containers: tied tensors once over the whole part."""
-    infos: list[TensorInfo] = []
-    if node.counts is None:
-        for child in node.children:
-            _total(root, child)
-            infos += child_tensors(child)
-        infos += [leaf.info for leaf in node.tensors]
-        node.counts = count(infos)
-    else:
-        for child in node.children:
-            _total(root, child)
-
-
-def child_tensors(node: Node) -> list[TensorInfo]:
-    """Every tensor below a node, those of folded blocks once."""
-    found = [leaf.info for leaf in node.tensors]
+def _fold_values(node: Node, level: int) -> int:
+    """Deep containers of nothing but plain values become one line; how many values there are below, -1 with tensors."""
+    below = 0
     for child in node.children:
-        found += child_tensors(child)
-    return found
+        inside = 1 if child.value is not None else _fold_values(child, level + 1)
+        below = -1 if below < 0 or inside < 0 else below + inside
+    if node.kind != "container" or node.tensors or node.section is not None:
+        return -1
+    if below > 2 and level > 1:
+        node.children = []
+        node.note = f"{below:,} values"
+    return below

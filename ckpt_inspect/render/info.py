@@ -19,7 +19,13 @@ def lines(info: Info, all_of_it: bool = True) -> Iterator[Line]:
     checkpoint = info.checkpoint
     name = checkpoint.path if checkpoint.selected is None else f"{checkpoint.path}#{checkpoint.selected}"
     writer = checkpoint.facts.get("writer")
-    yield [(escape(name), "file"), (f"   {checkpoint.format} · {size(checkpoint.size)}" + (f" · {escape(writer)}" if writer else ""), "")]
+    yield [
+        (escape(name), "file"),
+        (
+            f"   {checkpoint.format} · {size(checkpoint.size)}" + (f" · {escape(writer)}" if writer else ""),
+            "",
+        ),
+    ]
     for label, text in checkpoint.facts.items():
         if label not in _UNREMARKABLE and (label, text) != ("byteorder", "little"):
             yield from _row(label, escape(text))
@@ -29,15 +35,21 @@ def lines(info: Info, all_of_it: bool = True) -> Iterator[Line]:
         yield [(" " * _LABEL, ""), (f"… and {len(info.sections) - len(shown):,} more sections", "dim")]
     yield from _rows("values", [_value(value) for value in _notable(info, all_of_it)], all_of_it)
     yield from _rows("wrappers", [
-        [(f"{p.prefix}   ", "wrapper"), (f"{p.count} of {p.of} keys", ""), (f" of {escape(p.section)}" if p.section else "", ""),
+        [(f"{p.prefix}   ", "wrapper"), (f"{p.found} of {p.of} keys", ""), (f" of {escape(p.section)}" if p.section else "", ""),
          (f"   {p.wrapper}", "")] for p in info.prefixes
     ], all_of_it)  # fmt: skip
     yield from _rows("tied", [_tied(info, names) for names in info.shared], all_of_it)
     yield from _rows("oversized", [
         [(escape(", ".join(o.names[:3])), "bad"), (f"   {size(o.used)} used of {size(o.stored)} stored", "")] for o in info.oversized
     ], all_of_it)  # fmt: skip
-    yield from _rows("classes", [[(escape(cls), "class"), (f"   ×{n}", "")] for cls, n in info.foreign.items()], all_of_it)
-    yield from _rows("beside it", [[(escape(", ".join(checkpoint.siblings)), "")]] if checkpoint.siblings else [], all_of_it)
+    yield from _rows(
+        "classes", [[(escape(cls), "class"), (f"   ×{n}", "")] for cls, n in info.foreign.items()], all_of_it
+    )
+    yield from _rows(
+        "beside it",
+        [[(escape(", ".join(checkpoint.siblings)), "")]] if checkpoint.siblings else [],
+        all_of_it,
+    )
     yield from _weights_only(info)
     if info.load is not None:
         yield from _row("load", escape(info.load), "command")
@@ -62,9 +74,15 @@ def _rows(label: str, found: list[Line], all_of_it: bool) -> Iterator[Line]:
 def _section(facts: SectionFacts, all_of_it: bool) -> list[Line]:
     kind = facts.section.kind
     if facts.cls and kind != "state_dict":
-        kind = facts.cls.rpartition(".")[2] + ("" if facts.cls_recorded else "~") + (f" ({kind})" if kind == "module" else "")
+        kind = (
+            facts.cls.rpartition(".")[2]
+            + ("" if facts.cls_recorded else "~")
+            + (f" ({kind})" if kind == "module" else "")
+        )
     dtypes = " · ".join(f"{name} {size(n)}" for name, n in sorted(facts.dtypes.items(), key=lambda item: -item[1]))
-    devices = " · ".join(f"{escape(name)} {size(n)}" if len(facts.devices) > 1 else escape(name) for name, n in facts.devices.items())
+    devices = " · ".join(
+        f"{escape(name)} {size(n)}" if len(facts.devices) > 1 else escape(name) for name, n in facts.devices.items()
+    )
     pointer = escape(facts.section.pointer) or "(root)"
     return [
         [(pointer if all_of_it else shorten(pointer, 50), "section"), (f"   {escape(kind)}", "class")],
@@ -79,7 +97,10 @@ def _tied(info: Info, names: list[str]) -> Line:
         pointer = facts.section.pointer
         if pointer and all(name.startswith(pointer + "/") for name in names):
             keys = [escape(name[len(pointer) + 1 :]) for name in names]
-            return [(" ═ ".join(keys), "tied"), (f"   in {escape(pointer)}" if len(info.sections) > 1 else "", "dim")]
+            return [
+                (" ═ ".join(keys), "tied"),
+                (f"   in {escape(pointer)}" if len(info.sections) > 1 else "", "dim"),
+            ]
     return [(" ═ ".join(map(escape, names)), "tied")]
 
 
@@ -103,5 +124,7 @@ def _weights_only(info: Info) -> Iterator[Line]:
     if found.ok:
         yield from _row("weights_only", f"yes: torch {TORCH} loads it with weights_only=True", "good")
     else:
-        blocked = ", ".join(found.blocked[:6]) + (f" and {len(found.blocked) - 6} more" if len(found.blocked) > 6 else "")
+        blocked = ", ".join(found.blocked[:6]) + (
+            f" and {len(found.blocked) - 6} more" if len(found.blocked) > 6 else ""
+        )
         yield from _row("weights_only", f"no, for torch {TORCH}: {escape(blocked)}", "bad")

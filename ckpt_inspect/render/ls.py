@@ -61,7 +61,9 @@ def lines(listing: Listing, long: bool = False, columns_of_terminal: int = 80) -
 
     In saved order the rows stand under the name of their section, so that the keys have the room.
     """
-    grouped = not listing.sorted and listing.checkpoint.selected is None and any(r.section.pointer for r in listing.rows)
+    grouped = (
+        not listing.sorted and listing.checkpoint.selected is None and any(r.section.pointer for r in listing.rows)
+    )
     table = [_cells(row, long, grouped or listing.checkpoint.selected is not None) for row in listing.rows]
     header = _HEADER + (_LONG if long else [])
     used = [i for i in range(len(header)) if i < 4 or any(cells[i] not in ("", "-") for cells in table)]

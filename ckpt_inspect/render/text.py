@@ -28,7 +28,9 @@ def escape(text: str) -> str:
 def _escaped(match: re.Match[str]) -> str:
     character = match[0]
     code = ord(character)
-    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
+    return _SHORT.get(character) or (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
 
 
 def size(nbytes: int) -> str:

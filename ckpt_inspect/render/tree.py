@@ -21,7 +21,8 @@ def _file_line(tree: Tree) -> Line:
     checkpoint, root = tree.checkpoint, tree.root
     facts = f"   {checkpoint.format} · {size(checkpoint.size)}"
     if root.counts is not None and root.counts.tensors:
-        facts += " · " + totals(root.counts, roles=root.section is not None, nbytes=False)
+        alone = len(checkpoint.sections) == 1 and root.section is not None
+        facts += " · " + totals(root.counts, roles=alone, nbytes=False)
     line: Line = [(escape(root.name), "file"), (facts, "")]
     return line + _class(root)
 
@@ -39,7 +40,12 @@ def _below(node: Node, indent: str, fold: bool) -> Iterator[Line]:
 
 def _node_line(node: Node) -> Line:
     if node.value is not None:
-        return [(escape(node.name), "value"), (" = ", "dim"), (escape(node.value.text), "literal"), *_type(node)]
+        return [
+            (escape(node.name), "value"),
+            (" = ", "dim"),
+            (escape(node.value.text), "literal"),
+            *_type(node),
+        ]
     name = escape(node.name) or "''"
     line: Line = [(name, "wrapper" if node.wrapper else node.kind)]
     if node.repeat > 1:
@@ -98,7 +104,16 @@ def _summary(node: Node) -> str:
 
 def _alike(leaf: Leaf) -> tuple[object, ...]:
     info = leaf.info
-    return info.dtype, info.shape, info.device, role(info), leaf.tied_to is None or leaf.name, info.cls, info.layout, info.parts
+    return (
+        info.dtype,
+        info.shape,
+        info.device,
+        role(info),
+        leaf.tied_to is None or leaf.name,
+        info.cls,
+        info.layout,
+        info.parts,
+    )
 
 
 def _leaf_lines(leaves: list[Leaf], fold: bool) -> list[Line]:
@@ -111,20 +126,21 @@ def _leaf_lines(leaves: list[Leaf], fold: bool) -> list[Line]:
     shapes = [shape(group[0].info.shape) for group in groups]
     widest = max((width([(name, "")]) for name in names if len(name) <= 40), default=0)
     longest = max(map(len, shapes), default=0)
+    broadest = max((len(group[0].info.dtype) for group in groups), default=0)
     return [
-        _leaf_line(group, name, text.ljust(longest), widest)
+        _leaf_line(group, name, text.ljust(longest), widest, broadest)
         for group, name, text in zip(groups, names, shapes, strict=True)
     ]
 
 
-def _leaf_line(group: list[Leaf], name: str, dims: str, widest: int) -> Line:
+def _leaf_line(group: list[Leaf], name: str, dims: str, widest: int, broadest: int) -> Line:
     leaf, info = group[0], group[0].info
     kind = role(info)
     if len(group) > 1 and kind:
         kind = kind.replace("parameter", "parameters").replace("buffer", "buffers")
     style = "buffer" if info.role == "buffer" else "parameter" if info.role == "parameter" else "tensor"
     padding = " " * max(0, widest - width([(name, "")]))
-    line: Line = [(name + padding, style), (f"   {dims}", "shape"), (f"   {info.dtype}", "dtype")]
+    line: Line = [(name + padding, style), (f"   {dims}", "shape"), (f"   {info.dtype:{broadest}}", "dtype")]
     line.append((f"   {size(info.nbytes):>8}", "size"))
     if info.device not in (None, "cpu"):
         line.append((f"   {escape(str(info.device))}", "device"))

@@ -69,9 +69,7 @@ class Zoo(nn.Module):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.pair = nn.ModuleDict(
-            {"with space": nn.Conv2d(1, 4, 3), "plain": nn.Conv2d(1, 4, 3, padding="same")}
-        )
+        self.pair = nn.ModuleDict({"with space": nn.Conv2d(1, 4, 3), "plain": nn.Conv2d(1, 4, 3, padding="same")})
         self.steps = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
         self.body = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())
         self.rows = nn.ParameterList([nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))])
@@ -86,9 +84,7 @@ class Zoo(nn.Module):  # type: ignore[misc]
         self.double, self.flag, self.nothing = 0.1, True, None
         self.odd, self.unicode, self.words = 'a"\\\n\t(\x1b', "é", ["[", "#"]
 
-    def forward(
-        self, x: Tensor, sizes: dict[str, list[int]], color: Color = Color.BLUE
-    ) -> tuple[Tensor, Pair]:
+    def forward(self, x: Tensor, sizes: dict[str, list[int]], color: Color = Color.BLUE) -> tuple[Tensor, Pair]:
         for key, conv in self.pair.items():
             if key == "plain":
                 x = conv(x)
@@ -251,9 +247,7 @@ def zoo() -> dict[str, bytes]:
 
 
 def named(code: Code, name: str) -> Any:
-    found = [
-        declared for declared in code.classes.values() if original_name(declared.name).endswith(f".{name}")
-    ]
+    found = [declared for declared in code.classes.values() if original_name(declared.name).endswith(f".{name}")]
     assert len(found) == 1
     return found[0]
 
@@ -546,9 +540,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("layer", "args"), [(layer, args) for layer, many in LAYERS.items() for args in many]
-)
+@pytest.mark.parametrize(("layer", "args"), [(layer, args) for layer, many in LAYERS.items() for args in many])
 def test_recorded_arguments_make_the_same_layer(layer: str, args: str) -> None:
     stream = io.BytesIO()
     torch.jit.save(torch.jit.script(eval(f"nn.{layer}({args})")), stream)
@@ -700,9 +692,7 @@ def test_damaged_code_can_be_read(data: st.DataObject) -> None:
         b"= ",
     ],
 )
-@pytest.mark.parametrize(
-    "start", [b"", b"class A(Module):\n", b"class A(Module):\n  __parameters__ = [", b'x = """']
-)
+@pytest.mark.parametrize("start", [b"", b"class A(Module):\n", b"class A(Module):\n  __parameters__ = [", b'x = """'])
 def test_repetition_takes_no_stack_and_linear_time(start: bytes, piece: bytes) -> None:
     """No time is measured: a loop that reads bytes twice would take minutes here."""
     check_anything(start + piece * 20_000)

@@ -254,9 +254,7 @@ def test_a_recurrent_layer_with_something_missing_is_unknown(missing: str) -> No
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), flag, flag)
 @example(2, 4, 8, 8, True, True)
 def test_attention(heads: int, width: int, keys: int, values: int, bias: bool, bias_kv: bool) -> None:
-    module = nn.MultiheadAttention(
-        heads * width, heads, bias=bias, add_bias_kv=bias_kv, kdim=keys, vdim=values
-    )
+    module = nn.MultiheadAttention(heads * width, heads, bias=bias, add_bias_kv=bias_kv, kdim=keys, vdim=values)
     layer = check(module)
     assert layer.name == "MultiheadAttention"
     assert ("kdim" in layer.args) == (module.in_proj_weight is None)
@@ -609,9 +607,7 @@ def test_roles_left_open() -> None:
 
 # --- whatever the file says
 
-NAMES = [
-    *{name: None for build in (*RECOGNISED.values(), *HOOKABLE.values()) for name in described(build())[0]}
-]
+NAMES = [*{name: None for build in (*RECOGNISED.values(), *HOOKABLE.values()) for name in described(build())[0]}]
 NAMES += [
     "0",
     "1",
@@ -625,20 +621,16 @@ NAMES += [
     "²",
     "\ud800",
 ]
-NAMES += [
-    f"parametrizations.weight.{rest}" for rest in ("original", "original0", "original1", "0._u", "0._v")
-]
+NAMES += [f"parametrizations.weight.{rest}" for rest in ("original", "original0", "original1", "0._u", "0._v")]
 LAYOUTS = [list(described(build())[0]) for build in RECOGNISED.values()]
 sizes = st.one_of(st.integers(0, 4), st.sampled_from([-1, 12, 1024, 2**63, 10**5000]))
 tensors = st.tuples(
-    st.sampled_from(
-        ["float32", "bfloat16", "int64", "bool", "qint8", "float4_e2m1fn_x2", "F6_E2M3", "", "x"]
-    ),
+    st.sampled_from(["float32", "bfloat16", "int64", "bool", "qint8", "float4_e2m1fn_x2", "F6_E2M3", "", "x"]),
     st.one_of(st.lists(st.integers(0, 4), max_size=4), st.lists(sizes, max_size=9)).map(tuple),
 )
-modules = st.one_of(
-    st.lists(st.sampled_from(NAMES), max_size=6, unique=True), st.sampled_from(LAYOUTS)
-).flatmap(lambda names: st.fixed_dictionaries(dict.fromkeys(names, tensors)))
+modules = st.one_of(st.lists(st.sampled_from(NAMES), max_size=6, unique=True), st.sampled_from(LAYOUTS)).flatmap(
+    lambda names: st.fixed_dictionaries(dict.fromkeys(names, tensors))
+)
 children_names = st.lists(
     st.sampled_from(["0", "1", "2", "00", "", "²", "9" * 5000, "out_proj", "parametrizations", "module"]),
     max_size=4,

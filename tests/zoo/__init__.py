@@ -192,9 +192,7 @@ class SelfAttention(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
-        q, k, v = (
-            t.view(batch, length, self.heads, -1).transpose(1, 2) for t in self.c_attn(x).chunk(3, dim=-1)
-        )
+        q, k, v = (t.view(batch, length, self.heads, -1).transpose(1, 2) for t in self.c_attn(x).chunk(3, dim=-1))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[:length, :length])
         return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
 

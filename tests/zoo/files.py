@@ -218,9 +218,7 @@ def mnist_ckpt(
 ) -> None:
     model = MnistNet()
     layers = ("conv1", "conv2", "fc1", "fc2")
-    rates = [
-        {"params": getattr(model, layer).parameters(), "lr": 1e-3 / 2**n} for n, layer in enumerate(layers)
-    ]
+    rates = [{"params": getattr(model, layer).parameters(), "lr": 1e-3 / 2**n} for n, layer in enumerate(layers)]
     parameters = model.named_parameters() if named else rates if groups else model.parameters()
     optimizer = trained(model, torch.optim.Adam(parameters, lr=1e-3), steps)
     checkpoint = {
@@ -965,9 +963,7 @@ def safetensors_subbyte(path: Path) -> None:
 @saves("empty.safetensors", SAFETENSORS, tensors={})
 @saves("metadata.safetensors", SAFETENSORS, tensors={"w": (2, 2)}, metadata={"format": "pt", "epoch": "3"})
 @saves("order.safetensors", SAFETENSORS, tensors={"b.weight": (2, 2), "a.weight": (1,), "a.x": (0,), "c": ()})
-def safetensors_plain(
-    path: Path, tensors: dict[str, tuple[int, ...]], metadata: dict[str, str] | None = None
-) -> None:
+def safetensors_plain(path: Path, tensors: dict[str, tuple[int, ...]], metadata: dict[str, str] | None = None) -> None:
     safetensors.torch.save_file({name: torch.rand(shape) for name, shape in tensors.items()}, path, metadata)
 
 
@@ -1492,9 +1488,7 @@ CUT = {
 }
 
 for _original, _fraction in CUT.items():
-    saves(f"truncated-{_original}", FORMATS[_original], damaged=True, original=_original, fraction=_fraction)(
-        cut
-    )
+    saves(f"truncated-{_original}", FORMATS[_original], damaged=True, original=_original, fraction=_fraction)(cut)
 
 
 @saves("flipped.pth", damaged=True)
@@ -1555,9 +1549,7 @@ FOREIGNERS: dict[str, Callable[[], bytes]] = {
     "model.pt.gz": lambda: gzip.compress(b"\x80\x02}q\x00.", mtime=0),
     "image.png": lambda: b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(17),
     "plain.zip": lambda: zipped({"readme.txt": b"hello", "a/b.txt": b"there"}),
-    "model.keras": lambda: zipped(
-        {"metadata.json": b"{}", "config.json": b"{}", "model.weights.h5": b"\x89HDF"}
-    ),
+    "model.keras": lambda: zipped({"metadata.json": b"{}", "config.json": b"{}", "model.weights.h5": b"\x89HDF"}),
     "text.pt": lambda: b"just some notes\n",
     "code.pt": lambda: b"import torch\nprint(torch.__version__)\n",
     "config.json": lambda: b'{"hidden_size": 768}\n',

@@ -203,9 +203,7 @@ def _exported_rows(path: Path) -> Iterator[tuple[Row, Any]]:
     constants = {name: value for name, value in program.constants.items() if name not in state}
     walk = _Walk()
     for name, tensor in (state | constants).items():
-        role = (
-            "parameter" if name in signature.parameters else "buffer" if name in signature.buffers else None
-        )
+        role = "parameter" if name in signature.parameters else "buffer" if name in signature.buffers else None
         persistent = name in state
         yield walk.row(tensor, "", name, "module", role=role, persistent=persistent), tensor
 
@@ -253,9 +251,7 @@ def _torch_rows(path: Path) -> Iterator[tuple[Row, Any]]:
 
 def _load(path: Path, map_location: Any) -> Any:
     head = path.read_bytes()[:16]
-    if not (
-        head.startswith(b"PK") or tarfile.is_tarfile(path) or head[2:4] == b"\x8a\x0a" or _is_legacy(path)
-    ):
+    if not (head.startswith(b"PK") or tarfile.is_tarfile(path) or head[2:4] == b"\x8a\x0a" or _is_legacy(path)):
         with path.open("rb") as file:
             try:
                 return pickle.load(file)

@@ -1,0 +1,37 @@
+"""Formats that are known and not read here: the errors that name the official way."""
+
+from __future__ import annotations
+
+import os
+from shlex import quote
+
+from ..errors import UnsupportedError
+
+_DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+
+
+def distributed(path: str, what: str, directory: str | None = None) -> UnsupportedError:
+    """A distributed checkpoint (DCP), or one of its files."""
+    if directory is None:
+        hint = f"Its directory is the checkpoint: {_DCP} DIR out.pt"
+    else:
+        hint = f"Make one file of it: {_DCP} {quote(directory)} out.pt"
+    return UnsupportedError(f"{what} (DCP)", path=path, hint=hint)
+
+
+def deepspeed(path: str) -> UnsupportedError:
+    script = quote(os.path.join(path, "zero_to_fp32.py"))
+    return UnsupportedError(
+        "a DeepSpeed checkpoint directory",
+        path=path,
+        hint=f"Make one file of it with DeepSpeed's own script: python {script} {quote(path)} out.pt",
+    )
+
+
+def unzipped(path: str) -> UnsupportedError:
+    folder, name = os.path.split(os.path.abspath(path))
+    return UnsupportedError(
+        "an unzipped torch archive",
+        path=path,
+        hint=f"Zip it again, without compression: (cd {quote(folder)} && zip -0 -r {quote(name + '.pt')} {quote(name)})",
+    )
