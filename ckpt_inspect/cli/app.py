@@ -98,8 +98,8 @@ def _prepare_streams() -> None:
 
 def _usage(error: Exception, message: str, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
-    if not message and context is not None:  # no arguments at all: the help
-        typer.echo(context.get_help())
+    if type(error).__name__ == "NoArgsIsHelpError" or not message:  # no arguments at all: the help
+        typer.echo(message or (context.get_help() if context is not None else ""))
         return ERROR
     if as_json:
         _write_error(
@@ -114,8 +114,16 @@ def _usage(error: Exception, message: str, as_json: bool) -> int:
         )
         return ERROR
     path = getattr(context, "command_path", "ckpt") if context is not None else "ckpt"
-    typer.echo(f"ckpt: {message}\nTry: {path} --help", err=True)
+    typer.echo(f"ckpt: {message}{_meant(message)}\nTry: {path} --help", err=True)
     return ERROR
+
+
+def _meant(message: str) -> str:
+    """The command that a misspelt one was meant to be."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(message.split("'")[1], COMMANDS, n=1) if message.startswith("No such command '") else []
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _complain(error: CheckpointError, as_json: bool) -> int:

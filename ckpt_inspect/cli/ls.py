@@ -35,10 +35,11 @@ def command(
             options.write(render.plain(listing, long, path))
             return
         from ..render.terminal import console, show
+        from ..render.text import escape
 
         screen = console()
         if path is not None:
-            show([[(path, "file")]], screen)
+            show([[(escape(path), "file")]], screen)
         show(render.lines(listing, long, screen.width), screen)
 
     return options.each(files, section, as_json, quiet, SCHEMA, result, show)

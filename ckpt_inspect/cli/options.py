@@ -42,7 +42,7 @@ def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
 
 Files = Annotated[
     list[str],
-    typer.Argument(metavar="FILE…", help="Checkpoint files or directories; FILE#SECTION is a part.",
+    typer.Argument(metavar="FILE", help="Checkpoint files or directories; FILE#SECTION is a part.",
                    autocompletion=complete_file, show_default=False),
 ]  # fmt: skip
 Section = Annotated[

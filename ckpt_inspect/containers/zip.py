@@ -327,4 +327,6 @@ def _read_local_headers(archive: ZipArchive) -> None:
     if flags & 1 or method != _STORED or start >= source.size or not rest:
         return
     record = ZipRecord(rest, source.size - start, source.slice(start, source.size - start))
+    record.archive, record.raw_name, record.flags, record.method = archive, raw_name, flags, method
+    record.compressed, record.header_offset = record.nbytes, 0
     archive.records[rest] = record

@@ -33,5 +33,5 @@ def unzipped(path: str) -> UnsupportedError:
     return UnsupportedError(
         "an unzipped torch archive",
         path=path,
-        hint=f"Zip it again, without compression: (cd {quote(folder)} && zip -0 -r {quote(name + '.pt')} {quote(name)})",
+        hint=f"Zip it again, uncompressed: (cd {quote(folder)} && zip -0 -r {quote(name + '.pt')} {quote(name)})",
     )

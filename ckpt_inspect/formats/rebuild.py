@@ -70,7 +70,8 @@ class Storages:
         nbytes = numel * dtype.itemsize
         name = self.prefix + key
         record = self.records.get(name)
-        storage = Storage(name, nbytes, location, record, 0, self.byteorder)
+        word = 1 if dtype is _UNTYPED else dtype.itemsize // (2 if dtype.kind == "complex" else 1)
+        storage = Storage(name, nbytes, location, record, 0, self.byteorder, word)
         if record is None:
             self.missing(storage)
         elif record.nbytes != nbytes:

@@ -101,7 +101,7 @@ def _page(path: str, head: bytes, size: int) -> FormatError | None:
         return FormatError(
             f"an HTML page{said}, {size:,} bytes, not a checkpoint: the download saved a web page",
             path=path,
-            hint="Download it again with the link to the file itself; a login or a virus warning answers with a page.",
+            hint="Download it again with the link to the file itself; a login or a virus warning gives a page.",
         )
     if start.startswith(b"<?xml"):
         return FormatError(f"an XML document, {size:,} bytes, not a checkpoint: often a server's error message", path=path,

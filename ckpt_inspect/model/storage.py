@@ -49,9 +49,11 @@ class Storage:
         byteorder: ``little`` or ``big``.
         record: the record that holds it, None if the bytes are missing or were never stored.
         offset: where in the record it begins, in bytes.
+        word: bytes that a foreign ``byteorder`` reverses together: an element, half of a complex one; 1 where
+            the storage is untyped, which torch writes as it is.
     """
 
-    __slots__ = ("byteorder", "id", "location", "nbytes", "offset", "record")
+    __slots__ = ("byteorder", "id", "location", "nbytes", "offset", "record", "word")
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Storage:
         record: Record | None = None,
         offset: int = 0,
         byteorder: str = "little",
+        word: int = 1,
     ) -> None:
         self.id = id
         self.nbytes = nbytes
@@ -68,6 +71,7 @@ class Storage:
         self.record = record
         self.offset = offset
         self.byteorder = byteorder
+        self.word = word
 
     @property
     def data(self) -> Source | None:

@@ -12,17 +12,36 @@ _BATCH = 256
 
 def chunks(document: dict[str, Any]) -> Iterator[str]:
     """Pieces of the document and a newline; values that are iterators are written as arrays, piece by piece."""
-    opening = "{"
-    for key, value in document.items():
-        yield f"{opening}{_encode(key)}:"
-        opening = ","
-        if isinstance(value, Iterator):
-            yield from _array(value)
-        elif isinstance(value, dict) and any(isinstance(item, Iterator) for item in value.values()):
-            yield "".join(chunks(value)).rstrip("\n")
-        else:
-            yield _encode(value)
-    yield "}\n" if document else "{}\n"
+    yield from _pieces(document)
+    yield "\n"
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    if isinstance(value, Iterator):
+        yield from _array(value)
+    elif isinstance(value, dict) and any(map(_is_lazy, value.values())):
+        opening = "{"
+        for key, item in value.items():
+            yield f"{opening}{_encode(key)}:"
+            yield from _pieces(item)
+            opening = ","
+        yield "}"
+    elif isinstance(value, list) and any(map(_is_lazy, value)):
+        opening = "["
+        for item in value:
+            yield opening
+            yield from _pieces(item)
+            opening = ","
+        yield "]"
+    else:
+        yield _encode(value)
+
+
+def _is_lazy(value: Any) -> bool:
+    """Whether an iterator is in there, at most two containers down: a document, or a list of documents."""
+    if isinstance(value, dict):
+        return any(isinstance(item, Iterator) for item in value.values())
+    return isinstance(value, Iterator) or (isinstance(value, list) and bool(value) and _is_lazy(value[0]))
 
 
 def _array(items: Iterator[Any]) -> Iterator[str]:
@@ -41,4 +60,4 @@ def _array(items: Iterator[Any]) -> Iterator[str]:
 
 
 def dumps(document: dict[str, Any]) -> str:
-    return "".join(chunks(document)).rstrip("\n")
+    return "".join(_pieces(document))

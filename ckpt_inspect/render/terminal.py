@@ -12,18 +12,48 @@ if TYPE_CHECKING:
 
 # Colours of the 16 that every terminal has and its owner chose; nothing that matters is dim.
 STYLES = {
-    "file": "bold", "container": "bold", "section": "bold cyan", "optimizer": "bold cyan", "module": "bold",
-    "group": "", "guide": "bright_black", "dim": "bright_black", "class": "blue", "args": "blue", "wrapper": "bold yellow",
-    "repeat": "bold magenta", "totals": "", "parameter": "green", "buffer": "yellow", "tensor": "", "shape": "",
-    "dtype": "cyan", "size": "", "device": "magenta", "role": "", "tied": "magenta", "value": "", "literal": "cyan",
-    "label": "bold", "good": "green", "bad": "bold red", "hint": "bold", "command": "cyan", "bar": "cyan",
-}  # fmt: skip
+    "file": "bold",
+    "container": "bold",
+    "section": "bold cyan",
+    "optimizer": "bold cyan",
+    "module": "bold",
+    "group": "",
+    "guide": "bright_black",
+    "dim": "bright_black",
+    "class": "blue",
+    "args": "blue",
+    "wrapper": "bold yellow",
+    "repeat": "bold magenta",
+    "totals": "",
+    "parameter": "green",
+    "buffer": "yellow",
+    "tensor": "",
+    "shape": "",
+    "dtype": "cyan",
+    "size": "",
+    "device": "magenta",
+    "role": "",
+    "tied": "magenta",
+    "value": "",
+    "literal": "cyan",
+    "label": "bold",
+    "good": "green",
+    "bad": "bold red",
+    "hint": "bold",
+    "command": "cyan",
+    "bar": "cyan",
+}
 
 
 def console(stderr: bool = False) -> Console:
+    from os import environ
+
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr)
+    colour = None if environ.get("NO_COLOR") else "auto"  # Rich by itself would still print bold
+    return Console(
+        highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr, color_system=colour  # type: ignore[arg-type]
+    )
 
 
 def show(lines: Iterable[Line], to: Console | None = None, cut: bool = True) -> None:

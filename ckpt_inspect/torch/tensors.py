@@ -1,0 +1,288 @@
+"""Real tensors from what a checkpoint says of them: the arithmetic of ``torch._utils``, without the pickle.
+
+Classes that a file names are never imported. What torch itself would refuse (impossible sizes, indices out of
+bounds) is refused too, and what it does not check (nested sizes) is checked here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..dtypes import BY_NAME, PACKED
+from ..errors import CheckpointError, CorruptError, UnsupportedError
+from ..formats import numpy_values
+from ..formats.rebuild import pairs_of
+from ..model.graph import Global, Opaque
+from .storages import Storages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ..model.tensor import TensorInfo
+
+_STORAGE = "torch.storage"  # how a storage that was saved without a tensor is called
+_FROM_TYPE = ("torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type_v2")
+_REBUILT_PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+_PARAMETER = "torch.nn.parameter.Parameter"
+_FROM_NUMPY = ("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor")
+
+
+class Loader:
+    """Makes tensors. Those of one storage, made by one loader, share their memory: ties and views stay.
+
+    Where a storage is a byte range of a file it is mapped: made at once, read when touched, and copied page by
+    page when written to, so that the file never changes. Do not write over a file while its tensors are in use
+    (replacing it by a new one, as this package does, is fine); ``mmap=False`` reads everything now instead.
+
+    Args:
+        device: where the tensors go, whatever device the file names; None is the CPU. On ``meta`` nothing is read.
+        mmap: map what can be mapped; only on the CPU.
+
+    >>> import ckpt_inspect as ci
+    >>> from ckpt_inspect.torch import Loader
+    >>> loader = Loader()
+    >>> with ci.open("model.pt") as checkpoint:  # doctest: +SKIP
+    ...     embedding = loader.tensor(checkpoint["wte.weight"])  # shape (50257, 768)
+    ...     head = loader.tensor(checkpoint["lm_head.weight"])  # the same memory, if they are tied
+    """
+
+    def __init__(self, *, device: str | torch.device | None = None, mmap: bool = True) -> None:
+        self.device = torch.device("cpu" if device is None else device)
+        self._mmap = mmap
+        self._storages = Storages(self.device, mmap)
+        self._host: Loader | None = self if self.device.type == "cpu" else None
+
+    def tensor(self, info: TensorInfo) -> torch.Tensor:
+        """The tensor that ``info`` describes; see :func:`to_tensor`."""
+        if info.cls is not None and info.cls != _STORAGE and info.layout != "jagged":
+            raise _foreign(info)
+        call = _innermost(info.node)
+        if info.layout in _COMPOUND:
+            parts = {part.key: self._part(info, part) for part in info.parts}
+            with _torch_may_refuse(info):
+                made = _COMPOUND[info.layout](info, call, parts)
+        elif info.dtype in BY_NAME and BY_NAME[info.dtype].kind == "quantized":
+            parts = {part.key: self.tensor(part) for part in info.parts}
+            made = self._quantized(info, call, parts)
+        else:
+            made = self._strided(info, call)
+        with _torch_may_refuse(info):
+            if _is_parameter(info.node):
+                return torch.nn.Parameter(made, info.requires_grad is not False)
+            return made.requires_grad_() if info.requires_grad and not made.requires_grad else made
+
+    def _part(self, info: TensorInfo, part: TensorInfo) -> torch.Tensor:
+        """A component. Those that only say where the values of a nested tensor lie stay on the CPU, as in torch."""
+        if info.layout == "nested" and part.key != "buffer":
+            self._host = self._host or Loader(mmap=self._mmap)
+            return self._host.tensor(part)
+        return self.tensor(part)
+
+    def _strided(self, info: TensorInfo, call: Opaque | None) -> torch.Tensor:
+        if info.storage is None:
+            with _torch_may_refuse(info):
+                return torch.empty_strided(info.shape, info.stride or (), dtype=_dtype(info.dtype), device="meta")
+        name = _stored_dtype(info, call)
+        made = self._view(info, name, lambda dtype, device: torch.empty((0,), dtype=dtype, device=device))
+        with _torch_may_refuse(info):
+            bits = {bit: True for bit, is_set in (("conj", info.conj), ("neg", info.neg)) if is_set}
+            if bits:
+                torch._utils.set_tensor_metadata(made, bits)
+            return made if name == info.dtype else made.to(_dtype(info.dtype))
+
+    def _quantized(self, info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        if call is None or call.callee.name != "_rebuild_qtensor":
+            raise UnsupportedError(
+                f"{info.key!r} has the numbers of a quantized tensor ({info.dtype}) without its scale",
+                hint=f"They are there as integers: to_tensor(info._replace(dtype='{_integers(info.dtype)}')).",
+            )
+        scheme = call.args[4]
+        if not parts:
+            _, scale, zero_point = scheme
+            options = {"scale": scale, "zero_point": zero_point}
+            return self._view(info, info.dtype, lambda dtype, device: torch._empty_affine_quantized(
+                [0], dtype=dtype, device=device, **options))  # fmt: skip
+        axis = scheme[3]
+        # torch does not compare these with the shape (formats 2.3)
+        if type(axis) is not int or not 0 <= axis < len(info.shape) or any(
+            part.shape != (info.shape[axis],) for part in parts.values()
+        ):  # fmt: skip
+            raise CorruptError(f"{info.key!r}: its scales do not fit its shape {info.shape}")
+        size = [length if dim == axis else 0 for dim, length in enumerate(info.shape)]
+        return self._view(info, info.dtype, lambda dtype, device: torch._empty_per_channel_affine_quantized(
+            size, axis=axis, dtype=dtype, device=device, **parts))  # fmt: skip
+
+    def _view(self, info: TensorInfo, name: str, empty: Callable[[torch.dtype, torch.device], torch.Tensor]) -> torch.Tensor:
+        """A view of the storage of ``info``; ``empty`` makes a tensor of the right kind without elements."""
+        assert info.storage is not None
+        dtype, itemsize = _dtype(name), BY_NAME[name].itemsize
+        storage = self._storages.get(info.storage, itemsize)
+        if _extent(info, itemsize) > storage.nbytes():
+            raise CorruptError(
+                f"{info.key!r} needs {_extent(info, itemsize):,} bytes of a storage of {storage.nbytes():,}",
+                record=info.storage.id,
+            )
+        with _torch_may_refuse(info):
+            return empty(dtype, storage.device).set_(storage, info.storage_offset, info.shape, info.stride)
+
+
+def to_tensor(info: TensorInfo, *, device: str | torch.device | None = None) -> torch.Tensor:
+    """The real tensor, bit for bit as the file has it.
+
+    Its dtype, shape, stride and storage offset (in elements), layout, conjugate and negative bits, quantization
+    and ``requires_grad`` are those of the file; a recorded ``Parameter`` is one. Attributes and hooks that a file
+    hangs on a tensor are left out. Values are mapped where they can be: see :class:`Loader`, which also keeps
+    ties between several tensors.
+
+    Args:
+        info: from :func:`ckpt_inspect.open`, while the checkpoint is open.
+        device: where the tensor goes, whatever device the file names; None is the CPU. A tensor of ``meta``
+            stays there.
+
+    Raises:
+        UnsupportedError: a tensor subclass, which only its own class can make; a dtype torch does not have.
+        CorruptError: bytes are missing, or what the file says of the tensor is impossible.
+        FileError: the checkpoint was closed.
+
+    >>> import ckpt_inspect as ci
+    >>> from ckpt_inspect.torch import to_tensor
+    >>> with ci.open("mnist.pt") as checkpoint:  # doctest: +SKIP
+    ...     to_tensor(checkpoint["conv1.weight"]).shape
+    torch.Size([32, 1, 3, 3])
+    """
+    return Loader(device=device).tensor(info)
+
+
+# -- what the graph knows and TensorInfo does not -------------------------------------------------------------
+
+
+def _innermost(node: Any) -> Opaque | None:
+    """The call that makes the tensor itself, inside those that make it a parameter or give it attributes."""
+    for _ in range(32):
+        name = node.qualname if type(node) is Opaque else ""
+        if name in _REBUILT_PARAMETER:
+            node = node.args[0]
+        elif name in _FROM_TYPE:
+            node = Opaque("REDUCE", node.args[0], node.args[2])
+        else:
+            break
+    return node if type(node) is Opaque and type(node.callee) is Global else None
+
+
+def _is_parameter(node: Any) -> bool:
+    name = node.qualname if type(node) is Opaque else ""
+    if name in _FROM_TYPE:
+        return type(node.args[1]) is Global and node.args[1].qualname == _PARAMETER
+    return name == _PARAMETER or name in _REBUILT_PARAMETER
+
+
+def _stored_dtype(info: TensorInfo, call: Opaque | None) -> str:
+    """The dtype of the bytes: tensors that went through numpy became what numpy has (bfloat16: float32)."""
+    array = numpy_values.array(call.args[0]) if call is not None and call.qualname in _FROM_NUMPY else None
+    if array is None:
+        return info.dtype
+    if array.dtype not in BY_NAME or (array.code[0] == ">" and BY_NAME[array.dtype].itemsize > 1):
+        raise UnsupportedError(f"{info.key!r} is a numpy array of {array.code}, which torch cannot read")
+    return array.dtype
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None) if name in BY_NAME else None
+    if dtype is None:
+        raise UnsupportedError(
+            f"torch {torch.__version__} has no dtype {name}", hint="Its bytes are there: info.storage.data.read_at(0, n)."
+        )
+    return dtype
+
+
+def _integers(dtype: str) -> str:
+    return {"qint8": "int8", "qint32": "int32"}.get(dtype, "uint8")
+
+
+def _extent(info: TensorInfo, itemsize: int) -> int:
+    """Bytes from the start of the storage to the end of the last element."""
+    if 0 in info.shape:
+        return 0
+    last = info.storage_offset + sum((n - 1) * step for n, step in zip(info.shape, info.stride or (), strict=True))
+    return (last // PACKED.get(info.dtype, 1) + 1) * itemsize
+
+
+def _foreign(info: TensorInfo) -> UnsupportedError:
+    message = f"{info.key!r} is a {info.cls}: its class is never imported, and nothing else can make one"
+    if info.storage is not None:
+        return UnsupportedError(message, hint="Its values as a plain tensor: to_tensor(info._replace(cls=None)).")
+    names = ", ".join(part.key for part in info.parts)
+    return UnsupportedError(message, hint=f"The tensors inside it can be had: to_tensor(part) for info.parts: {names}.")
+
+
+@contextmanager
+def _torch_may_refuse(info: TensorInfo) -> Iterator[None]:
+    """Torch's errors as ours, and without its notes on sparse and nested tensors being new and quantized ones old."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (CheckpointError, torch.cuda.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CorruptError(f"torch refuses {info.key!r}: {reason}") from error
+
+
+# -- layouts that are made of parts ---------------------------------------------------------------------------
+
+
+def _coo(info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    # eager: (layout, (indices, values, size[, is_coalesced])); TorchScript leaves that flag out
+    data = call.args[1] if call is not None and len(call.args) == 2 else ()
+    coalesced = data[3] if len(data) > 3 and type(data[3]) is bool else None
+    return torch.sparse_coo_tensor(
+        parts["indices"], parts["values"], info.shape, check_invariants=True, is_coalesced=coalesced
+    )
+
+
+def _compressed(info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.sparse_compressed_tensor(
+        *parts.values(), info.shape, layout=getattr(torch, info.layout), check_invariants=True
+    )
+
+
+def _nested(info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    buffer, sizes, strides, offsets = (parts[name] for name in ("buffer", "sizes", "strides", "offsets"))
+    rows = zip(sizes.tolist(), strides.tolist(), offsets.tolist(), strict=True)
+    for size, stride, offset in rows:  # torch takes them as they are
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if min(size, default=0) < 0 or offset < 0 or (0 not in size and not 0 <= last < buffer.numel()):
+            raise ValueError("a nested tensor that reaches beyond its buffer")
+    return torch._nested_view_from_buffer(buffer, sizes, strides, offsets)
+
+
+def _jagged(info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    from torch.nested._internal.nested_tensor import NestedTensor
+
+    facts = pairs_of(call.args[0]) if call is not None else {}
+    values, offsets, lengths = parts["values"], parts["offsets"], parts.get("lengths")
+    ragged = facts.get("_ragged_idx", 1)
+    _check_offsets(offsets, lengths, values.shape[ragged - 1])
+    return NestedTensor(
+        values, offsets, lengths=lengths, _ragged_idx=ragged, requires_grad=facts.get("requires_grad") is True
+    )
+
+
+def _check_offsets(offsets: torch.Tensor, lengths: torch.Tensor | None, size: int) -> None:
+    if offsets.is_meta:
+        return
+    starts = offsets.tolist()
+    ends = starts[1:] if lengths is None else [a + n for a, n in zip(starts, lengths.tolist(), strict=False)]
+    if not starts or any(not 0 <= start <= end <= size for start, end in zip(starts, ends, strict=False)):
+        raise ValueError("a jagged tensor that reaches beyond its values")
+
+
+_COMPOUND: dict[str, Callable[[TensorInfo, Opaque | None, dict[str, torch.Tensor]], torch.Tensor]] = {
+    "sparse_coo": _coo, "sparse_csr": _compressed, "sparse_csc": _compressed, "sparse_bsr": _compressed,
+    "sparse_bsc": _compressed, "nested": _nested, "jagged": _jagged,
+}  # fmt: skip

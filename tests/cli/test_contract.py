@@ -1,0 +1,282 @@
+"""Design 3, seen from outside: JSON documents, exit statuses, streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import FIXTURES, Run
+
+TENSOR_KEYS = [
+    "name", "section", "key", "dtype", "shape", "stride", "storage_offset", "device", "nbytes", "storage",
+    "requires_grad", "role", "role_from", "persistent", "layout", "class", "parts", "param", "param_from",
+]  # fmt: skip
+
+
+def document(ckpt: Run, *arguments: str | Path) -> Any:
+    done = ckpt(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    return json.loads(done.stdout, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+
+
+def test_ls_document(ckpt: Run) -> None:
+    found = document(ckpt, "ls", "run.ckpt")
+    assert list(found) == ["schema", "path", "format", "tensors", "values", "problems"]
+    assert found["schema"] == "ckpt-inspect/ls/1"
+    assert all(list(entry) == TENSOR_KEYS for entry in found["tensors"])
+    first = found["tensors"][0]
+    assert first["name"] == "model_state_dict/module.stage1.0.weight"
+    assert (first["section"], first["key"]) == ("model_state_dict", "module.stage1.0.weight")
+    assert (first["dtype"], first["shape"], first["stride"]) == ("float32", [12, 3, 3, 3], [27, 9, 3, 1])
+    assert (first["role"], first["role_from"]) == ("parameter", "optimizer")
+    state = next(entry for entry in found["tensors"] if entry["key"] == "state/0/exp_avg")
+    assert (state["param"], state["param_from"]) == (first["name"], "derived")
+    assert {"name": "epoch", "type": "int", "value": 10} in found["values"]
+
+
+def test_info_document(ckpt: Run) -> None:
+    found = document(ckpt, "info", "run.ckpt")
+    keys = ["schema", "path", "format", "size", "sections", "candidates", "prefixes", "shared", "oversized",
+            "globals", "weights_only", "hints", "problems"]  # fmt: skip
+    assert [key for key in found if key in keys] == keys
+    assert found["size"] == (FIXTURES / "run.ckpt").stat().st_size
+    assert found["candidates"] == ["model_state_dict"]
+    assert found["prefixes"] == [{"section": "model_state_dict", "prefix": "module.", "count": 25, "of": 25}]
+    assert found["weights_only"] == {"ok": True, "blocked": [], "torch": "2.13.0"}
+    assert ["model_state_dict/module.stage1.0.weight", "model_state_dict/module.stage2.module.0.weight"] in found[
+        "shared"
+    ]
+    weights = found["sections"][0]
+    assert {key: weights[key] for key in ("section", "kind", "tensors")} == {
+        "section": "model_state_dict", "kind": "state_dict", "tensors": 25,
+    }  # fmt: skip
+    assert {"name": "collections.OrderedDict", "count": 88} in found["globals"] or found["globals"]
+
+
+def test_info_load_line_is_right(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = document(ckpt, "info", "run.ckpt")
+    monkeypatch.chdir(FIXTURES)
+    scope: dict[str, Any] = {"torch": torch}
+    exec(found["load"], scope)
+    assert len(scope["state_dict"]) == 25
+
+
+def test_hints_name_only_commands_that_exist(ckpt: Run) -> None:
+    from ckpt_inspect.commands import COMMANDS
+
+    for name in ("run.ckpt", "tied.pt", "lightning.ckpt", "lenet.pt"):
+        for hint in document(ckpt, "info", name)["hints"]:
+            assert set(hint) == {"code", "message", "command"}
+            if hint["command"] is not None:
+                program, command, *_ = hint["command"].split()
+                assert program == "ckpt"
+                assert command in COMMANDS
+                done = subprocess.run(
+                    f"{sys.executable} -m ckpt_inspect {hint['command'].removeprefix('ckpt ')}",
+                    shell=True, cwd=FIXTURES, capture_output=True, check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stderr
+
+
+def test_tree_document(ckpt: Run) -> None:
+    found = document(ckpt, "tree", "run.ckpt")
+    assert found["schema"] == "ckpt-inspect/tree/1"
+    node = found["root"]
+    assert list(node) == ["name", "class", "class_from", "children", "tensors", "numel", "nbytes"]
+    for name in ("model_state_dict", "module", "stage1", "0"):
+        node = next(child for child in node["children"] if child["name"] == name)
+    assert (node["class"], node["class_from"]) == ("Conv2d", "inferred")
+    assert [leaf["key"] for leaf in node["tensors"]] == ["module.stage1.0.weight", "module.stage1.0.bias"]
+    assert (node["numel"], node["nbytes"]) == (336, 1344)
+
+
+def test_several_files(ckpt: Run) -> None:
+    for command in ("ls", "info", "tree"):
+        found = document(ckpt, command, "run.ckpt", "gpt.safetensors")
+        assert list(found) == ["schema", "files"]
+        assert [entry["path"] for entry in found["files"]] == ["run.ckpt", "gpt.safetensors"]
+    done = ckpt("ls", "run.ckpt", "nothing.pt", "gpt.safetensors")
+    assert done.returncode == 2
+    assert "nothing.pt" in done.stderr
+    assert {line.split("\t")[0] for line in done.stdout.splitlines()} == {"run.ckpt", "gpt.safetensors"}
+
+
+def test_section_by_hash_and_by_option(ckpt: Run) -> None:
+    by_hash = document(ckpt, "ls", "run.ckpt#model_state_dict")
+    by_option = document(ckpt, "ls", "run.ckpt", "--section", "model_state_dict")
+    assert by_hash == by_option
+    assert len(by_hash["tensors"]) == 25
+    assert by_hash["tensors"][0]["key"] == "module.stage1.0.weight"
+    done = ckpt("ls", "run.ckpt#model_state_dit", "--json")
+    error = json.loads(done.stderr)["error"]
+    assert done.returncode == 2
+    assert error["type"] == "MissingKeyError"
+    assert "model_state_dict" in error["hint"]
+
+
+def test_hash_in_a_file_name(ckpt: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a#b.pt"
+    torch.save({"w": torch.zeros(2)}, path)
+    assert document(ckpt, "ls", path)["tensors"][0]["key"] == "w"
+    torch.save({"m": {"w": torch.zeros(2)}}, path)
+    assert document(ckpt, "ls", f"{path}#m")["tensors"][0]["key"] == "w"
+
+
+def test_selected_container_above_sections(ckpt: Run, tmp_path: Path) -> None:
+    path = tmp_path / "rl.pt"
+    torch.save({"models": [{"w": torch.zeros(2)}, {"w": torch.zeros(2)}], "step": 1}, path)
+    rows = document(ckpt, "ls", f"{path}#models")["tensors"]
+    assert [row["key"] for row in rows] == ["0/w", "1/w"]
+    assert [row["name"] for row in rows] == ["models/0/w", "models/1/w"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["ls", "nothing.pt"], "MissingFileError"),
+        (["ls", "page.pt"], "FormatError"),
+        (["ls"], "UsageError"),
+        (["ls", "run.ckpt", "--wrong"], "UsageError"),
+        (["lss", "run.ckpt"], "UsageError"),
+        (["ls", "run.ckpt", "--sort", "colour"], "SelectionError"),
+    ],
+)
+def test_errors(ckpt: Run, arguments: list[str], kind: str) -> None:
+    plain = ckpt(*arguments)
+    assert plain.returncode == 2
+    assert plain.stdout == ""
+    assert plain.stderr.startswith("ckpt: ")
+    assert "Traceback" not in plain.stderr
+    as_json = ckpt(*arguments, "--json")
+    assert as_json.returncode == 2
+    assert as_json.stdout == ""
+    found = json.loads(as_json.stderr)
+    assert found["schema"] == "ckpt-inspect/error/1"
+    assert list(found["error"]) == ["type", "message", "path", "record", "offset", "hint"]
+    assert found["error"]["type"] == kind
+
+
+def test_damaged_file_is_shown_with_status_2(ckpt: Run, tmp_path: Path) -> None:
+    data = (FIXTURES / "run.ckpt").read_bytes()
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes(data[: len(data) * 6 // 10])
+    done = ckpt("ls", path)
+    assert done.returncode == 2
+    assert len(done.stdout.splitlines()) == 61
+    assert f"{len(data) * 6 // 10:,} bytes are there" in done.stderr
+    found = json.loads(ckpt("ls", path, "--json").stdout)
+    assert "cut" in found["problems"][0]
+
+
+def test_quiet_and_help_and_version(ckpt: Run) -> None:
+    assert ckpt("ls", "run.ckpt", "-q").stdout == ""
+    for command in ("info", "tree", "ls"):
+        done = ckpt(command, "--help")
+        assert done.returncode == 0
+        assert f"Example: ckpt {command} " in done.stdout
+    assert ckpt("--version").stdout.startswith("ckpt-inspect ")
+    assert "Commands:" in ckpt().stdout
+
+
+def test_piped_ls_is_tab_separated(ckpt: Run) -> None:
+    lines = ckpt("ls", "run.ckpt").stdout.splitlines()
+    cells = lines[0].split("\t")
+    assert cells == ["model_state_dict/module.stage1.0.weight", "float32", "12,3,3,3", "1296", "cpu", "parameter"]
+    scalar = next(line for line in lines if "num_batches_tracked" in line).split("\t")
+    assert scalar[2] == "()"
+    assert scalar[5] == "buffer~"
+    assert all(len(line.split("\t")) == 6 for line in lines)
+
+
+def test_long_keys_are_never_cut_when_piped(ckpt: Run, tmp_path: Path) -> None:
+    key = ".".join(["block"] * 60) + ".weight"
+    torch.save({key: torch.zeros(1)}, tmp_path / "long.pt")
+    assert ckpt("ls", tmp_path / "long.pt").stdout.split("\t")[0] == key
+    assert "weight" in ckpt("tree", tmp_path / "long.pt").stdout
+
+
+def test_odd_keys_stay_on_one_line(ckpt: Run, tmp_path: Path) -> None:
+    keys = ["a\nb", "t\tab", "\x1b[31mred", "\u202eevil", "\udc80", "sp ace", "ключ", "a/b", "a~b"]
+    torch.save({key: torch.zeros(1) for key in keys}, tmp_path / "odd.pt")
+    done = ckpt("ls", tmp_path / "odd.pt")
+    shown = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert shown == [
+        "a\\nb", "t\\tab", "\\x1b[31mred", "\\u202eevil", "\\udc80", "sp ace", "ключ", "a~1b", "a~0b",
+    ]  # fmt: skip
+    rows = document(ckpt, "ls", tmp_path / "odd.pt")["tensors"]
+    assert [row["key"] for row in rows] == keys
+
+
+def test_filter_and_sort(ckpt: Run) -> None:
+    biases = [line.split("\t")[0] for line in ckpt("ls", "lenet.pt", "--filter", "*.bias").stdout.splitlines()]
+    assert biases == ["conv1.bias", "conv2.bias", "fc1.bias", "fc2.bias", "fc3.bias"]
+    sizes = [int(line.split("\t")[3]) for line in ckpt("ls", "lenet.pt", "--sort", "size").stdout.splitlines()]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_closed_pipe_ends_silently() -> None:
+    command = f"{sys.executable} -m ckpt_inspect ls {FIXTURES}/run.ckpt {FIXTURES}/gpt.safetensors | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_ascii_terminal(ckpt: Run) -> None:
+    done = ckpt("tree", "run.ckpt", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_special_files_are_refused(ckpt: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    done = ckpt("ls", tmp_path / "pipe.pt")
+    assert done.returncode == 2
+    assert "a named pipe" in done.stderr
+    assert ckpt("ls", "/dev/null").returncode == 2
+
+
+def test_symlinks_are_followed(ckpt: Run, tmp_path: Path) -> None:
+    (tmp_path / "link.pt").symlink_to(FIXTURES / "run.ckpt")
+    assert ckpt("ls", tmp_path / "link.pt").returncode == 0
+
+
+def test_looking_never_writes(ckpt: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    path.write_bytes((FIXTURES / "run.ckpt").read_bytes())
+    path.chmod(0o400)
+    before = path.stat()
+    for command in ("info", "tree", "ls"):
+        assert ckpt(command, path).returncode == 0
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
+    assert os.listdir(tmp_path) == ["run.ckpt"]
+
+
+def test_completion_of_keys_and_sections() -> None:
+    from types import SimpleNamespace
+    from typing import cast
+
+    import typer
+
+    from ckpt_inspect.cli.options import complete_file, complete_key
+
+    path = str(FIXTURES / "run.ckpt")
+    context = cast("typer.Context", SimpleNamespace(params={"files": [path]}))
+    assert complete_file(context, f"{path}#mod") == [f"{path}#model_state_dict"]
+    assert complete_file(context, path) == []
+    assert complete_key(context, "module.fc2") == ["module.fc2.weight", "module.fc2.bias"]
+
+
+def test_shell_completion_of_sections(ckpt: Run) -> None:
+    done = ckpt(
+        _CKPT_COMPLETE="complete_bash", COMP_WORDS="ckpt tree run.ckpt#opt", COMP_CWORD="2", _TYPER_COMPLETE_ARGS="x"
+    )
+    assert "run.ckpt#optimizer_state_dict" in done.stdout

@@ -1,0 +1,84 @@
+"""Exact output, piped and on terminals of 80 and 160 columns. ``pytest --overwrite`` writes it anew."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FIXTURES, Run
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+CASES = [
+    ("tree", "run.ckpt"), ("tree", "gpt.safetensors"), ("tree", "lenet.pt"), ("tree", "scripted.pt"),
+    ("tree", "lightning.ckpt"), ("tree", "tied.pt"), ("tree", "legacy.pth"), ("tree", "tar2017.pth.tar"),
+    ("tree", "sharded"), ("info", "run.ckpt"), ("info", "lightning.ckpt"), ("info", "lenet.pt"),
+    ("info", "traced.pt"), ("info", "tied.pt"), ("info", "sharded"), ("ls", "run.ckpt"), ("ls", "tied.pt"),
+    ("ls", "mnist.ckpt"),
+]  # fmt: skip
+
+
+def check(name: str, text: str, request: pytest.FixtureRequest) -> None:
+    path = GOLDEN / f"{name}.txt"
+    if request.config.getoption("--overwrite"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("command", "name"), CASES)
+def test_piped(command: str, name: str, ckpt: Run, request: pytest.FixtureRequest) -> None:
+    done = ckpt(command, name)
+    assert done.returncode == 0, done.stderr
+    check(f"{command}-{name}", done.stdout, request)
+
+
+def on_terminal(arguments: list[str], columns: int, **environment: str) -> str:
+    """Run ``ckpt`` on a pseudo-terminal of that width; what appeared on it."""
+    import fcntl
+    import termios
+
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    env = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
+    env.pop("COLUMNS", None)
+    if "NO_COLOR" not in environment:
+        env.pop("NO_COLOR", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ckpt_inspect", *arguments], stdout=follower, stderr=follower, cwd=FIXTURES, env=env
+    )
+    os.close(follower)
+    seen = b""
+    while select.select([leader], [], [], 60)[0]:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    assert process.wait() == 0
+    os.close(leader)
+    return seen.decode("utf-8").replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+@pytest.mark.parametrize(("command", "name"), CASES)
+def test_terminal(command: str, name: str, columns: int, request: pytest.FixtureRequest) -> None:
+    text = on_terminal([command, name], columns, NO_COLOR="1")
+    assert "\x1b" not in text
+    if command != "info":  # its lines are to be pasted: left to wrap
+        from ckpt_inspect.render.text import width
+
+        assert max(width([(line, "")]) for line in text.splitlines()) <= columns
+    check(f"{command}-{name}-{columns}", text, request)
+
+
+def test_colour_is_there_without_no_color() -> None:
+    assert "\x1b[" in on_terminal(["tree", "run.ckpt"], 80)

@@ -1,0 +1,227 @@
+"""A process that opens what others made: each file in a fork of its own, with limits and an audit hook.
+
+Run as ``python -m tests.hostile.sandbox``; reads a path a line, answers with one line of JSON each.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import pkgutil
+import resource
+import signal
+import subprocess
+import sys
+import traceback
+import unicodedata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MEMORY = 300_000  # kilobytes of resident memory that no file under a megabyte may take
+_ADDRESSES = 2 << 30  # bytes of address space: what grows without end gets a MemoryError, not the machine
+_SECONDS = 20  # of processor time: only a guard against hangs
+_ALLOWED = {"open", "os.listdir"}
+
+
+class Outcome(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+        error: class of the CheckpointError, ``""`` where the file opened.
+        said: its message and hint, or the problems of the checkpoint, one a line.
+        leaked: traceback of any other exception, a signal, or ``""``.
+        events: audit events that looking at a file has no business with.
+        unsafe: characters that would reach a terminal raw.
+        seconds, kilobytes: what it took.
+    """
+
+    error: str
+    said: str
+    leaked: str
+    events: list[str]
+    unsafe: str
+    seconds: float
+    kilobytes: int
+
+
+class Sandbox:
+    """The process, from outside."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.hostile.sandbox"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+
+    def open(self, path: Path) -> Outcome:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(str(path)) + "\n")
+        self.process.stdin.flush()
+        return Outcome(*json.loads(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process.wait(60)
+
+
+def look(path: str) -> tuple[list[str], list[str]]:
+    """Everything that looks: open, the operations, their JSON and text. Problems, and all text that came out."""
+    import ckpt_inspect
+    from ckpt_inspect.render import html, info, json, ls, plain, terminal, tree
+
+    checkpoint = ckpt_inspect.open(path)
+    listing, card = ckpt_inspect.ls(checkpoint), ckpt_inspect.info(checkpoint)
+    out = [json.dumps(listing.to_dict()), json.dumps(card.to_dict())]
+    for fold in (True, False):
+        found = ckpt_inspect.tree(checkpoint, fold=fold)
+        out += [json.dumps(found.to_dict()), *plain.texts(tree.lines(found, fold))]
+    out += [
+        *ls.plain(listing),
+        *ls.plain(listing, True, path),
+        *plain.texts(info.lines(card)),
+        *plain.texts(info.lines(card, False)),
+    ]
+    if len(listing.rows) + len(checkpoint.values) < 5000:
+        from rich.console import Console
+
+        out.append(html.page(tree.lines(found)))
+        screen = io.StringIO()
+        terminal.show(ls.lines(listing, True), Console(file=screen, force_terminal=True, color_system=None, width=100))
+        out.append(screen.getvalue())
+    return checkpoint.problems, out
+
+
+def command(path: str) -> list[str]:
+    """What the command line writes, errors and problems too."""
+    from ckpt_inspect.cli.app import run
+
+    here = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    try:
+        status = run(["info", path])
+        texts = [sys.stdout.getvalue(), sys.stderr.getvalue()]
+    finally:
+        sys.stdout, sys.stderr = here
+    if status not in (0, 2):
+        raise SystemError(f"exit status {status}")
+    return texts
+
+
+def unsafe(texts: list[str]) -> str:
+    """Controls, surrogates, line separators and bidirectional marks; by Unicode's own tables, not the package's."""
+    seen = {character for text in texts if not (text.isascii() and text.isprintable()) for character in set(text)} - {
+        "\n",
+        "\t",
+    }
+    return "".join(sorted(filter(_dangerous, seen))).encode("unicode-escape").decode()
+
+
+def _dangerous(character: str) -> bool:
+    bidi = unicodedata.bidirectional(character) in ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+    return (
+        bidi
+        or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        or character in "\u200e\u200f\u061c\u200b\ufeff"
+    )
+
+
+def _run(path: str) -> dict[str, Any]:
+    from ckpt_inspect.errors import CheckpointError
+
+    error, said, leaked, output = "", [], "", []
+    events: list[str] = []
+    watching = True
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if watching and not (event in _ALLOWED and _inside(str(args[0]), path)):
+            events.append(f"{event} {str(args)[:80]}")
+
+    sys.addaudithook(hook)
+    try:
+        try:
+            problems, output = look(path)
+            said = problems
+        except CheckpointError as found:
+            error, said = type(found).__name__, [found.message, found.hint or ""]
+            str(found)
+            output = [json.dumps(found.to_dict())]
+        watching = False  # Typer compiles annotations of its own
+        output += command(path)
+    except BaseException:
+        watching = False
+        leaked = "".join(traceback.format_exc(limit=-6))[-3000:]
+    watching = False
+    return {
+        "error": error,
+        "said": "\n".join(said)[:100_000],
+        "leaked": leaked,
+        "events": events[:20],
+        "unsafe": unsafe(output),
+    }
+
+
+def _inside(opened: str, path: str) -> bool:
+    return opened == path or opened.startswith(path + os.sep) or os.path.dirname(opened) == os.path.dirname(path)
+
+
+def _fork(path: str) -> Outcome:
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
+        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with open(write, "w") as pipe:
+            json.dump(_run(path), pipe)
+        os._exit(0)
+    os.close(write)
+    with open(read) as pipe:
+        answer = pipe.read()
+    _, status, used = os.wait4(child, 0)
+    facts = json.loads(answer) if answer else dict.fromkeys(("error", "said", "leaked", "unsafe"), "") | {"events": []}
+    if not answer:
+        died = os.waitstatus_to_exitcode(status)
+        facts["leaked"] = f"died: {signal.Signals(-died).name if died < 0 else died}"
+    return Outcome(**facts, seconds=used.ru_utime + used.ru_stime, kilobytes=used.ru_maxrss)
+
+
+def _warm_up() -> None:
+    """Import what is imported late, so that any import after this is one too many."""
+    import ckpt_inspect
+
+    for found in pkgutil.walk_packages(ckpt_inspect.__path__, "ckpt_inspect."):
+        if not found.name.startswith("ckpt_inspect.torch") and not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    for late in ("difflib", "html", "shlex", "rich.console", "rich.text", "rich.cells", "encodings.raw_unicode_escape",
+                 "encodings.utf_16", "encodings.utf_16_le", "encodings.utf_16_be", "encodings.utf_32", "encodings.utf_32_le",
+                 "encodings.utf_32_be", "encodings.latin_1", "encodings.unicode_escape"):  # fmt: skip
+        importlib.import_module(late)
+    from . import build
+
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"ckpt-sandbox-{os.getpid()}"
+    folder.mkdir()
+    sample = folder / "sample.pt"
+    sample.write_bytes(build.checkpoint(build.dict_of(build.text("a\u200b\u4e00"), build.tensor())))
+    try:
+        look(str(sample))
+        command(str(sample))
+        command(str(folder / "simple.pt"))
+    finally:
+        sample.unlink()
+        folder.rmdir()
+
+
+def main() -> None:
+    _warm_up()
+    for line in sys.stdin:
+        print(json.dumps(_fork(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
