@@ -89,7 +89,8 @@ ALLOWED: frozenset[str] = frozenset(
         "_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set", "collections.Counter",
         "collections.OrderedDict", "torch.Size", "torch.Tensor", "torch._tensor._rebuild_from_type_v2", "torch.device",
         "torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.TypedStorage",
-        "torch.storage.UntypedStorage", "torch.ComplexDoubleStorage", "torch.ComplexFloatStorage",
+        "torch.storage.UntypedStorage",
+        *(f"{module}.Complex{kind}Storage" for module in ("torch", "torch.cuda") for kind in ("Double", "Float")),
         *(f"torch.{kind}Storage" for kind in ("QInt32", "QInt8", "QUInt2x4", "QUInt4x2", "QUInt8")),
         *(f"{module}.{kind}{what}" for module in ("torch", "torch.cuda") for kind in _ELEMENTS
           for what in ("Storage", "Tensor")),

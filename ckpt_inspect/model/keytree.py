@@ -135,8 +135,7 @@ def blocks(node: KeyNode, fold: bool = True) -> list[Block]:
             runs.append([child])
     found: list[Block] = []
     for run in runs:
-        lines = sum(1 + len(n.tensors) for n in run[0].walk())
-        if (len(run) - 1) * lines >= 4:
+        if len(run) > 1 and (len(run) - 1) * sum(1 + len(n.tensors) for n in run[0].walk()) >= 4:
             found.append(Block(run))
         else:
             found.extend(Block([single]) for single in run)

@@ -32,6 +32,7 @@ class FileSource:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.fd = -1
         try:
             # O_NONBLOCK: opening a FIFO that nobody writes must not hang.
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -15,7 +15,7 @@ class Counts(NamedTuple):
         tensors: entries, tied ones each.
         parameters, buffers, unknown: elements by role, tied ones once.
         buffer_tensors: how many tensors are buffers, tied ones once.
-        inferred: whether any of the roles was inferred.
+        inferred: the roles of which at least one was inferred.
         nbytes: logical bytes, tied ones once.
     """
 
@@ -24,7 +24,7 @@ class Counts(NamedTuple):
     buffers: int
     unknown: int
     buffer_tensors: int
-    inferred: bool
+    inferred: frozenset[str]
     nbytes: int
 
     @property
@@ -32,11 +32,25 @@ class Counts(NamedTuple):
         return self.parameters + self.buffers + self.unknown
 
 
+def add(own: Counts, below: Iterable[tuple[Counts, int]]) -> Counts:
+    """The sum of disjoint parts, each so many times; only where no tensor of one is tied to one of another."""
+    tensors, parameters, buffers, unknown, buffer_tensors, inferred, nbytes = own
+    for part, times in below:
+        tensors += part.tensors * times
+        parameters += part.parameters * times
+        buffers += part.buffers * times
+        unknown += part.unknown * times
+        buffer_tensors += part.buffer_tensors * times
+        inferred |= part.inferred
+        nbytes += part.nbytes * times
+    return Counts(tensors, parameters, buffers, unknown, buffer_tensors, inferred, nbytes)
+
+
 def count(infos: Iterable[TensorInfo]) -> Counts:
     """Count tensors."""
     tensors = nbytes = buffers = 0
     elements: dict[str | None, int] = {"parameter": 0, "buffer": 0, None: 0}
-    inferred = False
+    inferred: set[str] = set()
     seen: set[Any] = set()
     for info in infos:
         tensors += 1
@@ -47,6 +61,8 @@ def count(infos: Iterable[TensorInfo]) -> Counts:
             seen.add(view)
         elements[info.role] += info.numel
         buffers += info.role == "buffer"
-        inferred = inferred or info.role_from == "inferred"
+        if info.role_from == "inferred" and info.role is not None:
+            inferred.add(info.role)
         nbytes += info.nbytes
-    return Counts(tensors, elements["parameter"], elements["buffer"], elements[None], buffers, inferred, nbytes)
+    parameters, buffer_elements, unknown = elements["parameter"], elements["buffer"], elements[None]
+    return Counts(tensors, parameters, buffer_elements, unknown, buffers, frozenset(inferred), nbytes)

@@ -14,7 +14,7 @@ from ..model.tensor import TensorInfo
 from ..model.wrappers import wrapper_name
 from .ls import pattern
 from .plain import safe
-from .summary import Counts, count
+from .summary import Counts, add, count
 
 SCHEMA = "ckpt-inspect/tree/1"
 
@@ -216,13 +216,13 @@ class _Builder:
 
     def _module(self, node: Node, source: KeyNode, section: Section, depth: int | None, leads: frozenset[str]) -> None:
         node.cls, node.args, node.class_from = source.cls, source.args, source.class_from
-        node.counts = count(source.all_tensors())
         if source.recorded is not None and source.recorded.hooks:
             node.note = "hooks: " + ", ".join(source.recorded.hooks)
         node.tensors = self._leaves(section, source.tensors)
         if depth is not None and depth <= 0:
             node.hidden = len(source.children) + len(node.tensors)
             node.tensors = []
+            node.counts = count(source.all_tensors())
             return
         for block in blocks(source, self.fold and self.matches is None):
             first = block.nodes[0]
@@ -236,6 +236,11 @@ class _Builder:
                 child.counts = count(first.all_tensors())
             else:
                 self._module(child, first, section, None if depth is None else depth - 1, leads)
+        if self.tied:
+            node.counts = count(source.all_tensors())
+        else:
+            own = count(info for _, info in source.tensors)
+            node.counts = add(own, [(child.counts, child.repeat) for child in node.children if child.counts])
 
     def _tied_module(self, source: KeyNode, section: Section) -> str | None:
         """The module that ``source`` is a second name of: each of its tensors is tied to the one there."""

@@ -165,7 +165,8 @@ class Machine:
         except CheckpointError:
             raise
         except (IndexError, struct_error) as error:
-            if self.pos >= len(self.data) - 8 and self.eof and self.stack:
+            # bytes say "index out of range"; lists say "list index out of range" or "pop from empty list"
+            if isinstance(error, struct_error) or str(error) == "index out of range":
                 raise CorruptError("the pickle ends early", offset=self.base + self.pos) from error
             raise CorruptError("the stack is empty where a value is needed", offset=self.base + self.pos) from error
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -300,9 +301,17 @@ def _string(m: Machine) -> None:
     text = m.line()
     if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
         m.fail("a STRING without quotes")
-    from codecs import escape_decode  # the codec that pickle uses for this opcode
+    m.stack.append(_old_string(_unescaped(text[1:-1])))
 
-    m.stack.append(_old_string(escape_decode(text[1:-1])[0]))
+
+def _unescaped(text: bytes) -> bytes:
+    if b"\\" not in text:
+        return text
+    from codecs import escape_decode  # the codec that pickle uses for this opcode
+    from warnings import catch_warnings
+
+    with catch_warnings(action="ignore"):  # it warns of backslashes that escape nothing
+        return escape_decode(text)[0]
 
 
 def _binstring(m: Machine) -> None:

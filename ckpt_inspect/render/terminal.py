@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .text import Line
+from .text import Line, width
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +62,8 @@ def show(lines: Iterable[Line], to: Console | None = None, cut: bool = True) -> 
 
     to = to or console()
     for line in lines:
+        if cut and to.is_terminal and width(line) > to.width:  # a narrow window can do without the bytes
+            line = [span for span in line if span[1] != "size"]
         text = Text(no_wrap=True, overflow="ellipsis", end="")
         for part, style in line:
             text.append(part, STYLES.get(style, "") or None)

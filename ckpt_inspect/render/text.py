@@ -78,14 +78,13 @@ def role(info: TensorInfo) -> str:
 
 def totals(counts: Counts, roles: bool = True, nbytes: bool = True) -> str:
     """``25 tensors · 81,242 parameters · 9 buffers · 326 KB``, without what is switched off."""
-    mark = "~" if counts.inferred else ""
     parts = [plural(counts.tensors, "tensor")]
     if roles and counts.parameters:
-        parts.append(plural(counts.parameters, "parameter") + mark)
+        parts.append(plural(counts.parameters, "parameter") + "~" * ("parameter" in counts.inferred))
     if roles and counts.unknown:
         parts.append(plural(counts.unknown, "element") + (" of unknown role" if counts.parameters else ""))
     if roles and counts.buffers:
-        parts.append(plural(counts.buffer_tensors, "buffer") + mark)
+        parts.append(plural(counts.buffer_tensors, "buffer") + "~" * ("buffer" in counts.inferred))
     if nbytes:
         parts.append(size(counts.nbytes))
     return " · ".join(parts)

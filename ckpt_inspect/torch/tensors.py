@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,22 +59,26 @@ class Loader:
 
     def tensor(self, info: TensorInfo) -> torch.Tensor:
         """The tensor that ``info`` describes; see :func:`to_tensor`."""
-        if info.cls is not None and info.cls != _STORAGE and info.layout != "jagged":
+        if info.layout == "strided" and (info.cls not in (None, _STORAGE) or _is_wrapper(info)):
             raise _foreign(info)
         call = _innermost(info.node)
         if info.layout in _COMPOUND:
-            parts = {part.key: self._part(info, part) for part in info.parts}
-            with _torch_may_refuse(info):
-                made = _COMPOUND[info.layout](info, call, parts)
+            made = self._compound(info, call)
         elif info.dtype in BY_NAME and BY_NAME[info.dtype].kind == "quantized":
-            parts = {part.key: self.tensor(part) for part in info.parts}
-            made = self._quantized(info, call, parts)
+            with _without_notes():
+                made = self._quantized(info, call)
         else:
             made = self._strided(info, call)
         with _torch_may_refuse(info):
             if _is_parameter(info.node):
                 return torch.nn.Parameter(made, info.requires_grad is not False)
             return made.requires_grad_() if info.requires_grad and not made.requires_grad else made
+
+    def _compound(self, info: TensorInfo, call: Opaque | None) -> torch.Tensor:
+        build, count = _COMPOUND[info.layout]
+        parts = {part.key: self._part(info, part) for part in info.parts[:count]}  # then come its attributes
+        with _torch_may_refuse(info), _without_notes():
+            return build(info, call, parts)
 
     def _part(self, info: TensorInfo, part: TensorInfo) -> torch.Tensor:
         """A component. Those that only say where the values of a nested tensor lie stay on the CPU, as in torch."""
@@ -87,36 +92,43 @@ class Loader:
             with _torch_may_refuse(info):
                 return torch.empty_strided(info.shape, info.stride or (), dtype=_dtype(info.dtype), device="meta")
         name = _stored_dtype(info, call)
-        made = self._view(info, name, lambda dtype, device: torch.empty((0,), dtype=dtype, device=device))
+        made = self._view(info, name, partial(torch.empty, (0,)))
         with _torch_may_refuse(info):
             bits = {bit: True for bit, is_set in (("conj", info.conj), ("neg", info.neg)) if is_set}
             if bits:
                 torch._utils.set_tensor_metadata(made, bits)
             return made if name == info.dtype else made.to(_dtype(info.dtype))
 
-    def _quantized(self, info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-        if call is None or call.callee.name != "_rebuild_qtensor":
+    def _quantized(self, info: TensorInfo, call: Opaque | None) -> torch.Tensor:
+        scheme = call.args[4] if call is not None and call.callee.name == "_rebuild_qtensor" else None
+        if type(scheme) is not tuple or len(scheme) not in (3, 4):
             raise UnsupportedError(
                 f"{info.key!r} has the numbers of a quantized tensor ({info.dtype}) without its scale",
-                hint=f"They are there as integers: to_tensor(info._replace(dtype='{_integers(info.dtype)}')).",
+                hint=f"They are there as integers: to_tensor(info._replace(dtype={_integers(info.dtype)!r})).",
             )
-        scheme = call.args[4]
-        if not parts:
+        if len(scheme) == 3:
             _, scale, zero_point = scheme
-            options = {"scale": scale, "zero_point": zero_point}
-            return self._view(info, info.dtype, lambda dtype, device: torch._empty_affine_quantized(
-                [0], dtype=dtype, device=device, **options))  # fmt: skip
+            return self._view(info, info.dtype, lambda **kind: torch._empty_affine_quantized(
+                [0], scale=scale, zero_point=zero_point, **kind))  # fmt: skip
+        scales, zero_points = self._scales(info, scheme)
         axis = scheme[3]
-        # torch does not compare these with the shape (formats 2.3)
-        if type(axis) is not int or not 0 <= axis < len(info.shape) or any(
-            part.shape != (info.shape[axis],) for part in parts.values()
-        ):  # fmt: skip
+        fits = type(axis) is int and 0 <= axis < len(info.shape)
+        if not fits or scales.shape != (info.shape[axis],) or scales.shape != zero_points.shape:
             raise CorruptError(f"{info.key!r}: its scales do not fit its shape {info.shape}")
         size = [length if dim == axis else 0 for dim, length in enumerate(info.shape)]
-        return self._view(info, info.dtype, lambda dtype, device: torch._empty_per_channel_affine_quantized(
-            size, axis=axis, dtype=dtype, device=device, **parts))  # fmt: skip
+        return self._view(info, info.dtype, lambda **kind: torch._empty_per_channel_affine_quantized(
+            size, scales=scales, zero_points=zero_points, axis=axis, **kind))  # fmt: skip
 
-    def _view(self, info: TensorInfo, name: str, empty: Callable[[torch.dtype, torch.device], torch.Tensor]) -> torch.Tensor:
+    def _scales(self, info: TensorInfo, scheme: tuple[Any, ...]) -> list[torch.Tensor]:
+        """Scales and zero points, tensors of one number for each channel; lists of numbers before torch 1.4."""
+        if type(scheme[1]) is list and type(scheme[2]) is list:
+            with _torch_may_refuse(info):
+                kinds = (torch.float64, torch.int64)
+                return [torch.tensor(numbers, dtype=kind, device=self.device)
+                        for numbers, kind in zip(scheme[1:3], kinds, strict=True)]  # fmt: skip
+        return [self.tensor(part) for part in info.parts[:2]]
+
+    def _view(self, info: TensorInfo, name: str, empty: Callable[..., torch.Tensor]) -> torch.Tensor:
         """A view of the storage of ``info``; ``empty`` makes a tensor of the right kind without elements."""
         assert info.storage is not None
         dtype, itemsize = _dtype(name), BY_NAME[name].itemsize
@@ -127,7 +139,8 @@ class Loader:
                 record=info.storage.id,
             )
         with _torch_may_refuse(info):
-            return empty(dtype, storage.device).set_(storage, info.storage_offset, info.shape, info.stride)
+            view = empty(dtype=dtype, device=storage.device)
+            return view.set_(storage, info.storage_offset, info.shape, info.stride)
 
 
 def to_tensor(info: TensorInfo, *, device: str | torch.device | None = None) -> torch.Tensor:
@@ -194,7 +207,8 @@ def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None) if name in BY_NAME else None
     if dtype is None:
         raise UnsupportedError(
-            f"torch {torch.__version__} has no dtype {name}", hint="Its bytes are there: info.storage.data.read_at(0, n)."
+            f"torch {torch.__version__} has no dtype {name}",
+            hint="Its bytes are there: info.storage.data.read_at(0, n).",
         )
     return dtype
 
@@ -211,8 +225,14 @@ def _extent(info: TensorInfo, itemsize: int) -> int:
     return (last // PACKED.get(info.dtype, 1) + 1) * itemsize
 
 
+def _is_wrapper(info: TensorInfo) -> bool:
+    """Whether it has neither a storage nor ``meta``'s excuse for that: a subclass around other tensors."""
+    return info.storage is None and (info.device != "meta" or bool(info.parts))
+
+
 def _foreign(info: TensorInfo) -> UnsupportedError:
-    message = f"{info.key!r} is a {info.cls}: its class is never imported, and nothing else can make one"
+    name = info.cls or "tensor subclass"
+    message = f"{info.key!r} is a {name}: its class is never imported, and nothing else can make one"
     if info.storage is not None:
         return UnsupportedError(message, hint="Its values as a plain tensor: to_tensor(info._replace(cls=None)).")
     names = ", ".join(part.key for part in info.parts)
@@ -220,12 +240,18 @@ def _foreign(info: TensorInfo) -> UnsupportedError:
 
 
 @contextmanager
+def _without_notes() -> Iterator[None]:
+    """Without torch's remarks that sparse and nested tensors are new and quantized ones old."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _torch_may_refuse(info: TensorInfo) -> Iterator[None]:
-    """Torch's errors as ours, and without its notes on sparse and nested tensors being new and quantized ones old."""
+    """Torch's errors as ours."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except (CheckpointError, torch.cuda.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, OverflowError) as error:
@@ -238,7 +264,7 @@ def _torch_may_refuse(info: TensorInfo) -> Iterator[None]:
 
 def _coo(info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) -> torch.Tensor:
     # eager: (layout, (indices, values, size[, is_coalesced])); TorchScript leaves that flag out
-    data = call.args[1] if call is not None and len(call.args) == 2 else ()
+    data: Any = call.args[1] if call is not None and len(call.args) == 2 else ()
     coalesced = data[3] if len(data) > 3 and type(data[3]) is bool else None
     return torch.sparse_coo_tensor(
         parts["indices"], parts["values"], info.shape, check_invariants=True, is_coalesced=coalesced
@@ -246,7 +272,7 @@ def _coo(info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) 
 
 
 def _compressed(info: TensorInfo, call: Opaque | None, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.sparse_compressed_tensor(
+    return torch.sparse_compressed_tensor(  # compressed indices, plain indices, values
         *parts.values(), info.shape, layout=getattr(torch, info.layout), check_invariants=True
     )
 
@@ -282,7 +308,8 @@ def _check_offsets(offsets: torch.Tensor, lengths: torch.Tensor | None, size: in
         raise ValueError("a jagged tensor that reaches beyond its values")
 
 
-_COMPOUND: dict[str, Callable[[TensorInfo, Opaque | None, dict[str, torch.Tensor]], torch.Tensor]] = {
-    "sparse_coo": _coo, "sparse_csr": _compressed, "sparse_csc": _compressed, "sparse_bsr": _compressed,
-    "sparse_bsc": _compressed, "nested": _nested, "jagged": _jagged,
+# By layout: what makes the tensor, and the number of its parts.
+_COMPOUND: dict[str, tuple[Callable[[TensorInfo, Opaque | None, dict[str, torch.Tensor]], torch.Tensor], int]] = {
+    "sparse_coo": (_coo, 2), "sparse_csr": (_compressed, 3), "sparse_csc": (_compressed, 3),
+    "sparse_bsr": (_compressed, 3), "sparse_bsc": (_compressed, 3), "nested": (_nested, 4), "jagged": (_jagged, 3),
 }  # fmt: skip

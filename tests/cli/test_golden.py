@@ -39,7 +39,7 @@ def test_piped(command: str, name: str, ckpt: Run, request: pytest.FixtureReques
     check(f"{command}-{name}", done.stdout, request)
 
 
-def on_terminal(arguments: list[str], columns: int, **environment: str) -> str:
+def on_terminal(arguments: list[str], columns: int, cwd: Path = FIXTURES, **environment: str) -> str:
     """Run ``ckpt`` on a pseudo-terminal of that width; what appeared on it."""
     import fcntl
     import termios
@@ -51,7 +51,7 @@ def on_terminal(arguments: list[str], columns: int, **environment: str) -> str:
     if "NO_COLOR" not in environment:
         env.pop("NO_COLOR", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "ckpt_inspect", *arguments], stdout=follower, stderr=follower, cwd=FIXTURES, env=env
+        [sys.executable, "-m", "ckpt_inspect", *arguments], stdout=follower, stderr=follower, cwd=cwd, env=env
     )
     os.close(follower)
     seen = b""

@@ -119,7 +119,12 @@ JOINS = {
 }
 for leaf, leaf_code in LEAVES.items():
     for join, join_code in JOINS.items():
-        add(f"bomb of {join} over a {leaf}", lambda a=leaf_code, b=join_code: beside(tower(a, 150, b)), LIMIT, "expand without end")
+        add(
+            f"bomb of {join} over a {leaf}",
+            lambda a=leaf_code, b=join_code: beside(tower(a, 150, b)),
+            LIMIT,
+            "expand without end",
+        )
 BOMB = tower(number(1), 150, PAIR)
 DEEP = number(1) + b"\x85" * 100_000
 for kind, code in {"bomb": BOMB, "deep tuple": DEEP, "recursive list": LIST + put(5) + get(5) + APPEND,

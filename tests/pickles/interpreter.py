@@ -108,7 +108,8 @@ def set_state(found: Any, state: Any) -> None:
     slots = None
     if isinstance(state, tuple) and len(state) == 2:
         state, slots = state
-    found.__dict__.update(state or {})
+    if state:
+        found.__dict__.update(state)
     for name, value in (slots or {}).items():
         setattr(found, name, value)
 
@@ -142,6 +143,8 @@ def difference(left: Any, right: Any) -> str | None:
 def parts(value: Any) -> list[Any] | None:
     """What a compound value holds, in order; None for a plain one."""
     found: list[Any] = []
+    if isinstance(value, type):
+        return None
     if isinstance(value, dict):
         found += [part for item in value.items() for part in item]
     elif isinstance(value, (list, tuple, deque)):

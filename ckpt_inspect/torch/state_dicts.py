@@ -1,0 +1,197 @@
+"""The weights of a checkpoint as a state_dict of real tensors."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import CheckpointError, CorruptError, SelectionError
+from ..formats import objects, open_checkpoint
+from ..formats.rebuild import is_rebuild
+from ..model import pointer as pointers
+from ..model.checkpoint import Checkpoint
+from ..model.graph import Dict, Opaque
+from .plain import NotPlain, Plain
+from .tensors import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..model.section import Section
+
+_METADATA = "__metadata__/"
+
+
+def state_dict(
+    source: str | os.PathLike[str] | Checkpoint, *, section: str | None = None,
+    device: str | torch.device | None = None, mmap: bool = True,
+) -> OrderedDict[str, torch.Tensor]:  # fmt: skip
+    """The weights of a checkpoint, whatever its format, ready for ``model.load_state_dict``.
+
+    What ``torch.load`` gives, or its ``.state_dict()`` where the file holds a whole module or TorchScript: keys in
+    saved order, ties and views in shared memory, ``_metadata``, extra state that is plain data. None of the file's
+    code or classes is used, so extra state of other classes is left out, and so is that of a whole module, which
+    only its class can compute. Names that ``safetensors.torch.save_model`` dropped because they are tied come back.
+    Values are mapped, not read: see :class:`Loader`.
+
+    Args:
+        source: a file, a directory that is a checkpoint, ``FILE#SECTION``, or a checkpoint that is open.
+        section: pointer of the part to take; None takes the one weights candidate.
+        device: where the tensors go, whatever device the file names; None is the CPU.
+        mmap: False reads everything now, so that the file may be written over.
+
+    Raises:
+        SelectionError: no part, or several, can be meant; they are listed.
+        MissingKeyError: there is no such section.
+        CorruptError: bytes are missing. Other damage is a warning.
+        UnsupportedError: one of the tensors is of a class of the file's own.
+
+    >>> import ckpt_inspect.torch as ct
+    >>> model.load_state_dict(ct.state_dict("run.ckpt", section="model_state_dict"))  # doctest: +SKIP
+    <All keys matched successfully>
+    """
+    loader = Loader(device=device, mmap=mmap)
+    if isinstance(source, Checkpoint):
+        return _load(source, section, loader)
+    with open_checkpoint(os.fspath(source)) as checkpoint:
+        return _load(checkpoint, section, loader)
+
+
+def _load(checkpoint: Checkpoint, pointer: str | None, loader: Loader) -> OrderedDict[str, torch.Tensor]:
+    section = _choose(checkpoint, pointer)
+    if checkpoint.problems:
+        warnings.warn(f"{checkpoint.path}: {'; '.join(checkpoint.problems[:5])}", stacklevel=3)
+    try:
+        found = OrderedDict(_entries(checkpoint, section, loader))
+    except CheckpointError as error:
+        error.path = error.path or checkpoint.path
+        raise
+    for key, kept in _dropped_ties(checkpoint, section):
+        found[key] = found[kept]
+    if section.metadata is not None:
+        found._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (path, dict(facts)) for path, facts in section.metadata.items()
+        )
+    return found
+
+
+# -- which part -----------------------------------------------------------------------------------------------
+
+
+def _choose(checkpoint: Checkpoint, pointer: str | None) -> Section:
+    """The section that is meant: the named one, or that of the one weights candidate (design 2, Which part)."""
+    if pointer is None:
+        pointer = checkpoint.selected
+    if pointer is None:
+        found = checkpoint.candidates()
+        if len(found) != 1:
+            raise _open_choice(checkpoint, found)
+        pointer = found[0]
+    section = checkpoint.sections.get(pointer) or _only_one_below(checkpoint, pointer)
+    if section.kind in ("optimizer", "tensor"):
+        what = "the state of an optimizer" if section.kind == "optimizer" else "a lone tensor"
+        raise SelectionError(
+            f"{section.pointer or 'the root'} is {what}, not a state_dict",
+            path=checkpoint.path,
+            hint="ckpt_inspect.torch.to_tensor(checkpoint[name]) gives its tensors.",
+        )
+    return section
+
+
+def _only_one_below(checkpoint: Checkpoint, pointer: str) -> Section:
+    inside = checkpoint.select(pointer).sections
+    if len(inside) == 1:
+        return next(iter(inside.values()))
+    if not inside:
+        raise SelectionError(f"{pointer!r} holds no tensors", path=checkpoint.path)
+    raise SelectionError(
+        f"{pointer!r} holds several sections: {_listed(inside)}", path=checkpoint.path, hint=_name_one(inside)
+    )
+
+
+def _open_choice(checkpoint: Checkpoint, candidates: list[str]) -> SelectionError:
+    if candidates:
+        return SelectionError(
+            f"several parts can be meant: {_listed(candidates)}", path=checkpoint.path, hint=_name_one(candidates)
+        )
+    kinds = {pointer: section.kind for pointer, section in checkpoint.sections.items()}
+    if not kinds:
+        return SelectionError("it holds no tensors", path=checkpoint.path)
+    parts = ", ".join(f"{pointer or 'the root'} ({kind})" for pointer, kind in list(kinds.items())[:8])
+    usable = [pointer for pointer, kind in kinds.items() if kind not in ("optimizer", "tensor")]
+    hint = _name_one(usable) if usable else "ckpt_inspect.torch.to_tensor(checkpoint[name]) gives its tensors."
+    return SelectionError(f"no part is a state_dict or a module; there is: {parts}", path=checkpoint.path, hint=hint)
+
+
+def _listed(names: dict[str, Any] | list[str]) -> str:
+    return ", ".join(list(names)[:8]) + (", …" if len(names) > 8 else "")
+
+
+def _name_one(names: dict[str, Any] | list[str]) -> str:
+    return f"Name one: section={next(iter(names))!r}."
+
+
+# -- what is in it --------------------------------------------------------------------------------------------
+
+
+def _entries(checkpoint: Checkpoint, section: Section, loader: Loader) -> Iterator[tuple[str, Any]]:
+    """Keys and values in saved order: tensors, and plain data between them."""
+    made: dict[int, torch.Tensor] = {}  # by identity of the node: one object in the file is one object here
+    plain = Plain(_Nested(checkpoint, loader))
+    for key, node in _nodes(section):
+        info = section.tensors.get(key)
+        if info is None:
+            if is_rebuild(node):
+                raise CorruptError(f"{key!r} is a malformed tensor")
+            try:
+                yield str(key), plain.value(node)
+            except NotPlain:
+                continue
+        elif not info.persistent:
+            continue
+        elif section.kind == "module":  # Module.state_dict() detaches
+            yield str(key), loader.tensor(info).detach()
+        else:
+            if id(info.node) not in made or info.node is None:
+                made[id(info.node)] = loader.tensor(info)
+            yield str(key), made[id(info.node)]
+
+
+def _nodes(section: Section) -> list[tuple[str, Any]]:
+    """Every entry of the container that the section was read from; without a graph, its tensors alone."""
+    if section.kind != "module" and type(section.node) in (Dict, Opaque, list, tuple):
+        return objects.entries(objects.children(section.node)[0])[0]
+    return [(key, None) for key in section.tensors]
+
+
+class _Nested:
+    """Tensors inside plain data, by the node that rebuilds them; they are in sections of their own."""
+
+    def __init__(self, checkpoint: Checkpoint, loader: Loader) -> None:
+        self.checkpoint = checkpoint
+        self.loader = loader
+        self._infos: dict[int, Any] | None = None
+
+    def __call__(self, node: Any) -> torch.Tensor:
+        if self._infos is None:
+            self._infos = {id(info.node): info for _, _, info in self.checkpoint.tensors() if info.node is not None}
+        info = self._infos.get(id(node))
+        if info is None:
+            raise NotPlain
+        return self.loader.tensor(info)
+
+
+def _dropped_ties(checkpoint: Checkpoint, section: Section) -> Iterator[tuple[str, str]]:
+    """Names that ``safetensors.torch.save_model`` left out, with the name of the tensor they are tied to.
+
+    It writes them to ``__metadata__``: dropped name -> kept name.
+    """
+    for value in checkpoint.values:
+        if value.name.startswith(_METADATA) and isinstance(value.value, str):
+            key = pointers.unescape(value.name.removeprefix(_METADATA))
+            if value.value in section.tensors and key not in section.tensors:
+                yield key, value.value
