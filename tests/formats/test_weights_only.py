@@ -80,7 +80,7 @@ LEAVES = st.one_of(
 
 
 @the_same_torch
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.recursive(
         LEAVES,
