@@ -102,8 +102,8 @@ class Inflated:
                 offset += len(piece)
                 wanted -= len(piece)
             else:
-                self._start = end
-                self._buffer = self._inflate()
+                more = self._inflate()  # may fail: what is known stays so
+                self._start, self._buffer = end, more
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _inflate(self) -> bytes:
@@ -223,7 +223,7 @@ def _check_end(source: Source, end_offset: int, end: bytes) -> _Directory | None
 def _read_directory(archive: ZipArchive, directory: _Directory) -> None:
     data = archive.source.read_at(directory.offset, directory.nbytes)
     position = 0
-    folded: dict[str, str] = {}
+    folded: dict[bytes, str] = {}
     unpack = ENTRY.unpack_from
     spans: list[tuple[int, int]] = []
     try:
@@ -275,9 +275,9 @@ def _zip64_sizes(extra: bytes, nbytes: int, compressed: int, header_offset: int)
     return nbytes, compressed, header_offset
 
 
-def _add(archive: ZipArchive, record: ZipRecord, folded: dict[str, str]) -> None:
+def _add(archive: ZipArchive, record: ZipRecord, folded: dict[bytes, str]) -> None:
     name = record.raw_name.decode("utf-8", "surrogateescape")
-    twin = folded.setdefault(name.lower(), name)
+    twin = folded.setdefault(record.raw_name.lower(), name)  # as miniz: of ASCII letters alone
     if twin is not name:
         how = "twice" if twin == name else f"beside {twin!r}, which torch takes for the same"
         raise CorruptError(f"the record {name!r} stands in the directory {how}", record=name)

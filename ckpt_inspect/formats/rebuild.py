@@ -275,12 +275,11 @@ def _parameter(r: Rebuilder, node: Opaque) -> TensorInfo:
 
 
 def _ancient_parameter(r: Rebuilder, node: Opaque) -> TensorInfo:
-    # Parameter(tensor[, requires_grad]); torch 0.1 to 0.3 then BUILD (requires_grad, volatile, hooks), or the
-    # tensor comes first in BUILD
+    # Parameter(tensor[, requires_grad]); torch 0.1 to 0.3 then BUILD (requires_grad, volatile, hooks), which
+    # counts, or the tensor comes first in BUILD
     state = next((part for part in node.states if type(part) is tuple), ())
-    tensor, *rest = (*node.args, *state) if node.args else state
-    info = r.need(tensor)
-    grad = next((part for part in rest if type(part) is bool), True)
+    info = r.need(node.args[0] if node.args else state[0])
+    grad = next((part for part in (*state, *node.args) if type(part) is bool), True)
     return info._replace(requires_grad=grad, role="parameter", role_from="recorded", node=node)
 
 

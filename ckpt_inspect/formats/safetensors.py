@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from typing import Any
 
 from ..dtypes import BY_SAFETENSORS, DType
@@ -18,6 +20,9 @@ from .finish import finish
 NAME = "safetensors"
 MAX_HEADER = 100_000_000  # the library's own limit
 _MAX_DEPTH = 127  # serde_json's recursion limit
+_LARGEST = sys.float_info.max
+_FIELDS = ("dtype", "shape", "data_offsets")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half a character, escaped: alone it is no text
 
 
 def matches(head: bytes, source: FileSource) -> bool:
@@ -84,11 +89,12 @@ def read_header(source: FileSource, limits: Limits) -> tuple[dict[str, Any], int
             path=source.path, offset=8, hint="Download or copy the file again.",
         )  # fmt: skip
     raw = source.read_at(8, length)
-    if _depth_exceeds(raw):
-        raise LimitError(f"the header is nested more than {_MAX_DEPTH} deep", path=source.path, record="header")
     try:
         text = raw.decode("utf-8")
-        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        integer = _integer if b"-0" in raw else None  # a function for each number costs time: only where needed
+        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=integer)
+        if _SURROGATE.search(raw):
+            json.dumps(header, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise CorruptError("the header is not UTF-8", path=source.path, record="header", offset=error.start) from error
     except json.JSONDecodeError as error:
@@ -107,32 +113,6 @@ def read_header(source: FileSource, limits: Limits) -> tuple[dict[str, Any], int
     return header, length
 
 
-def _depth_exceeds(raw: bytes) -> bool:
-    """A cheap bound: real headers nest three deep, so brackets beyond 127 in a row are looked at closely."""
-    depth = deepest = 0
-    if raw.count(b"[") + raw.count(b"{") < _MAX_DEPTH or (
-        b"[" * 8 not in raw.replace(b" ", b"") and b":{" * 8 not in raw
-    ):
-        return False
-    inside = escaped = False
-    for byte in raw:
-        if inside:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                inside = False
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest > _MAX_DEPTH
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The specification forbids duplicate keys; the library takes the last. Refused here (formats 11)."""
     found = dict(pairs)
@@ -143,6 +123,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _integer(text: str) -> int | float:
+    return int(text) if text != "-0" else -0.0  # no count: the library reads it as a float
+
+
 def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
 
@@ -151,6 +135,8 @@ def _entry(entry: Any) -> tuple[DType, tuple[int, ...], int, int]:
     """One entry: ``dtype``, ``shape``, ``data_offsets``; unknown fields are ignored, as the library does."""
     if type(entry) is not dict:
         raise ValueError("its entry is no object")
+    if len(entry) > len(_FIELDS):
+        _check_ignored([value for name, value in entry.items() if name not in _FIELDS])
     code, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     dtype = BY_SAFETENSORS.get(code) if isinstance(code, str) else None
     if dtype is None:
@@ -175,6 +161,19 @@ def _entry(entry: Any) -> tuple[DType, tuple[int, ...], int, int]:
             raise ValueError("an F4 tensor whose last dimension is odd")
         shape = [*shape[:-1], shape[-1] // 2]
     return dtype, tuple(shape), begin, end
+
+
+def _check_ignored(values: list[Any]) -> None:
+    """What the library ignores it has read all the same: within its depth, its numbers as floats."""
+    waiting = [(value, 3) for value in values]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, (dict, list)):
+            if depth > _MAX_DEPTH:
+                raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+            waiting += [(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value)]
+        elif isinstance(value, (int, float)) and not -_LARGEST <= value <= _LARGEST:
+            raise ValueError("it holds a number that is out of range")
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

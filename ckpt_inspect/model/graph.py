@@ -139,6 +139,13 @@ class Blob(Node):
         self.kind = kind
 
 
+class Character(str):
+    """One character that is an object of its own. Python has one object for each Latin-1 character, which would tie
+    together what the file keeps apart: a storage called ``0`` and a module called ``0``."""
+
+    __slots__ = ()
+
+
 class OldStr(str):
     """Text that Python 2 pickled as a byte string (BINSTRING): written back so."""
 

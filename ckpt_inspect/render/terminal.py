@@ -52,7 +52,12 @@ def console(stderr: bool = False) -> Console:
 
     colour = None if environ.get("NO_COLOR") else "auto"  # Rich by itself would still print bold
     return Console(
-        highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr, color_system=colour  # type: ignore[arg-type]
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+        stderr=stderr,
+        color_system=colour,  # type: ignore[arg-type]
     )
 
 

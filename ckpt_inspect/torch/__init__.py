@@ -1,7 +1,8 @@
 """Checkpoints as real torch tensors. Importing this imports torch; nothing else of the package does.
 
->>> import ckpt_inspect.torch as ct
->>> model.load_state_dict(ct.state_dict("model.pt"))  # doctest: +SKIP
+>>> import ckpt_inspect.torch as ct, torch
+>>> torch.save(torch.nn.Linear(3, 2), "linear.pt")  # a whole module, of a class that may be gone tomorrow
+>>> torch.nn.Linear(3, 2).load_state_dict(ct.state_dict("linear.pt"))
 <All keys matched successfully>
 """
 

@@ -50,8 +50,12 @@ def state_dict(
         CorruptError: bytes are missing. Other damage is a warning.
         UnsupportedError: one of the tensors is of a class of the file's own.
 
-    >>> import ckpt_inspect.torch as ct
-    >>> model.load_state_dict(ct.state_dict("run.ckpt", section="model_state_dict"))  # doctest: +SKIP
+    >>> import ckpt_inspect.torch as ct, torch
+    >>> torch.save({"epoch": 3, "model": torch.nn.Linear(3, 2).state_dict()}, "run.ckpt")
+    >>> weights = ct.state_dict("run.ckpt")
+    >>> {key: tensor.shape for key, tensor in weights.items()}
+    {'weight': torch.Size([2, 3]), 'bias': torch.Size([2])}
+    >>> torch.nn.Linear(3, 2).load_state_dict(weights)
     <All keys matched successfully>
     """
     loader = Loader(device=device, mmap=mmap)

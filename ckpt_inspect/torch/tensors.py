@@ -7,7 +7,7 @@ bounds) is refused too, and what it does not check (nested sizes) is checked her
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..model.tensor import TensorInfo
 
 _STORAGE = "torch.storage"  # how a storage that was saved without a tensor is called
+_JAGGED = "torch.nested._internal.nested_tensor.NestedTensor"
 _FROM_TYPE = ("torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type_v2")
 _REBUILT_PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _PARAMETER = "torch.nn.parameter.Parameter"
@@ -43,12 +44,14 @@ class Loader:
         device: where the tensors go, whatever device the file names; None is the CPU. On ``meta`` nothing is read.
         mmap: map what can be mapped; only on the CPU.
 
-    >>> import ckpt_inspect as ci
-    >>> from ckpt_inspect.torch import Loader
-    >>> loader = Loader()
-    >>> with ci.open("model.pt") as checkpoint:  # doctest: +SKIP
-    ...     embedding = loader.tensor(checkpoint["wte.weight"])  # shape (50257, 768)
-    ...     head = loader.tensor(checkpoint["lm_head.weight"])  # the same memory, if they are tied
+    >>> import ckpt_inspect as ci, ckpt_inspect.torch as ct, torch
+    >>> table = torch.rand(6, 4)
+    >>> torch.save({"embedding": table, "head": table.t()}, "tied.pt")
+    >>> loader = ct.Loader()
+    >>> with ci.open("tied.pt") as checkpoint:
+    ...     embedding, head = (loader.tensor(info) for _, _, info in checkpoint.tensors())
+    >>> embedding.shape, head.shape, embedding.data_ptr() == head.data_ptr()
+    (torch.Size([6, 4]), torch.Size([4, 6]), True)
     """
 
     def __init__(self, *, device: str | torch.device | None = None, mmap: bool = True) -> None:
@@ -59,25 +62,27 @@ class Loader:
 
     def tensor(self, info: TensorInfo) -> torch.Tensor:
         """The tensor that ``info`` describes; see :func:`to_tensor`."""
-        if info.layout == "strided" and (info.cls not in (None, _STORAGE) or _is_wrapper(info)):
+        if info.cls not in (None, _STORAGE, _JAGGED) or _is_wrapper(info):
             raise _foreign(info)
-        call = _innermost(info.node)
-        if info.layout in _COMPOUND:
-            made = self._compound(info, call)
-        elif info.dtype in BY_NAME and BY_NAME[info.dtype].kind == "quantized":
-            with _without_notes():
-                made = self._quantized(info, call)
-        else:
-            made = self._strided(info, call)
+        with _without_notes() if _is_noted(info) else nullcontext():
+            made = self._make(info)
         with _torch_may_refuse(info):
             if _is_parameter(info.node):
                 return torch.nn.Parameter(made, info.requires_grad is not False)
             return made.requires_grad_() if info.requires_grad and not made.requires_grad else made
 
+    def _make(self, info: TensorInfo) -> torch.Tensor:
+        call = _innermost(info.node)
+        if info.layout in _COMPOUND:
+            return self._compound(info, call)
+        if _is_quantized(info):
+            return self._quantized(info, call)
+        return self._strided(info, call)
+
     def _compound(self, info: TensorInfo, call: Opaque | None) -> torch.Tensor:
         build, count = _COMPOUND[info.layout]
         parts = {part.key: self._part(info, part) for part in info.parts[:count]}  # then come its attributes
-        with _torch_may_refuse(info), _without_notes():
+        with _torch_may_refuse(info):
             return build(info, call, parts)
 
     def _part(self, info: TensorInfo, part: TensorInfo) -> torch.Tensor:
@@ -161,11 +166,12 @@ def to_tensor(info: TensorInfo, *, device: str | torch.device | None = None) -> 
         CorruptError: bytes are missing, or what the file says of the tensor is impossible.
         FileError: the checkpoint was closed.
 
-    >>> import ckpt_inspect as ci
-    >>> from ckpt_inspect.torch import to_tensor
-    >>> with ci.open("mnist.pt") as checkpoint:  # doctest: +SKIP
-    ...     to_tensor(checkpoint["conv1.weight"]).shape
-    torch.Size([32, 1, 3, 3])
+    >>> import ckpt_inspect as ci, ckpt_inspect.torch as ct, torch
+    >>> torch.save(torch.nn.Conv2d(1, 32, 3), "conv.pt")
+    >>> with ci.open("conv.pt") as checkpoint:
+    ...     weight = ct.to_tensor(checkpoint["weight"])
+    >>> weight.shape, weight.stride(), weight.requires_grad
+    (torch.Size([32, 1, 3, 3]), (9, 9, 3, 1), True)
     """
     return Loader(device=device).tensor(info)
 
@@ -226,8 +232,8 @@ def _extent(info: TensorInfo, itemsize: int) -> int:
 
 
 def _is_wrapper(info: TensorInfo) -> bool:
-    """Whether it has neither a storage nor ``meta``'s excuse for that: a subclass around other tensors."""
-    return info.storage is None and (info.device != "meta" or bool(info.parts))
+    """Whether it is strided without a storage, and not on ``meta``: a subclass around other tensors."""
+    return info.layout not in _COMPOUND and info.storage is None and (info.device != "meta" or bool(info.parts))
 
 
 def _foreign(info: TensorInfo) -> UnsupportedError:
@@ -239,9 +245,17 @@ def _foreign(info: TensorInfo) -> UnsupportedError:
     return UnsupportedError(message, hint=f"The tensors inside it can be had: to_tensor(part) for info.parts: {names}.")
 
 
+def _is_quantized(info: TensorInfo) -> bool:
+    return info.dtype in BY_NAME and BY_NAME[info.dtype].kind == "quantized"
+
+
+def _is_noted(info: TensorInfo) -> bool:
+    """Whether torch has something to remark: that the kind is new (sparse, nested) or old (quantized)."""
+    return info.layout != "strided" or info.dtype == "complex32" or _is_quantized(info)
+
+
 @contextmanager
 def _without_notes() -> Iterator[None]:
-    """Without torch's remarks that sparse and nested tensors are new and quantized ones old."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

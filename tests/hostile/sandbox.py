@@ -9,7 +9,6 @@ import importlib
 import io
 import json
 import os
-import pkgutil
 import resource
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 MEMORY = 300_000  # kilobytes of resident memory that no file under a megabyte may take
 _ADDRESSES = 2 << 30  # bytes of address space: what grows without end gets a MemoryError, not the machine
 _SECONDS = int(os.environ.get("CKPT_HOSTILE_SECONDS", "20"))  # of processor time: only a guard against hangs
-_ALLOWED = {"open", "os.listdir"}
+_ALLOWED = {"open", "os.listdir"}  # of the input
 
 
 class Outcome(NamedTuple):
@@ -139,7 +138,7 @@ def _run(path: str) -> dict[str, Any]:
     watching = True
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if watching and not (event in _ALLOWED and _inside(str(args[0]), path)):
+        if watching and event != "builtins.id" and not (event in _ALLOWED and _inside(str(args[0]), path)):
             events.append(f"{event} {str(args)[:80]}")
 
     sys.addaudithook(hook)
@@ -175,7 +174,7 @@ def _fork(path: str) -> Outcome:
     child = os.fork()
     if not child:
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
-        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with open(write, "w") as pipe:
             json.dump(_run(path), pipe)
@@ -195,9 +194,11 @@ def _warm_up() -> None:
     """Import what is imported late, so that any import after this is one too many."""
     import ckpt_inspect
 
-    for found in pkgutil.walk_packages(ckpt_inspect.__path__, "ckpt_inspect."):
-        if not found.name.startswith("ckpt_inspect.torch") and not found.name.endswith("__main__"):
-            importlib.import_module(found.name)
+    package = Path(ckpt_inspect.__path__[0])
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package.parent).with_suffix("").parts
+        if parts[1] != "torch" and parts[-1] != "__main__":
+            importlib.import_module(".".join(parts).removesuffix(".__init__"))
     for late in ("difflib", "html", "shlex", "rich.console", "rich.text", "rich.cells", "encodings.raw_unicode_escape",
                  "encodings.utf_16", "encodings.utf_16_le", "encodings.utf_16_be", "encodings.utf_32", "encodings.utf_32_le",
                  "encodings.utf_32_be", "encodings.latin_1", "encodings.unicode_escape"):  # fmt: skip

@@ -219,7 +219,7 @@ def _safetensors_rows(path: Path) -> Iterator[tuple[Row, Any]]:
             if name not in stored:
                 continue
             code, shape = header[name]["dtype"], tuple(header[name]["shape"])
-            tensor = None if code.startswith("F6") else file.get_tensor(name)
+            tensor = None if code.startswith("F6_") else file.get_tensor(name)
             dtype = SAFETENSORS_DTYPES.get(code, code)
             stride = tuple(math.prod(shape[n + 1 :]) for n in range(len(shape)))
             row = Row(
