@@ -7,6 +7,7 @@ Stricter than zipfile and than torch's miniz where those two can see different a
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from struct import Struct
 from struct import error as struct_error
 from typing import NamedTuple
@@ -40,6 +41,10 @@ class ZipRecord(Record):
     method: int
     raw_name: bytes
 
+    @property
+    def deflated(self) -> bool:
+        return self.method == _DEFLATED
+
     def locate(self) -> Source:
         source = self.archive.source
         header = source.read_at(self.header_offset, LOCAL.size)
@@ -50,7 +55,7 @@ class ZipRecord(Record):
         name = source.read_at(self.header_offset + LOCAL.size, name_size)
         if name != self.raw_name:
             raise CorruptError(
-                f"its local header says another name: {name.decode('utf-8', 'replace')!r}",
+                f"its local header says another name: {name.decode('utf-8', 'replace')[:80]!r}",
                 record=self.name,
                 offset=self.header_offset,
             )
@@ -63,6 +68,8 @@ class ZipRecord(Record):
         start = self.header_offset + LOCAL.size + name_size + extra_size
         if start + self.compressed > self.archive.directory_offset:
             raise CorruptError("the record reaches into the directory", record=self.name, offset=start)
+        if start + self.compressed > self.archive.next_header(self.header_offset):
+            raise CorruptError("the record reaches into the next one", record=self.name, offset=start)
         stored = source.slice(start, self.compressed)
         return stored if self.method == _STORED else Inflated(stored, self.nbytes, self.name)
 
@@ -134,6 +141,8 @@ class ZipArchive:
         outside: names of members that are not inside it; torch refuses such a file.
         directory_offset: where the central directory begins; all members lie before it.
         truncated: whether the directory was missing and members were found by their local headers.
+        headers: offsets of the local headers, ascending.
+        inflated: declared bytes of the deflated members that were read whole so far.
     """
 
     def __init__(self, source: Source) -> None:
@@ -143,6 +152,13 @@ class ZipArchive:
         self.outside: list[str] = []
         self.directory_offset = source.size
         self.truncated = False
+        self.headers: list[int] = []
+        self.inflated = 0
+
+    def next_header(self, offset: int) -> int:
+        """Where the record ends at the latest whose header is at ``offset``."""
+        index = bisect_right(self.headers, offset)
+        return self.headers[index] if index < len(self.headers) else self.directory_offset
 
 
 class _Directory(NamedTuple):
@@ -279,8 +295,8 @@ def _add(archive: ZipArchive, record: ZipRecord, folded: dict[bytes, str]) -> No
     name = record.raw_name.decode("utf-8", "surrogateescape")
     twin = folded.setdefault(record.raw_name.lower(), name)  # as miniz: of ASCII letters alone
     if twin is not name:
-        how = "twice" if twin == name else f"beside {twin!r}, which torch takes for the same"
-        raise CorruptError(f"the record {name!r} stands in the directory {how}", record=name)
+        how = "twice" if twin == name else f"beside {twin[:80]!r}, which torch takes for the same"
+        raise CorruptError(f"the record {name[:80]!r} stands in the directory {how}", record=name)
     if record.flags & 1:
         raise FormatError(
             "an encrypted zip archive", record=name, hint="Decrypt it first; torch cannot read it either."
@@ -305,6 +321,7 @@ def _add(archive: ZipArchive, record: ZipRecord, folded: dict[bytes, str]) -> No
 def _check_spans(archive: ZipArchive, spans: list[tuple[int, int]]) -> None:
     """Refuse records that overlap. Without the local headers this is a lower bound; reading checks the rest."""
     spans.sort()
+    archive.headers = [start for start, _ in spans]
     end = 0
     for start, stop in spans:
         if start < end:

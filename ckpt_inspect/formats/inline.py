@@ -7,12 +7,17 @@ from typing import Any
 from ..model.graph import Blob, Opaque
 from ..model.source import BytesSource, Source
 
+_MAKERS = ("builtins.bytes", "__builtin__.bytes", "builtins.bytearray", "__builtin__.bytearray")
+
 
 def bytes_of(node: Any) -> Any:
     """The content of a bytes value: bytes, or a :class:`Blob`; None if it is none.
 
     Protocol 2 has no bytes: they are ``_codecs.encode(str, 'latin1')`` (formats 2.1).
     """
+    for _ in range(2):  # bytearray(bytes(…)), and no deeper
+        if type(node) is Opaque and node.qualname in _MAKERS and type(node.args) is tuple and node.args:
+            node = node.args[0]
     if isinstance(node, (bytes, bytearray)) or type(node) is Blob:
         return node
     if isinstance(node, str):  # Python 2's str, read as text
@@ -29,8 +34,8 @@ def bytes_of(node: Any) -> Any:
                 return args[0].encode("latin-1")
             except UnicodeEncodeError:
                 return None
-        if name in ("builtins.bytes", "__builtin__.bytes", "builtins.bytearray", "__builtin__.bytearray"):
-            return bytes_of(args[0]) if args else b""
+        if name in _MAKERS and not args:
+            return b""
     return None
 
 

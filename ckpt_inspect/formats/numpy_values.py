@@ -13,6 +13,8 @@ from .inline import bytes_of
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _MAX_VALUES = 1024  # longer arrays are described, not listed
+_MAX_RANK = 64  # numpy's own
+_LARGEST = 2**63 - 1
 
 # numpy's kind and size -> (name, struct code)
 _TYPES = {
@@ -39,10 +41,10 @@ class NumpyArray(NamedTuple):
 
 def _dtype(node: Any) -> tuple[str, str] | None:
     """Name and code (``<f8``) of a ``numpy.dtype('f8', False, True)`` with its byte order in BUILD."""
-    if type(node) is not Opaque or node.qualname not in ("numpy.dtype", "numpy.dtypes.dtype") or not node.args:
+    if type(node) is not Opaque or node.qualname not in ("numpy.dtype", "numpy.dtypes.dtype"):
         return None
-    code = node.args[0]
-    if not isinstance(code, str):
+    code = node.args[0] if type(node.args) is tuple and node.args else None
+    if not isinstance(code, str) or len(code) > 32 or len(node.ops or ()) > 1:
         return None
     order = "<"
     for state in node.states:
@@ -77,7 +79,9 @@ def _from_state(node: Opaque) -> NumpyArray | None:
 
 def _make(shape: Any, dtype: Any, fortran: bool, data: Any) -> NumpyArray | None:
     known = _dtype(dtype)
-    if known is None or type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
+    if known is None or type(shape) is not tuple or len(shape) > _MAX_RANK:
+        return None
+    if any(type(n) is not int or not 0 <= n <= _LARGEST for n in shape) or prod(filter(None, shape)) > _LARGEST:
         return None
     stride: list[int] = []
     step = 1
@@ -108,8 +112,8 @@ def scalar(node: Any) -> tuple[str, Any] | None:
 
 def listed(found: NumpyArray) -> Any:
     """The values as nested lists, None if there are too many or they are no numbers."""
-    if found.numel > _MAX_VALUES or not isinstance(found.data, (bytes, bytearray)):
-        return None
+    if prod(filter(None, found.shape)) > _MAX_VALUES or not isinstance(found.data, (bytes, bytearray)):
+        return None  # (1000, 1000, 0) is a million empty lists
     flat = _unpack(found.code, bytes(found.data), found.numel)
     if flat is None:
         return None

@@ -67,29 +67,42 @@ def groups_of(optimizer: Section, values: list[Value]) -> list[Group]:
 def link(optimizer: Section, groups: list[Group], candidates: list[Section], values: list[Value]) -> Section | None:
     """Fill ``optimizer.params``; the section whose parameters they are, None if that is not certain."""
     states = _states(optimizer)
+    told = {} if class_of(optimizer, groups)[0] == "LBFGS" else states  # its one state is of all its parameters
     recorded = {
-        index: name for group in groups if group.names for index, name in zip(group.indices, group.names, strict=True)
+        str(index): str(name)
+        for group in groups
+        if group.names
+        for index, name in zip(group.indices, group.names, strict=True)
     }
     if recorded:
-        owner = next((s for s in candidates if all(str(name) in s.tensors for name in recorded.values())), None)
-        for index, keys in states.items():
-            name = recorded.get(int(index)) if index.isdecimal() else None
+        names = list(recorded.values())
+        owner = _owner([(s, names) for s in candidates if all(name in s.tensors for name in names)])
+        for index, keys in told.items():
+            name = recorded.get(index)
             if name is not None:
                 for key in keys:
-                    optimizer.params[key] = (owner.name_of(name) if owner else str(name), "recorded")
+                    optimizer.params[key] = (owner.name_of(name) if owner else name, "recorded")
         return owner
     shapes = {index: _shape(optimizer, keys) for index, keys in states.items()}
     fitting = [(s, found) for s in candidates if (found := _align(groups, shapes, _parameters(s))) is not None]
-    if not fitting or any(list(found.values()) != list(fitting[0][1].values()) for _, found in fitting[1:]):
+    owner = _owner([(s, list(found.values())) for s, found in fitting])
+    if owner is None:
         return None
-    owner, found = min(fitting, key=lambda item: _looks_averaged(item[0].pointer))
-    for index, keys in states.items():
+    found = next(found for section, found in fitting if section is owner)
+    for index, keys in told.items():
         name = found.get(index)
         if name is not None:
             for key in keys:
                 optimizer.params[key] = (owner.name_of(name), "derived")
     _mark(owner, set(found.values()))
     return owner
+
+
+def _owner(fitting: list[tuple[Section, list[str]]]) -> Section | None:
+    """The section, of those that fit, whose tensors the optimizer moves: no copy, and no other model of one shape."""
+    trained = [item for item in fitting if not _looks_averaged(item[0].pointer)] or fitting
+    views = [[section.tensors[name].view_of for name in names] for section, names in trained]
+    return trained[0][0] if trained and all(view == views[0] and None not in view for view in views[1:]) else None
 
 
 def _mark(owner: Section, names: set[str]) -> None:

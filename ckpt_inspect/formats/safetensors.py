@@ -38,7 +38,7 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
     checkpoint.sections[""] = section
     for key, text in metadata.items():
         checkpoint.values.append(Value(f"__metadata__/{_escape(key)}", "str", text, repr(text[:200])))
-    checkpoint.facts["writer"] = "safetensors" + (f", format {metadata['format']}" if "format" in metadata else "")
+    checkpoint.facts["writer"] = "safetensors" + (f", format {metadata['format'][:40]}" if "format" in metadata else "")
     return finish(checkpoint)
 
 
@@ -58,11 +58,13 @@ def read_file(
     header, length = read_header(source, limits)
     container.graphs["header"] = header
     checkpoint.containers.append(container)
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.get("__metadata__") or {}
     section = Section("", "state_dict")
     base = 8 + length
     spans: list[tuple[int, int, str]] = []
     for key, entry in header.items():
+        if key == "__metadata__":
+            continue
         try:
             dtype, shape, begin, end = _entry(entry)
         except ValueError as error:
@@ -140,7 +142,7 @@ def _entry(entry: Any) -> tuple[DType, tuple[int, ...], int, int]:
     code, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     dtype = BY_SAFETENSORS.get(code) if isinstance(code, str) else None
     if dtype is None:
-        raise ValueError(f"the dtype {str(code)[:40]!r} is not known")
+        raise ValueError(f"the dtype {code[:40]!r} is not known" if isinstance(code, str) else "its dtype is no text")
     if type(shape) is not list or any(type(n) is not int or not 0 <= n < 2**64 for n in shape):
         raise ValueError("its shape is no list of counts")
     if type(offsets) is not list or len(offsets) != 2 or any(type(n) is not int or not 0 <= n < 2**64 for n in offsets):
@@ -177,12 +179,12 @@ def _check_ignored(values: list[Any]) -> None:
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Row-major strides as torch gives them: an empty dimension counts as one."""
+    """Row-major strides as torch gives them: an empty dimension counts as one; the others may overflow then."""
     if not shape:
         return ()
     stride = [1]
     for size in reversed(shape[1:]):
-        stride.append(stride[-1] * max(size, 1))
+        stride.append(min(stride[-1] * max(size, 1), 2**63 - 1))
     return tuple(reversed(stride))
 
 

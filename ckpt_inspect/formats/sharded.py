@@ -10,6 +10,7 @@ from ..errors import CheckpointError, CorruptError, FormatError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section
 from ..model.source import FileSource
+from ..model.storage import Container
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT, Limits
 from .finish import finish
@@ -23,9 +24,11 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits = DEFA
     Raises:
         CorruptError: the index is malformed, or names files outside its directory.
     """
-    weight_map, size = _read_index(index_path, limits)
+    index = _read_index(index_path, limits)
+    weight_map: dict[str, str] = index.graphs["index"]["weight_map"]
     folder = os.path.dirname(index_path)
-    checkpoint = Checkpoint(shown_path, NAME, size)
+    checkpoint = Checkpoint(shown_path, NAME, index.source.size)
+    checkpoint.containers.append(index)
     section = Section("", "state_dict")
     shards: dict[str, set[str]] = {}
     for key, name in weight_map.items():
@@ -36,12 +39,12 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits = DEFA
     section.tensors = ordered  # the index has an order; safetensors shards have none
     checkpoint.sections[""] = section
     checkpoint.facts["shards"] = f"{len(shards)}, listed in {os.path.basename(index_path)}"
-    formats = dict.fromkeys(container.format for container in checkpoint.containers)
+    formats = dict.fromkeys(shard.format for shard in checkpoint.parts)
     checkpoint.facts["writer"] = f"{' and '.join(formats) or 'no'} shards"
     return finish(checkpoint)
 
 
-def _read_index(path: str, limits: Limits) -> tuple[dict[str, str], int]:
+def _read_index(path: str, limits: Limits) -> Container:
     source = FileSource(path)
     if source.size > limits.header:
         raise LimitError(f"an index of {source.size:,} bytes: refused", path=path)
@@ -49,18 +52,20 @@ def _read_index(path: str, limits: Limits) -> tuple[dict[str, str], int]:
         data = json.loads(source.read_at(0, source.size))
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"the index is not JSON: {error}", path=path) from error
-    finally:
-        source.close()
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict):
         raise FormatError("a JSON document without a weight_map: no index of shards", path=path)
     for key, name in weight_map.items():
         if not isinstance(name, str):
             raise CorruptError(f"weight_map gives {key[:80]!r} no file name", path=path)
-        # names are confined lexically (design 4)
-        if os.path.isabs(name) or "\\" in name or ".." in name.split("/") or not name or "\0" in name:
+        # names are confined lexically (design 4), and one file has one spelling
+        if os.path.isabs(name) or "\\" in name or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise CorruptError(f"weight_map names a file outside its directory: {name[:80]!r}", path=path)
-    return weight_map, source.size
+        if name.endswith(".json"):
+            raise CorruptError(f"weight_map names an index as a shard: {name[:80]!r}", path=path)
+    container = Container(path, "index", source)
+    container.graphs["index"] = data
+    return container
 
 
 def _add_shard(
@@ -77,6 +82,7 @@ def _add_shard(
             checkpoint.problems.append(f"shard {name}: {error.message}")
         return
     checkpoint.size += shard.size
+    checkpoint.parts.append(shard)
     checkpoint.containers += shard.containers
     checkpoint.problems += [f"shard {name}: {problem}" for problem in shard.problems]
     checkpoint.values += shard.values

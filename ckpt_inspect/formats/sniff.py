@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
+from shlex import quote
 
 from ..errors import CheckpointError, FormatError, UnsupportedError
 from ..model.source import FileSource
@@ -88,7 +89,7 @@ def _lfs(path: str, head: bytes, size: int) -> FormatError | None:
     return FormatError(
         f"a git-LFS pointer to {real:,} bytes (object {oid[:12]}…), not the file itself ({size} bytes)",
         path=path,
-        hint=f"Fetch it, in the repository: git lfs pull --include='*{name}'",
+        hint=f"Fetch it, in the repository: git lfs pull --include={quote('*' + name)}",
     )
 
 

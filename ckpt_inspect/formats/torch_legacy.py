@@ -20,6 +20,7 @@ NAME = "torch-legacy"
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _MAGIC_PICKLE = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # LONG1 of the magic number, STOP
+_LONGEST_KEY = 1000
 _PARTS = ("magic", "protocol", "sys_info", "object", "storage keys")
 
 
@@ -64,9 +65,8 @@ def read_stream(source: Source, format: str, problems: list[str], limits: Limits
         if name == "magic" and pickle.root != MAGIC:
             raise CorruptError("the magic number is wrong", path=source.path, offset=0)
         if name == "protocol" and pickle.root != PROTOCOL:
-            raise CorruptError(
-                f"legacy protocol {str(pickle.root)[:20]}: torch knows {PROTOCOL} alone", path=source.path
-            )
+            said = str(pickle.root)[:20] if isinstance(pickle.root, (int, str)) else "that is no number"
+            raise CorruptError(f"legacy protocol {said}: torch knows {PROTOCOL} alone", path=source.path)
     _collect(storages, pickles[3])
     _locate(container, source, offset, pickles[4], storages, problems)
     return container, storages, pickles[3]
@@ -100,6 +100,8 @@ class _LegacyStorages(Storages):
         if (offset + size) * dtype.itemsize > root.nbytes:
             raise Malformed("a view that reaches beyond its storage")
         name = (root.id, str(key))
+        if len(name[0]) + len(name[1]) > _LONGEST_KEY:
+            raise Malformed("a view whose key is no pointer")
         if name not in self.views:
             part = Storage(f"{root.id}/{key}", size * dtype.itemsize, root.location, None, offset * dtype.itemsize)
             self.views[name] = (part, root, dtype, cls)
@@ -131,9 +133,8 @@ def _locate(
     for position, key in enumerate(keys.root):
         known = storages.by_key.get(str(key)) if isinstance(key, (str, int)) else None
         if known is None:
-            problems.append(
-                f"storage {str(key)[:40]!r} is in the list, but not in the pickle: what follows cannot be found"
-            )
+            said = repr(str(key)[:40]) if isinstance(key, (str, int)) else "with a key that is no text"
+            problems.append(f"storage {said} is in the list, but not in the pickle: what follows cannot be found")
             return
         count = source.read_at(offset, 8)
         storage, dtype, _ = known
@@ -144,7 +145,7 @@ def _locate(
             return
         if numel * dtype.itemsize != storage.nbytes:
             problems.append(
-                f"storage {key}: the stream has {numel:,} elements where the pickle needs "
+                f"storage {str(key)[:40]}: the stream has {numel:,} elements where the pickle needs "
                 f"{storage.nbytes // max(dtype.itemsize, 1):,}; what follows cannot be found"
             )
             return
@@ -156,7 +157,7 @@ def _locate(
         part.record = root.record
     for key_text, (storage, _, _) in storages.by_key.items():
         if storage.record is None and storage.location != "meta":
-            problems.append(f"storage {key_text} is missing: {storage.nbytes:,} bytes")
+            problems.append(f"storage {key_text[:40]} is missing: {storage.nbytes:,} bytes")
     if offset < source.size:
         container.facts["trailing"] = f"{source.size - offset:,} bytes after the last storage"
 

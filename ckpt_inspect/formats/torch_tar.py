@@ -39,7 +39,8 @@ def members(source: Source) -> dict[str, Record]:
             raise CorruptError("a tar header without a size", path=source.path, offset=offset)
         nbytes = int(text, 8)
         if header[156:157] in (b"0", b"\0"):
-            found[name] = Record(name, nbytes, source.slice(offset + _BLOCK, nbytes))
+            there = max(0, min(nbytes, source.size - offset - _BLOCK))
+            found[name] = Record(name, nbytes, source.slice(offset + _BLOCK, there))
         offset += _BLOCK + -(-nbytes // _BLOCK) * _BLOCK
         if len(found) > 10_000:
             break
@@ -100,20 +101,22 @@ class _TarStorages(Storages):
             key, location, cls = root
             dtype = storage_dtype(cls)
             raw = source.read_at(entry.end, 8)
-            if dtype is None or len(raw) < 8 or not isinstance(location, str):
+            numel = _i64(raw)[0] if len(raw) == 8 else -1
+            if dtype is None or numel < 0 or not isinstance(location, str) or not _is_key(key):
                 raise CorruptError("a malformed storage entry", record="storages", offset=offset, path=source.path)
-            nbytes = _i64(raw)[0] * dtype.itemsize
+            nbytes = numel * dtype.itemsize
             start = entry.end + 8
             name = f"storages/{key}"
             storage = Storage(name, nbytes, str(location))
-            if nbytes < 0 or start + nbytes > source.size:
-                self.problems.append(
-                    f"storage {key} is cut: {max(0, source.size - start):,} of {nbytes:,} bytes are there"
-                )
-            else:
-                storage.record = Record(name, nbytes, source.slice(start, nbytes))
             self.by_key[str(key)] = (storage, dtype, cls)
-            offset = start + max(nbytes, 0)
+            if start + nbytes > source.size:
+                self.problems.append(
+                    f"storage {key} is cut: {max(0, source.size - start):,} of {nbytes:,} bytes are there; "
+                    "what follows cannot be found"
+                )
+                return
+            storage.record = Record(name, nbytes, source.slice(start, nbytes))
+            offset = start + nbytes
         self._views(source, offset, limits)
 
     def _views(self, source: Source, offset: int, limits: Limits) -> None:
@@ -122,13 +125,14 @@ class _TarStorages(Storages):
             return
         views = read_pickle(source, offset, limits).root
         for view in views if type(views) is list else ():
-            if type(view) is not tuple or len(view) != 4 or str(view[1]) not in self.by_key:
+            if type(view) is not tuple or len(view) != 4 or not _is_key(view[0]) or not _is_key(view[1]):
                 continue
             target, root, start, numel = view
-            whole, dtype, cls = self.by_key[str(root)]
-            if type(start) is int and type(numel) is int and start >= 0 and numel >= 0:
+            if str(root) in self.by_key and type(start) is int and type(numel) is int and start >= 0 and numel >= 0:
+                whole, dtype, cls = self.by_key[str(root)]
                 size = dtype.itemsize
-                part = Storage(f"storages/{target}", numel * size, whole.location, whole.record, start * size)
+                begin = whole.offset + start * size
+                part = Storage(f"storages/{target}", numel * size, whole.location, whole.record, begin)
                 if (start + numel) * size <= whole.nbytes:
                     self.by_key[str(target)] = (part, dtype, cls)
 
@@ -140,6 +144,10 @@ class _TarStorages(Storages):
         if known is None:
             raise Malformed("a storage that the tar does not hold")
         return known
+
+
+def _is_key(key: Any) -> bool:
+    return type(key) is int or (isinstance(key, str) and len(key) < 1000)
 
 
 def _tensors(record: Record, storages: _TarStorages, limits: Limits) -> dict[str, TensorInfo]:
@@ -154,7 +162,7 @@ def _tensors(record: Record, storages: _TarStorages, limits: Limits) -> dict[str
         root = entry.root
         raw = source.read_at(entry.end, 8)
         ndim = _i32(raw[:4])[0] if len(raw) == 8 else -1
-        if type(root) not in (tuple, list) or len(root) != 3 or not 0 <= ndim <= 1024:
+        if type(root) not in (tuple, list) or len(root) != 3 or not _is_key(root[0]) or not 0 <= ndim <= 1024:
             raise CorruptError("a malformed tensor entry", record="tensors", offset=offset, path=source.path)
         body = source.read_at(entry.end + 8, 16 * ndim + 8)
         if len(body) < 16 * ndim + 8:

@@ -64,6 +64,7 @@ class Checkpoint:
         problems: what is wrong with the file, in words; empty for a sound one.
         facts: what the containers say of themselves: writer, version, byte order, ….
         order: by pointer, the place of containers and values among their like, as saved.
+        parts: the shards of a sharded checkpoint, each opened by itself.
         siblings: other files of the same directory, where a directory was opened.
         selected: the pointer of the part that was asked for, None for the whole file.
     """
@@ -81,6 +82,7 @@ class Checkpoint:
         self.problems: list[str] = []
         self.facts: dict[str, str] = {}
         self.order: dict[str, int] = {}
+        self.parts: list[Checkpoint] = []
         self.siblings: list[str] = []
         self.selected: str | None = None
 
@@ -179,7 +181,7 @@ class Checkpoint:
             )
         part = Checkpoint(self.path, self.format, self.size)
         part.containers, part.problems, part.facts = self.containers, self.problems, self.facts
-        part.siblings, part.order = self.siblings, self.order
+        part.siblings, part.order, part.parts = self.siblings, self.order, self.parts
         part.sections, part.values, part.selected = inside, values, pointer
         return part
 

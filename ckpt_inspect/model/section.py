@@ -9,6 +9,7 @@ from . import pointer as pointers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .keymap import KeyMap
     from .tensor import TensorInfo
 
 
@@ -58,9 +59,11 @@ class Section:
         metadata: ``_metadata`` of a state_dict: module path -> plain data; None without one.
         params: in an optimizer: key -> (name of the parameter it belongs to, ``recorded`` or ``derived``).
         node: the graph node it was read from.
+        entries: all its keys, of tensors and others; None: not asked for yet.
+        renamed: where its keys went, as the file spells them; None: nowhere.
     """
 
-    __slots__ = ("cls", "kind", "metadata", "modules", "node", "params", "pointer", "tensors")
+    __slots__ = ("cls", "entries", "kind", "metadata", "modules", "node", "params", "pointer", "renamed", "tensors")
 
     def __init__(self, pointer: str, kind: str, cls: str | None = None, node: Any = None) -> None:
         self.pointer = pointer
@@ -71,6 +74,8 @@ class Section:
         self.modules: dict[str, ModuleInfo] = {}
         self.metadata: dict[str, Any] | None = None
         self.params: dict[str, tuple[str, str]] = {}
+        self.entries: list[str] | None = None
+        self.renamed: KeyMap | None = None
 
     def name_of(self, key: str) -> str:
         """The name of one of its tensors, unique in the file."""

@@ -228,7 +228,12 @@ def _verdict(checkpoint: Checkpoint) -> Verdict:
         return Verdict(True, [])
     if checkpoint.format.startswith("torchscript"):
         return Verdict(False, ["a TorchScript archive: torch.jit.load opens it"])
-    return verdict(_pickles(checkpoint), reasons.get(checkpoint.format))
+    pickles = _pickles(checkpoint)
+    if checkpoint.format == "torch-legacy" and any(
+        node.name == "UntypedStorage" for p in pickles for node in p.globals
+    ):
+        reasons["torch-legacy"] = "untyped storages in the legacy format, which torch writes and cannot read"
+    return verdict(pickles, reasons.get(checkpoint.format))
 
 
 def _load_line(found: Info) -> str | None:

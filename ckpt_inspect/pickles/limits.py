@@ -14,7 +14,9 @@ class Limits(NamedTuple):
         stack: values that may wait on one pickle's stack.
         integer: bytes of one integer.
         string: bytes of one string or line.
-        pickle: bytes of one pickle that is held in memory (deflated ones).
+        name: characters of one name to import; TorchScript's longest are a few hundred.
+        inflated: bytes to which the members of one archive that are parsed may inflate, and as much again as
+            four times the archive; scripts and pickles deflate to a fifth, and weights lie beside them.
         depth: nesting of containers or modules that is followed.
         records: members of one archive.
         header: bytes of one JSON header or index; safetensors itself refuses more than 100 MB.
@@ -25,7 +27,8 @@ class Limits(NamedTuple):
     stack: int = 8_000_000
     integer: int = 1024
     string: int = 1 << 30
-    pickle: int = 1 << 30
+    name: int = 1000
+    inflated: int = 4_000_000
     depth: int = 200
     records: int = 2_000_000
     header: int = 100_000_000

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..model.source import Source
 
 _WINDOW = 1 << 18  # bytes of the pickle held at a time
+_FIRST_WINDOW = 1 << 12  # most pickles of a legacy stream or a tar are short, and there may be many
 _LOOKAHEAD = 16  # more than the longest fixed operand
 _BLOB = 1 << 14  # bytes objects from this length on stay in the file
 
@@ -26,7 +27,7 @@ class Machine:
     """Reads one pickle. ``data`` is a window of the source, ``base`` the offset of its first byte."""
 
     __slots__ = ("base", "data", "eof", "limits", "made", "marks", "memo", "pickle", "pos", "refill_at",
-                 "source", "stack")  # fmt: skip
+                 "source", "stack", "window")  # fmt: skip
 
     def __init__(self, source: Source, offset: int, limits: Limits) -> None:
         self.source = source
@@ -39,6 +40,7 @@ class Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.made = 0
+        self.window = _FIRST_WINDOW
         self.pickle = Pickle(offset)
         self.refill(_LOOKAHEAD)
 
@@ -47,7 +49,8 @@ class Machine:
     def refill(self, need: int) -> None:
         """Move the window to the current position and make it at least ``need`` bytes, if there are as many."""
         offset = self.base + self.pos
-        wanted = max(_WINDOW, need + _LOOKAHEAD)
+        wanted = max(self.window, need + _LOOKAHEAD)
+        self.window = _WINDOW
         self.data = self.source.read_at(offset, wanted)
         self.base, self.pos = offset, 0
         self.eof = len(self.data) < wanted
@@ -57,7 +60,7 @@ class Machine:
             self.limit(f"more than {limits.objects:,} objects")
         if len(self.memo) > limits.memo:
             self.limit(f"more than {limits.memo:,} memo entries")
-        if len(self.stack) > limits.stack or len(self.marks) > limits.stack:
+        if len(self.stack) > limits.stack or len(self.marks) > min(limits.stack, limits.objects):
             self.limit(f"more than {limits.stack:,} values on the stack")
 
     def take(self, nbytes: int) -> bytes:

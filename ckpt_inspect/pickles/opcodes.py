@@ -368,10 +368,12 @@ def _frozenset(m: Machine) -> None:
 # -- opcodes: objects -----------------------------------------------------------------------------------
 
 
-def _name(m: Machine, module: Any, name: Any) -> None:
+def _named(m: Machine, module: str, name: str) -> Global:
+    if len(module) + len(name) > m.limits.name:
+        m.limit(f"a name of {len(module) + len(name):,} characters")
     node = Global(module, name)
     m.pickle.globals.append(node)
-    m.stack.append(node)
+    return node
 
 
 def _text(raw: bytes) -> str:
@@ -381,7 +383,7 @@ def _text(raw: bytes) -> str:
 def _global(m: Machine) -> None:
     module = m.line()
     name = m.line()
-    _name(m, _text(module), _text(name))
+    m.stack.append(_named(m, _text(module), _text(name)))
 
 
 def _stack_global(m: Machine) -> None:
@@ -390,7 +392,7 @@ def _stack_global(m: Machine) -> None:
     module = m.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         m.fail("STACK_GLOBAL needs two strings")
-    _name(m, module, name)
+    m.stack.append(_named(m, module, name))
 
 
 def _reduce(m: Machine) -> None:
@@ -421,9 +423,7 @@ def _inst(m: Machine) -> None:
     module = m.line()
     name = m.line()
     args = tuple(m.pop_mark())
-    callee = Global(_text(module), _text(name))
-    m.pickle.globals.append(callee)
-    m.build("INST", callee, args)
+    m.build("INST", _named(m, _text(module), _text(name)), args)
 
 
 def _obj(m: Machine) -> None:
@@ -441,7 +441,9 @@ def _build(m: Machine) -> None:
         else:
             target.ops.append(("BUILD", state))
     elif type(target) in (Global, Persistent):  # a real machine would patch the class or module
-        target.state = [*(target.state or ()), state]
+        if target.state is None:
+            target.state = []
+        target.state.append(state)
     else:
         m.fail(f"BUILD on {_kind(target)}")
 

@@ -72,7 +72,7 @@ class Storages:
         if storage.byteorder != sys.byteorder and storage.word > 1:
             rows = _bytes(made)[: record.nbytes - record.nbytes % storage.word].view(-1, storage.word)
             made = rows.flip(1).untyped_storage()
-        return _bytes(made).to(self.device).untyped_storage()
+        return made if self.device.type == "cpu" else _bytes(made).to(self.device).untyped_storage()
 
     def _map(self, file: FileSource, start: int, nbytes: int) -> torch.UntypedStorage | None:
         """A stretch of a file: of one mapping of the whole file if the system grants that, else of its own."""

@@ -131,6 +131,8 @@ class Loader:
                 kinds = (torch.float64, torch.int64)
                 return [torch.tensor(numbers, dtype=kind, device=self.device)
                         for numbers, kind in zip(scheme[1:3], kinds, strict=True)]  # fmt: skip
+        if [part.key for part in info.parts[:2]] != ["scales", "zero_points"]:
+            raise CorruptError(f"{info.key!r}: its scales are no tensors")
         return [self.tensor(part) for part in info.parts[:2]]
 
     def _view(self, info: TensorInfo, name: str, empty: Callable[..., torch.Tensor]) -> torch.Tensor:

@@ -74,13 +74,18 @@ LEAVES = st.one_of(
         [bytearray(b"a"), complex(1, 2), {1, 2}, frozenset([1]), torch.ones(2), torch.nn.Parameter(torch.ones(1))]
     ),
     st.sampled_from(
-        [torch.ones(2).untyped_storage(), torch.Generator().get_state(), torch.tensor(1j).conj(), torch.eye(2).to_sparse()]
+        [
+            torch.ones(2).untyped_storage(),
+            torch.Generator().get_state(),
+            torch.tensor(1j).conj(),
+            torch.eye(2).to_sparse(),
+        ]
     ),
 )
 
 
 @the_same_torch
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3000, deadline=None)
 @given(
     st.recursive(
         LEAVES,

@@ -1,0 +1,275 @@
+"""A checkpoint with renamed keys as new bytes: each container in its own format, everything else copied as it lies.
+
+Nothing is written here. A rewrite is a list of files, each a list of pieces for the one copy loop
+(``containers.output``), and, where that can be done, the few bytes that change the file in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..containers.zip import ZipArchive, ZipRecord
+from ..containers.zip_writer import Piece, appended, rewrite
+from ..errors import CorruptError, UnsupportedError
+from ..model.checkpoint import Checkpoint
+from ..model.graph import Persistent, Pickle
+from ..model.section import Section
+from ..model.source import BytesSource
+from ..model.storage import Container
+from ..pickles.machine import read_pickle
+from ..pickles.writer import write_pickle
+from . import objects
+from .renames import Replacements
+
+Keys = Mapping[str, str | None]
+
+
+class Edit(NamedTuple):
+    """What changes a file in place: bytes to overwrite, bytes to append, and last what makes the appended ones count."""
+
+    overwrite: list[tuple[int, bytes]]
+    append: list[bytes]
+    last: bytes
+
+
+class NewFile(NamedTuple):
+    """One file of the result.
+
+    Attributes:
+        source: path of the file it is made from.
+        name: its name within a directory, ``""`` for a checkpoint that is one file.
+        pieces: its whole content, for a new file.
+        nbytes: its length.
+        edit: the same in place, None where that is not possible.
+        why_not: then the reason.
+    """
+
+    source: str
+    name: str
+    pieces: list[Piece]
+    nbytes: int
+    edit: Edit | None
+    why_not: str
+
+
+def rewritten(checkpoint: Checkpoint) -> list[NewFile]:
+    """The files of a checkpoint whose sections were renamed; those of a sharded one with the index last.
+
+    Raises:
+        UnsupportedError: a format that is not written in place of itself; the message names the way out.
+        CorruptError: the file is damaged: nothing of it is rewritten.
+    """
+    if checkpoint.problems:
+        raise CorruptError(f"damaged files are not rewritten: {checkpoint.problems[0]}", path=checkpoint.path)
+    if checkpoint.format == "sharded":
+        return _sharded(checkpoint)
+    writer = _WRITERS.get(checkpoint.format)
+    if writer is None:
+        raise UnsupportedError(
+            f"{checkpoint.format} files are read only", path=checkpoint.path, hint=_WAY_OUT.get(checkpoint.format)
+        )
+    pickles, texts = checkpoint.containers[0], {s.pointer: s for s in checkpoint.sections.values()}
+    return [writer(checkpoint, pickles, texts, "")]
+
+
+_WAY_OUT = {
+    "torch-tar": "Convert it: torch.save(ckpt_inspect.torch.state_dict(path), 'new.pth').",
+    "torchscript": "Its names live in its code. Take the weights out: ckpt_inspect.torch.state_dict(path).",
+    "torchscript-model-json": "Its names live in its code. Take the weights out: ckpt_inspect.torch.state_dict(path).",
+    "pickle": "Save its tensors with torch.save first.",
+}
+
+
+def _size(pieces: list[Piece]) -> int:
+    return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces)
+
+
+# -- pickles ----------------------------------------------------------------------------------------------------
+
+
+def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes:
+    """The pickle of an object with its sections renamed, read back before it is trusted."""
+    replacements = Replacements()
+    for section in sections.values():
+        if section.renamed is None or section.renamed.is_identity():
+            continue
+        if section.kind == "module":
+            replacements.nodes[id(pickle.root)] = section.node
+        else:
+            replacements.rename(section, section.renamed.pairs)
+            for other in sections.values():
+                if other.kind == "optimizer":
+                    _follow(replacements, other, section.renamed.pairs)
+    data = write_pickle(pickle.root, pickle.protocol, replacements.nodes)
+    back = read_pickle(BytesSource(data, ""))
+    if back.end != len(data) or not _storage_keys(back) <= _storage_keys(pickle):
+        raise CorruptError("the new pickle does not read back as what it was made from: nothing was written")
+    return data
+
+
+def _follow(replacements: Replacements, optimizer: Section, keys: Keys) -> None:
+    """Optimizers that name parameters: ``param_names``, and FSDP's state with names for numbers."""
+    found = dict(objects.entries(objects.children(optimizer.node)[0])[0])
+    replacements.names(found.get("state"), keys)
+    for group in found.get("param_groups") or ():
+        inside = dict(objects.entries(objects.children(group)[0])[0])
+        for name in ("params", "param_names"):
+            replacements.names(inside.get(name), keys)
+
+
+def _storage_keys(pickle: Pickle) -> set[str]:
+    return {
+        str(node.pid[2]) for node in pickle.persistent if type(node) is Persistent and type(node.pid) is tuple and len(node.pid) > 2
+    }  # fmt: skip
+
+
+# -- torch zip --------------------------------------------------------------------------------------------------
+
+
+def _torch_zip(checkpoint: Checkpoint, container: Container, sections: Mapping[str, Section], name: str) -> NewFile:
+    archive = _archive(container)
+    pickle: Pickle = container.graphs["data.pkl"]
+    data = new_pickle(pickle, sections)
+    kept = _storage_keys(read_pickle(BytesSource(data, "")))
+    dropped = {f"data/{key}" for key in _storage_keys(pickle) - kept}
+    if dropped:
+        dropped.add(".format_version")  # computed offsets would no longer be right (formats 4.4)
+    alignment = _alignment(archive)
+    changed = {"data.pkl": data}
+    pieces = list(rewrite(archive, changed, dropped, alignment))
+    append, last = appended(archive, changed, alignment)
+    return NewFile(container.path, name, pieces, _size(pieces), Edit([], append, last), "")
+
+
+def _archive(container: Container) -> ZipArchive:
+    record = next(iter(container.records.values()))
+    assert isinstance(record, ZipRecord)
+    return record.archive
+
+
+def _alignment(archive: ZipArchive) -> int:
+    record = archive.records.get(".storage_alignment")
+    text = record.source.read_at(0, 16).strip() if record is not None else b"64"
+    return int(text) if text.isdigit() and 0 < int(text) <= 1 << 16 else 64
+
+
+# -- legacy stream ----------------------------------------------------------------------------------------------
+
+
+def _legacy(checkpoint: Checkpoint, container: Container, sections: Mapping[str, Section], name: str) -> NewFile:
+    source = container.source
+    pickle: Pickle = container.graphs["object"]
+    keys: Pickle = container.graphs["storage keys"]
+    data = new_pickle(pickle, sections)
+    kept = _storage_keys(read_pickle(BytesSource(data, "")))
+    gone = _storage_keys(pickle) - kept
+    pieces: list[Piece] = [source.slice(0, pickle.start), data]
+    if not gone:
+        pieces.append(source.slice(pickle.end, source.size - pickle.end))
+    else:
+        pieces.append(write_pickle([key for key in keys.root if str(key) not in gone], keys.protocol))
+        offset = keys.end
+        for key in keys.root:
+            length = 8 + container.records[str(key)].nbytes
+            if str(key) not in gone:
+                pieces.append(source.slice(offset, length))
+            offset += length
+    why = "a legacy file has no room for another pickle: its storages would have to move"
+    return NewFile(container.path, name, pieces, _size(pieces), None, why)
+
+
+# -- safetensors ------------------------------------------------------------------------------------------------
+
+
+def _safetensors(checkpoint: Checkpoint, container: Container, sections: Mapping[str, Section], name: str) -> NewFile:
+    section = sections[""]
+    keys: Keys = section.renamed.pairs if section.renamed is not None else {}
+    header: dict[str, Any] = container.graphs["header"]
+    new: dict[str, Any] = {}
+    ranges: list[tuple[int, int]] = []
+    dropped = False
+    for key, entry in header.items():
+        target = key if key == "__metadata__" else keys.get(key, key)
+        if target is None:
+            dropped = True
+            continue
+        new[target] = entry
+        if key != "__metadata__":
+            ranges.append((entry["data_offsets"][0], entry["data_offsets"][1]))
+    source = container.source
+    old_length = int.from_bytes(source.read_at(0, 8), "little")
+    if dropped:
+        return _safetensors_without(container, new, ranges, old_length, name)
+    text = _header_text(new)
+    tail = source.slice(8 + old_length, source.size - 8 - old_length)
+    pieces: list[Piece] = [len(text).to_bytes(8, "little") + text, tail]
+    short = text.rstrip(b" ")
+    edit = Edit([(8, short + b" " * (old_length - len(short)))], [], b"") if len(short) <= old_length else None
+    why = "" if edit else f"the new header is {len(short) - old_length:,} bytes longer than the room there is for it"
+    return NewFile(container.path, name, pieces, _size(pieces), edit, why)
+
+
+def _header_text(header: dict[str, Any]) -> bytes:
+    """Compact JSON, padded with spaces so that the data begin at a multiple of 8, as the library writes it."""
+    try:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UnsupportedError("safetensors cannot hold a key with a lone surrogate") from error
+    return text + b" " * (-len(text) % 8)
+
+
+def _safetensors_without(
+    container: Container, header: dict[str, Any], ranges: list[tuple[int, int]], old_length: int, name: str
+) -> NewFile:
+    """Without the bytes of dropped tensors: the rest moves together, for the format allows no holes."""
+    moved: dict[int, int] = {}
+    end = 0
+    for begin, stop in sorted(ranges):
+        moved[begin] = end if stop > begin else moved.get(begin, end)
+        end += stop - begin
+    new = {
+        key: entry if key == "__metadata__" else {**entry, "data_offsets": _shift(entry["data_offsets"], moved)}
+        for key, entry in header.items()
+    }
+    text = _header_text(new)
+    base = 8 + old_length
+    data = [container.source.slice(base + begin, stop - begin) for begin, stop in sorted(ranges)]
+    pieces: list[Piece] = [len(text).to_bytes(8, "little") + text, *data]
+    return NewFile(container.path, name, pieces, _size(pieces), None, "dropped tensors would leave holes, which safetensors refuses")
+
+
+def _shift(offsets: list[int], moved: Mapping[int, int]) -> list[int]:
+    begin, end = offsets
+    return [moved[begin], moved[begin] + end - begin]
+
+
+# -- shards -----------------------------------------------------------------------------------------------------
+
+
+def _sharded(checkpoint: Checkpoint) -> list[NewFile]:
+    index = checkpoint.containers[0]
+    keys: Keys = checkpoint.sections[""].renamed.pairs if checkpoint.sections[""].renamed is not None else {}
+    weight_map: dict[str, str] = index.graphs["index"]["weight_map"]
+    files: list[NewFile] = []
+    folder = os.path.dirname(index.path)
+    for shard in checkpoint.parts:
+        container = shard.containers[0]
+        name = os.path.relpath(container.path, folder or ".")
+        section = shard.sections[""].with_keys(keys)
+        files.append(_WRITERS[shard.format](shard, container, {"": section}, name))
+    new_map = {new: name for key, name in weight_map.items() if (new := keys.get(key, key)) is not None}
+    data = {**index.graphs["index"], "weight_map": new_map}
+    text = (json.dumps(data, indent=2) + "\n").encode()
+    old = index.source
+    edit = Edit([(0, text[: old.size])], [text[old.size :]] if len(text) > old.size else [], b"")
+    fits = len(text) >= old.size
+    if not fits:  # JSON may be followed by spaces
+        edit = Edit([(0, text.ljust(old.size))], [], b"")
+    files.append(NewFile(index.path, os.path.basename(index.path), [text], len(text), edit, ""))
+    return files
+
+
+_WRITERS = {"torch-zip": _torch_zip, "torch-legacy": _legacy, "safetensors": _safetensors}
