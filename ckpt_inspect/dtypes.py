@@ -1,6 +1,6 @@
 """One table of element types: torch's name, bits, storage class, safetensors code.
 
-Facts: formats of torch 2.13 and safetensors 0.8, each tried (see ``tests/test_dtypes.py``).
+Facts: formats of torch 2.13 and safetensors 0.8, each tried (see ``tests/test_zoo.py``).
 """
 
 from __future__ import annotations
@@ -79,30 +79,6 @@ ITEMSIZE: dict[str, int] = {row.name: row.itemsize for row in _ROWS}
 
 # How many logical values one stored element holds (torch counts logical values for these in numel()).
 PACKED: dict[str, int] = {"quint4x2": 2, "quint2x4": 4}
-
-# The ScalarType enum of c10, as TorchScript attributes and .pt2 files spell a dtype.
-BY_ENUM: dict[int, str] = dict(
-    enumerate(
-        [
-            "uint8",
-            "int8",
-            "int16",
-            "int32",
-            "int64",
-            "float16",
-            "float32",
-            "float64",
-            "complex32",
-            "complex64",
-            "complex128",
-            "bool",
-            "qint8",
-            "quint8",
-            "qint32",
-            "bfloat16",
-        ]
-    )
-)
 
 
 def nbytes(dtype: str, numel: int) -> int:

@@ -11,6 +11,7 @@
     ├── SelectionError       the argument names no part, or several       (ValueError)
     ├── MissingKeyError      no such key: says the close matches          (KeyError)
     ├── KeyCollisionError    two names would meet                         (ValueError)
+    ├── RuleError            a rule that cannot be followed                (ValueError)
     ├── OutputExistsError    the output is there already                  (FileExistsError)
     └── UnsupportedError     known, but not done here: says who does it   (ValueError)
 
@@ -49,14 +50,19 @@ class CheckpointError(Exception):
         self.offset = offset
         self.hint = hint
 
-    def __str__(self) -> str:
-        # Not the built-in one: KeyError would quote the message, OSError would show an errno.
+    @property
+    def place(self) -> str:
+        """``path, record data.pkl, byte 1,234``, as far as they are known."""
         where = [self.path] if self.path is not None else []
         if self.record is not None:
             where.append(f"record {self.record}")
         if self.offset is not None:
             where.append(f"byte {self.offset:,}")
-        text = f"{', '.join(where)}: {self.message}" if where else self.message
+        return ", ".join(where)
+
+    def __str__(self) -> str:
+        # Not the built-in one: KeyError would quote the message, OSError would show an errno.
+        text = f"{self.place}: {self.message}" if self.place else self.message
         return f"{text}\n{self.hint}" if self.hint else text
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +107,10 @@ class MissingKeyError(CheckpointError, KeyError):
 
 class KeyCollisionError(CheckpointError, ValueError):
     """Two names would meet."""
+
+
+class RuleError(CheckpointError, ValueError):
+    """A rule, a glob or a file of them is malformed, matches nothing, or has no answer for a key."""
 
 
 class OutputExistsError(CheckpointError, FileExistsError):

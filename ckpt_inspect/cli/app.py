@@ -12,9 +12,10 @@ import typer
 from typer.core import TyperGroup
 
 from ..commands import COMMANDS
-from ..errors import CheckpointError
+from ..errors import CheckpointError, FileError
+from .complaints import ERROR, complain, write_error
 
-OK, DIFFERENT, ERROR, INTERRUPTED = 0, 1, 2, 130
+OK, INTERRUPTED = 0, 130
 
 
 class LazyGroup(TyperGroup):
@@ -72,12 +73,14 @@ def run(arguments: list[str]) -> int:
         status = app(args=arguments, standalone_mode=False, prog_name="ckpt")
         sys.stdout.flush()
     except CheckpointError as error:
-        return _complain(error, as_json)
+        return complain(error, as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
         return OK
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except OSError as error:  # stdout: a full disk, most likely
+        return complain(FileError(f"cannot write: {(error.strerror or str(error)).lower()}"), as_json)
     except Exception as error:
         shown = getattr(error, "format_message", None)  # a usage error of click, wherever Typer keeps click
         if shown is None:
@@ -91,9 +94,10 @@ def _prepare_streams() -> None:
 
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a closed pipe ends silently
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
+        getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def _usage(error: Exception, message: str, as_json: bool) -> int:
@@ -102,16 +106,7 @@ def _usage(error: Exception, message: str, as_json: bool) -> int:
         typer.echo(message or (context.get_help() if context is not None else ""))
         return ERROR
     if as_json:
-        _write_error(
-            {
-                "type": "UsageError",
-                "message": message,
-                "path": None,
-                "record": None,
-                "offset": None,
-                "hint": None,
-            }
-        )
+        write_error({**CheckpointError(message).to_dict(), "type": "UsageError"})
         return ERROR
     path = getattr(context, "command_path", "ckpt") if context is not None else "ckpt"
     typer.echo(f"ckpt: {message}{_meant(message)}\nTry: {path} --help", err=True)
@@ -124,27 +119,3 @@ def _meant(message: str) -> str:
 
     close = get_close_matches(message.split("'")[1], COMMANDS, n=1) if message.startswith("No such command '") else []
     return f" Did you mean {close[0]}?" if close else ""
-
-
-def _complain(error: CheckpointError, as_json: bool) -> int:
-    from ..render.text import escape
-
-    if as_json:
-        _write_error(error.to_dict())
-        return ERROR
-    where = [escape(error.path)] if error.path is not None else []
-    if error.record is not None:
-        where.append(f"record {escape(error.record)}")
-    if error.offset is not None:
-        where.append(f"byte {error.offset:,}")
-    place = ", ".join(where) + ": " if where else ""
-    typer.echo(f"ckpt: {place}{escape(error.message)}", err=True)
-    if error.hint:
-        typer.echo(f"      {escape(error.hint)}", err=True)
-    return ERROR
-
-
-def _write_error(error: dict[str, Any]) -> None:
-    from ..render.json import dumps
-
-    typer.echo(dumps({"schema": "ckpt-inspect/error/1", "error": error}), err=True)

@@ -20,9 +20,9 @@ def command(
 
         lines = render.lines(found, not options.is_terminal())
         if options.is_terminal():
-            from ..render.terminal import show
+            from ..render.terminal import show_wrapped
 
-            show(lines, cut=False)  # a line to be pasted must be whole
+            show_wrapped(lines, render.LABEL)
         else:
             from ..render.plain import texts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
+from .complaints import complain
 
 
 def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -26,13 +28,19 @@ def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
     return [f"{path}#{pointer}" for pointer in found if pointer.startswith(section)]
 
 
+def _files_so_far(ctx: typer.Context) -> list[str]:
+    """Files of a command line that is not complete yet: while an option lacks its value they are loose words."""
+    given = ctx.params.get("files") or ctx.params.get("file") or []
+    words = [given] if isinstance(given, str) else [*given, *ctx.args]
+    return words or [word for word in os.environ.get("COMP_WORDS", "").split()[2:] if os.path.exists(word)]
+
+
 def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
     """Keys inside the file that the command line names."""
     from ..formats import open_checkpoint
 
-    given = ctx.params.get("files") or ctx.params.get("file") or ()
     keys: list[str] = []
-    for path in [given] if isinstance(given, str) else given:
+    for path in _files_so_far(ctx):
         try:
             keys += [info.key for _, _, info in open_checkpoint(path).tensors() if info.key.startswith(incomplete)]
         except CheckpointError:
@@ -83,10 +91,7 @@ def each(
             status = 2
             error.path = error.path or path
             documents.append({"schema": "ckpt-inspect/error/1", "error": error.to_dict()})
-            if not as_json:
-                from .app import _complain
-
-                _complain(error, False)
+            complain(error, as_json)
             continue
         if checkpoint.problems:
             status = 2
@@ -95,7 +100,7 @@ def each(
         if quiet:
             continue
         if as_json:
-            documents.append(found.to_dict())
+            documents.append(getattr(found, "document", found.to_dict)())
         else:
             show(found, path if len(files) > 1 else None)
     if as_json and not quiet:

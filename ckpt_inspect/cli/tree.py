@@ -37,7 +37,7 @@ def command(
         if options.is_terminal():
             from ..render.terminal import show
 
-            show(lines)
+            show(lines, narrow=True)
         else:
             from ..render.plain import texts
 

@@ -319,7 +319,7 @@ def _add(archive: ZipArchive, record: ZipRecord, folded: dict[bytes, str]) -> No
 
 
 def _check_spans(archive: ZipArchive, spans: list[tuple[int, int]]) -> None:
-    """Refuse records that overlap. Without the local headers this is a lower bound; reading checks the rest."""
+    """Refuse records that overlap, as far as the directory tells: local headers may be longer than it says."""
     spans.sort()
     archive.headers = [start for start, _ in spans]
     end = 0
@@ -330,7 +330,7 @@ def _check_spans(archive: ZipArchive, spans: list[tuple[int, int]]) -> None:
 
 
 def _read_local_headers(archive: ZipArchive) -> None:
-    """A cut archive: walk the local headers while their sizes are known (formats 1.1: torch writes none)."""
+    """A cut archive: its first record, from its local header; the lengths of others are not there (formats 1.1)."""
     source = archive.source
     header = source.read_at(0, LOCAL.size)
     if len(header) < LOCAL.size:

@@ -91,9 +91,7 @@ def _placed(record: ZipRecord, content: bytes | None, position: int) -> _Member:
         size, crc, method = len(content), zlib.crc32(content), 0
         return _Member(record.raw_name, _FLAGS_DATA if size else _FLAGS_EMPTY, method, crc, size, size, position)
     flags = _FLAGS_DATA if record.compressed else _FLAGS_EMPTY
-    return _Member(
-        record.raw_name, flags, record.method, record.crc or 0, record.compressed, record.nbytes, position
-    )
+    return _Member(record.raw_name, flags, record.method, record.crc or 0, record.compressed, record.nbytes, position)
 
 
 def _kept(record: ZipRecord) -> _Member:

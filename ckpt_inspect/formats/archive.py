@@ -102,6 +102,8 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
     if not archive.truncated:
         if record.crc is not None and _crc(source) != record.crc:
             problems.append(f"record {name} fails its checksum: it was damaged after it was written")
+        if pickle.notes:
+            container.facts[f"{name} oddities"] = "; ".join(pickle.notes)
         if pickle.end != record.nbytes:
             container.facts[f"{name} trailing"] = f"{record.nbytes - pickle.end:,} bytes after STOP"
     return pickle

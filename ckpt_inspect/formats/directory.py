@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from shlex import quote
 from typing import Any
 
 from ..errors import FileError, FormatError, SelectionError
@@ -56,7 +57,25 @@ def read(path: str, open_file: Any, limits: Limits = DEFAULT) -> Checkpoint:
             hint=f"Name one: {os.path.join(path, choice[0])}",
         )
     listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    raise FormatError(f"a directory that holds no checkpoint ({listed or 'it is empty'})", path=path)
+    raise FormatError(
+        f"a directory that holds no checkpoint ({listed or 'it is empty'})", path=path, hint=_look_inside(path, names)
+    )
+
+
+def _look_inside(path: str, names: list[str]) -> str | None:
+    """Directories inside that look like checkpoints: ``checkpoint-500``, a hub's ``snapshots/HASH``."""
+    below = [name for name in names if os.path.isdir(os.path.join(path, name))]
+    if "snapshots" in below:
+        return _look_inside(os.path.join(path, "snapshots"), sorted(os.listdir(os.path.join(path, "snapshots"))))
+    for name in below[:100]:
+        inner = os.path.join(path, name)
+        try:
+            found = os.listdir(inner)
+        except OSError:
+            continue
+        if any(file.endswith((*_WEIGHTS, ".index.json", ".distcp")) for file in found):
+            return f"Look into it: ckpt info {quote(inner)}"
+    return None
 
 
 def _is_file(folder: str, name: str) -> bool:

@@ -18,6 +18,7 @@ from . import archive as archives
 from .finish import finish
 
 NAME = "torchscript-model-json"
+_LONGEST_PATH = 1000
 
 # caffe2::TensorProto::DataType, as protobuf's JSON spells it
 _TYPES = {
@@ -39,10 +40,14 @@ def read(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
             section.tensors[f"tensors/{index}"] = info._replace(key=f"tensors/{index}", persistent=False)
     checkpoint.sections[""] = section
     version = model.get("producerVersion")
-    checkpoint.facts["writer"] = f"torch.jit.save of 2018 or 2019 (protocol {str(model.get('protoVersion'))[:8]})"
+    checkpoint.facts["writer"] = f"torch.jit.save of 2018 or 2019 (protocol {_word(model.get('protoVersion'))})"
     if isinstance(version, str):
-        checkpoint.facts["producer"] = f"{str(model.get('producerName'))[:40]} {version[:40]}"
+        checkpoint.facts["producer"] = f"{_word(model.get('producerName'))} {_word(version)}"
     return finish(checkpoint)
+
+
+def _word(value: Any) -> str:
+    return str(value)[:40] if isinstance(value, (str, int)) else "?"
 
 
 def _load(archive: ZipArchive, source: FileSource, limits: Limits) -> dict[str, Any]:
@@ -68,31 +73,40 @@ def _number(value: Any) -> int:
     """protobuf's JSON writes int64 as text."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
         return int(value)
-    if type(value) is int and value >= 0:
+    if type(value) is int and 0 <= value < 2**63:
         return value
     raise ValueError
+
+
+def _shape(dims: list[Any]) -> tuple[int, ...]:
+    numel = 1
+    for n in (shape := tuple(map(_number, dims))):
+        numel *= max(n, 1)
+        if numel >= 2**63:
+            raise ValueError
+    return shape
 
 
 def _tensor(container: Container, entry: Any, index: int, checkpoint: Checkpoint) -> TensorInfo | None:
     try:
         dtype = BY_NAME[_TYPES[entry["dataType"]]]
-        shape = tuple(_number(n) for n in _list(entry, "dims"))
-        stride = tuple(_number(n) for n in _list(entry, "strides"))
+        shape = _shape(_list(entry, "dims"))
+        stride = tuple(map(_number, _list(entry, "strides")))
         offset = _number(entry.get("offset", 0))
         name, device = entry["data"]["key"], entry.get("device", "cpu")
         record = container.records.get(name)
-        if len(shape) != len(stride) or not isinstance(device, str):
+        if len(shape) != len(stride) or not isinstance(device, str) or not isinstance(name, str):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         checkpoint.problems.append(f"tensor {index} of model.json is malformed")
         return None
     needed = (offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) + 1) * dtype.itemsize
     if record is None:
-        checkpoint.problems.append(f"record {str(name)[:80]} is missing")
+        checkpoint.problems.append(f"record {name[:80]} is missing")
     elif 0 not in shape and needed > record.nbytes:
-        checkpoint.problems.append(f"tensor {index} of model.json reaches beyond record {name}")
+        checkpoint.problems.append(f"tensor {index} of model.json reaches beyond record {name[:80]}")
         return None
-    storage = Storage(str(name), record.nbytes if record else needed, device, record)
+    storage = Storage(name, record.nbytes if record else max(0, needed), device, record)
     grad = entry.get("requiresGrad")
     return TensorInfo("", dtype.name, shape, stride, storage, offset, device,
                       requires_grad=grad if type(grad) is bool else None)  # fmt: skip
@@ -106,7 +120,10 @@ def _modules(section: Section, root: Any, tensors: list[TensorInfo | None], limi
         path, module, depth = waiting.pop()
         if not isinstance(module, dict) or depth > limits.depth:
             continue
-        section.modules[path] = ModuleInfo(str(module.get("name", "")) if path == "" else "")
+        if len(path) > _LONGEST_PATH:  # each module below repeats it
+            raise LimitError(f"a module whose path has {len(path):,} characters: refused", record="model.json")
+        own = module.get("name")
+        section.modules[path] = ModuleInfo(own if path == "" and isinstance(own, str) else "")
         found = sorted(_list(module, "parameters"), key=lambda p: bool(isinstance(p, dict) and p.get("isBuffer")))
         for parameter in found:
             name = parameter.get("name") if isinstance(parameter, dict) else None

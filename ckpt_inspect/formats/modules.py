@@ -37,6 +37,11 @@ def module_fields(node: Opaque) -> dict[str, Any]:
     return objects.fields(node)
 
 
+def child_module(node: Opaque, name: str) -> Any:
+    """The child of that name, as the graph has it."""
+    return dict(objects.entries(objects.mapping_items(module_fields(node)["_modules"]))[0]).get(name)
+
+
 def read_module(builder: Builder, root: Opaque, pointer: str) -> Section:
     """The whole tree below ``root`` as one section."""
     section = Section(pointer, "module", objects.class_name(root), root)
@@ -128,26 +133,15 @@ def _info(node: Opaque, fields: dict[str, Any]) -> ModuleInfo:
 
 
 def _attributes(builder: Builder, section: Section, prefix: str, fields: dict[str, Any], registered: set[int]) -> None:
-    """Plain attributes: tensors join the section, plain values are listed, the rest is looked through for tensors."""
+    """What a module holds beside its registries: tensors join the section, other leaves are values."""
     for name, value in fields.items():
-        if name in _REGISTRIES or (values.is_scalar(value) and name.startswith("_")):
-            continue
-        where = prefix + name
-        if not values.is_scalar(value):
-            _tensors_below(builder, section, value, where, registered)
-        if not (
-            name.startswith("_") or where in section.tensors or _is_hooks(name, value) or builder.is_container(value)
-        ):
-            leaf = values.leaf(value)
-            builder.values.append(Value(section.name_of(where), leaf.type, leaf.value, leaf.text))
+        if name not in _REGISTRIES and not name.endswith("_hooks") and name != "_non_persistent_buffers_set":
+            _attribute(builder, section, value, prefix + name, registered)
 
 
-def _is_hooks(name: str, value: Any) -> bool:
-    return name.endswith("_hooks") or objects.is_mapping(value)
-
-
-def _tensors_below(builder: Builder, section: Section, node: Any, where: str, registered: set[int]) -> None:
-    """Tensors inside an attribute: ``cache.0`` for ``self.cache = [tensor]``."""
+def _attribute(builder: Builder, section: Section, node: Any, where: str, registered: set[int]) -> None:
+    """One attribute and all inside it: ``cache.0`` for ``self.cache = [tensor]``."""
+    private = where.rpartition(".")[2].startswith("_")
     waiting: list[tuple[Any, str, int]] = [(node, where, 0)]
     seen = set(registered)
     while waiting:
@@ -156,10 +150,13 @@ def _tensors_below(builder: Builder, section: Section, node: Any, where: str, re
         if type(value) in (Opaque, Persistent):
             info = builder.tensor(value, section.name_of(key))
             if info is not None:
-                section.tensors.setdefault(key, TensorInfo(key, *info[1:-1], False))
+                section.tensors.setdefault(key, info.outside_state_dict(key))
                 continue
-        if id(value) in seen or depth > builder.limits.depth or not builder.is_container(value):
-            continue
-        seen.add(id(value))
-        inside, _ = objects.entries(objects.children(value)[0])
-        waiting.extend((child, f"{key}.{name}", depth + 1) for name, child in reversed(inside))
+        if not builder.is_container(value):
+            if not private and key not in section.tensors:
+                leaf = values.leaf(value)
+                builder.values.append(Value(section.name_of(key), leaf.type, leaf.value, leaf.text))
+        elif id(value) not in seen and depth <= builder.limits.depth:
+            seen.add(id(value))
+            inside, _ = objects.entries(objects.children(value)[0])
+            waiting.extend((child, f"{key}.{name}", depth + 1) for name, child in reversed(inside))

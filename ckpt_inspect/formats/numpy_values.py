@@ -24,6 +24,8 @@ _TYPES = {
     "c8": ("complex64", "2f"), "c16": ("complex128", "2d"),
 }  # fmt: skip
 
+_KINDS = {"M": "datetime64", "m": "timedelta64", "U": "str_", "S": "bytes_", "V": "void", "O": "object"}
+
 
 class NumpyArray(NamedTuple):
     """An array as its pickle states it. ``stride`` in elements; ``data`` None for object arrays."""
@@ -50,8 +52,23 @@ def _dtype(node: Any) -> tuple[str, str] | None:
     for state in node.states:
         if type(state) is tuple and len(state) > 1 and state[1] in ("<", ">", "|"):
             order = state[1]
-    name = _TYPES[code][0] if code in _TYPES else str(code)
-    return name, (">" if order == ">" else "<") + str(code)
+    return _name(str(code)), (">" if order == ">" else "<") + str(code)
+
+
+def _name(code: str) -> str:
+    """numpy's name of a type; ``f16`` is no float16, but has 16 bytes."""
+    if code in _TYPES:
+        return _TYPES[code][0]
+    kind, size = code[:1], code[1:]
+    if kind in ("f", "c") and size.isdecimal():
+        return f"{'float' if kind == 'f' else 'complex'}{8 * int(size)}"
+    return _KINDS.get(kind, code)
+
+
+def dtype(node: Any) -> str | None:
+    """Name of the dtype that ``node`` would make, None if it is none."""
+    known = _dtype(node)
+    return known[0] if known else None
 
 
 def array(node: Any) -> NumpyArray | None:
@@ -62,10 +79,22 @@ def array(node: Any) -> NumpyArray | None:
     module, name = getattr(callee, "module", ""), getattr(callee, "name", "")
     if module in _MULTIARRAY and name == "_reconstruct":
         return _from_state(node)
-    if module in _NUMERIC and name == "_frombuffer" and type(node.args) is tuple and len(node.args) == 4:
-        buffer, dtype, shape, order = node.args
-        return _make(shape, dtype, order == "F", buffer)
+    if module in _NUMERIC and name == "_frombuffer" and type(node.args) is tuple and len(node.args) in (4, 5):
+        buffer, dtype, shape, order, *axes = node.args
+        found = _make(shape, dtype, order == "F", buffer)
+        return _transposed(found, axes) if order == "K" else found
     return None
+
+
+def _transposed(found: NumpyArray | None, axes: list[Any]) -> NumpyArray | None:
+    """Since numpy 2.3 order ``K`` comes with the order of the axes."""
+    order = axes[0] if axes else None
+    if found is None or type(order) is not tuple or any(type(axis) is not int for axis in order):
+        return None
+    if sorted(order) != list(range(len(found.shape))):
+        return None
+    shape, stride = (tuple(part[axis] for axis in order) for part in (found.shape, found.stride))
+    return found._replace(shape=shape, stride=stride)
 
 
 def _from_state(node: Opaque) -> NumpyArray | None:

@@ -29,7 +29,7 @@ def fields(node: Opaque) -> dict[str, Any]:
     """Attributes that BUILD would set: from a dict, or (dict, slots)."""
     found: dict[str, Any] = {}
     for state in node.states:
-        for part in state if type(state) is tuple and len(state) == 2 else (state,):
+        for part in state if _is_dict_and_slots(state) else (state,):
             if type(part) is Dict:
                 for key, value in part.items():
                     if isinstance(key, str):
@@ -41,8 +41,16 @@ def fields(node: Opaque) -> dict[str, Any]:
     return found
 
 
+def _is_dict_and_slots(state: Any) -> bool:
+    """Whether a state is the pair of attributes and slots; other pairs are what a ``__getstate__`` made."""
+    return type(state) is tuple and len(state) == 2 and all(part is None or type(part) is Dict for part in state)
+
+
+_MAPPINGS = frozenset(["collections.OrderedDict", "collections.defaultdict"])
+
+
 def is_mapping(node: Any) -> bool:
-    return type(node) is Dict or (type(node) is Opaque and (_has(node, "SETITEMS") or _is_ordered_dict(node)))
+    return type(node) is Dict or (type(node) is Opaque and (_has(node, "SETITEMS") or node.qualname in _MAPPINGS))
 
 
 def _has(node: Opaque, op: str) -> bool:
@@ -86,13 +94,15 @@ def children(node: Any) -> tuple[list[tuple[Any, Any]], str]:
         if not _is_ordered_dict(node):
             inside += [(key, value) for key, value in fields(node).items() if key not in taken and not is_scalar(value)]
         return inside, "mapping"
+    if node.qualname == "collections.Counter" and type(node.args) is tuple and len(node.args) == 1:
+        return children(node.args[0]) if type(node.args[0]) is Dict else ([], "")
     members = [*node.joined("APPENDS"), *node.joined("ADDITEMS")]
     if members:
         return list(enumerate(members)), "sequence"
     inside = [*fields(node).items()]
     args = node.args if type(node.args) is tuple else ()
     for state in node.states:
-        if type(state) is not Dict and not (type(state) is tuple and len(state) == 2):
+        if type(state) is not Dict and not _is_dict_and_slots(state):
             args = (*args, state)
     deep = [
         (f"<argument {index}>", value) for index, value in enumerate(args) if not is_scalar(value) and _enterable(value)

@@ -13,7 +13,7 @@ _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 def distributed(path: str, what: str, directory: str | None = None) -> UnsupportedError:
     """A distributed checkpoint (DCP), or one of its files."""
     if directory is None:
-        hint = f"Its directory is the checkpoint: {_DCP} DIR out.pt"
+        hint = f"Its directory is the checkpoint: {_DCP} {quote(os.path.dirname(path) or '.')} out.pt"
     else:
         hint = f"Make one file of it: {_DCP} {quote(directory)} out.pt"
     return UnsupportedError(f"{what} (DCP)", path=path, hint=hint)

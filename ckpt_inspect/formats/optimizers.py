@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..model import pointer as pointers
 from ..model.section import Section, Value
+from ..model.wrappers import without_wrappers
 from ..model.tensor import TensorInfo
 
 _MAX_STATES = 20_000  # of the search; beyond, nothing is certain
@@ -68,24 +69,20 @@ def link(optimizer: Section, groups: list[Group], candidates: list[Section], val
     """Fill ``optimizer.params``; the section whose parameters they are, None if that is not certain."""
     states = _states(optimizer)
     told = {} if class_of(optimizer, groups)[0] == "LBFGS" else states  # its one state is of all its parameters
-    recorded = {
-        str(index): str(name)
-        for group in groups
-        if group.names
-        for index, name in zip(group.indices, group.names, strict=True)
-    }
+    recorded = _recorded(groups)
     if recorded:
-        names = list(recorded.values())
-        owner = _owner([(s, names) for s in candidates if all(name in s.tensors for name in names)])
-        for index, keys in told.items():
-            name = recorded.get(index)
-            if name is not None:
-                for key in keys:
-                    optimizer.params[key] = (owner.name_of(name) if owner else name, "recorded")
-        return owner
+        named = [(s, keys) for s in candidates if (keys := _by_names(recorded, s)) is not None]
+        return _fill(optimizer, told, named, "recorded")
     shapes = {index: _shape(optimizer, keys) for index, keys in states.items()}
     fitting = [(s, found) for s in candidates if (found := _align(groups, shapes, _parameters(s))) is not None]
-    owner = _owner([(s, list(found.values())) for s, found in fitting])
+    return _fill(optimizer, told, fitting, "derived")
+
+
+def _fill(
+    optimizer: Section, told: dict[str, list[str]], fitting: list[tuple[Section, dict[str, str]]], how: str
+) -> Section | None:
+    """Say whose state it is, if one section is the owner; its parameters are then known to be parameters."""
+    owner = _owner([(section, list(found.values())) for section, found in fitting])
     if owner is None:
         return None
     found = next(found for section, found in fitting if section is owner)
@@ -93,9 +90,34 @@ def link(optimizer: Section, groups: list[Group], candidates: list[Section], val
         name = found.get(index)
         if name is not None:
             for key in keys:
-                optimizer.params[key] = (owner.name_of(name), "derived")
+                optimizer.params[key] = (owner.name_of(name), how)
     _mark(owner, set(found.values()))
     return owner
+
+
+def _recorded(groups: list[Group]) -> dict[str, str]:
+    """Number (or name) in the optimizer -> name of the parameter, where the file says it.
+
+    torch writes ``param_names`` beside the numbers when it was given names; FSDP writes names for numbers.
+    """
+    found: dict[str, str] = {}
+    for group in groups:
+        for index, name in zip(group.indices, group.names or group.indices, strict=True):
+            if isinstance(name, str):
+                found[pointers.escape(str(index))] = str(name)
+    return found
+
+
+def _by_names(recorded: dict[str, str], section: Section) -> dict[str, str] | None:
+    """Keys of ``section`` for recorded names: equal, or equal but for wrapper segments; None if one is missing."""
+    if all(name in section.tensors for name in recorded.values()):
+        return recorded
+    bare: dict[str, str] = {}
+    for key in section.tensors:
+        if bare.setdefault(without_wrappers(key), key) != key:
+            return None
+    found = {index: bare.get(without_wrappers(name)) for index, name in recorded.items()}
+    return {index: key for index, key in found.items() if key is not None} if all(found.values()) else None
 
 
 def _owner(fitting: list[tuple[Section, list[str]]]) -> Section | None:
@@ -110,7 +132,7 @@ def _mark(owner: Section, names: set[str]) -> None:
     views = {owner.tensors[name].view_of for name in names} - {None}
     for name, info in owner.tensors.items():
         if info.role_from != "recorded" and (name in names or info.view_of in views):
-            owner.tensors[name] = TensorInfo(*info[:14], "parameter", "optimizer", info.persistent)
+            owner.tensors[name] = info.with_role("parameter", "optimizer")
 
 
 def _looks_averaged(pointer: str) -> bool:

@@ -24,6 +24,7 @@ NAME = "pickle"
 
 # What a pickle can begin with: PROTO, or the opcode of a first value in protocols 0 and 1.
 _FIRST = b"\x80(c}]){IJKMLGFSUTVXNi"
+_SMALLEST = 256  # no stream of a storage is shorter
 _NAME = re.compile(r"[\w.<>]{1,200}")
 
 
@@ -36,6 +37,8 @@ def is_certain(error: CheckpointError) -> bool:
     partial: Pickle | None = error.__dict__.get("partial")
     if partial is None:
         return not isinstance(error, CorruptError)
+    if partial.protocol >= 2 and error.offset is not None and error.offset - partial.start > 4:
+        return True  # PROTO, a number that exists, and opcodes after it
     return bool(partial.globals) and all(_NAME.fullmatch(node.qualname) for node in partial.globals)
 
 
@@ -46,27 +49,34 @@ class NestedStorages(Storages):
         super().__init__(container.records, "", "little", problems)
         self.path = container.path
         self.limits = limits
-        self._nested: dict[int, tuple[Storage, DType, Any]] = {}  # by identity of the call
+        self._nested: dict[int, tuple[Storage, DType, Any] | str] = {}  # by identity of the call; or what is wrong
+        self._room = 2 * container.source.size  # bytes that may still be read: calls can share theirs
 
     def get(self, node: Any) -> tuple[Storage, DType, Any]:
         if type(node) is not Opaque or node.qualname != "torch.storage._load_from_bytes":
             return super().get(node)
         known = self._nested.get(id(node))
         if known is None:
-            known = self._nested[id(node)] = self._read(node)
+            try:
+                known = self._read(node)
+            except Malformed as error:
+                known = str(error)
+            self._nested[id(node)] = known
+        if isinstance(known, str):
+            raise Malformed(known)
         return known
 
     def _read(self, node: Opaque) -> tuple[Storage, DType, Any]:
         content = bytes_of(node.args[0]) if type(node.args) is tuple and node.args else None
         if content is None:
             raise Malformed("a nested storage without bytes")
-        if len(self._nested) > self.limits.records:
-            raise Malformed("too many nested storages")
+        source = source_of(content, self.path)
+        self._room -= max(source.size, _SMALLEST)
+        if self._room < 0:
+            raise Malformed("a nested storage too many: they share their bytes")
         prefix = f"nested/{len(self._nested)}/"
         try:
-            _, storages, pickle = torch_legacy.read_stream(
-                source_of(content, self.path), NAME, self.problems, self.limits
-            )
+            _, storages, pickle = torch_legacy.read_stream(source, NAME, self.problems, self.limits)
         except CheckpointError as error:
             raise Malformed(f"the nested storage cannot be read: {error.message}") from error
         if type(pickle.root) is not Persistent:

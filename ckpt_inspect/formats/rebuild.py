@@ -33,6 +33,11 @@ def storage_dtype(cls: Any) -> DType | None:
     return BY_STORAGE.get(cls.name)
 
 
+def is_storage(node: Any) -> bool:
+    """Whether a persistent id is a storage's, of the right length at least."""
+    return type(node) is Persistent and type(node.pid) is tuple and len(node.pid) >= 5 and node.pid[0] == "storage"
+
+
 class Storages:
     """Storages by the key of their persistent id. The first id of a key decides, as in torch."""
 
@@ -43,14 +48,17 @@ class Storages:
         self.problems = problems
         self.by_key: dict[str, tuple[Storage, DType, Any]] = {}  # with the class node that decided
         self.inline = 0
+        self.reached: set[str] = set()  # keys that a tensor was found for
 
     def get(self, node: Any) -> tuple[Storage, DType, Any]:
-        pid = node.pid if type(node) is Persistent else None
-        if type(pid) is not tuple or len(pid) < 5 or pid[0] != "storage":
+        if not is_storage(node):
             raise Malformed("not a storage")
+        pid = node.pid
         key = pid[2]
         if type(key) is not str:
             key = str(key) if type(key) is int or isinstance(key, str) else None
+        if key is not None:
+            self.reached.add(key)
         known = self.by_key.get(key) if key is not None else None
         if known is not None:
             if pid[1] is not known[2]:  # the same global node in all honest files: no look-up for each tensor
@@ -338,9 +346,13 @@ def _wrapper(r: Rebuilder, node: Opaque, args: Any, state: Any, cls: str | None)
 
 
 def _jagged(r: Rebuilder, node: Opaque, args: Any, cls: str | None) -> TensorInfo:
-    # one dict: _values, _offsets, _lengths, …; torch shows the ragged dimension as a symbol: -1 here
+    # one dict: _values, _offsets, _lengths, …; torch has a symbol for the ragged dimension, the shape here is that of
+    # the values
     inner = pairs_of(args[0])
     named = [(name, part) for name, value in inner.items() if (part := r.decode(value))]
+    for name, value in inner.items():  # _metadata_cache: lengths as tensors of no elements
+        if type(value) is Dict:
+            named += [(f"{name}.{key}", part) for key, item in pairs_of(value).items() if (part := r.decode(item))]
     if not named:
         raise Malformed("a nested tensor without values")
     values = dict(named).get("values") or dict(named).get("_values") or named[0][1]

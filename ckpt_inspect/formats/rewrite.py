@@ -16,13 +16,14 @@ from ..containers.zip_writer import Piece, appended, rewrite
 from ..errors import CorruptError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Persistent, Pickle
+from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.source import BytesSource
 from ..model.storage import Container
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
 from . import objects
-from .renames import Replacements
+from .renames import Replacements, entry_keys
 
 Keys = Mapping[str, str | None]
 
@@ -97,7 +98,7 @@ def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes:
         if section.renamed is None or section.renamed.is_identity():
             continue
         if section.kind == "module":
-            replacements.nodes[id(pickle.root)] = section.node
+            replacements.nodes[id(section.node)] = section.instead
         else:
             replacements.rename(section, section.renamed.pairs)
             for other in sections.values():
@@ -238,7 +239,14 @@ def _safetensors_without(
     base = 8 + old_length
     data = [container.source.slice(base + begin, stop - begin) for begin, stop in sorted(ranges)]
     pieces: list[Piece] = [len(text).to_bytes(8, "little") + text, *data]
-    return NewFile(container.path, name, pieces, _size(pieces), None, "dropped tensors would leave holes, which safetensors refuses")
+    return NewFile(
+        container.path,
+        name,
+        pieces,
+        _size(pieces),
+        None,
+        "dropped tensors would leave holes, which safetensors refuses",
+    )
 
 
 def _shift(offsets: list[int], moved: Mapping[int, int]) -> list[int]:
@@ -258,7 +266,8 @@ def _sharded(checkpoint: Checkpoint) -> list[NewFile]:
     for shard in checkpoint.parts:
         container = shard.containers[0]
         name = os.path.relpath(container.path, folder or ".")
-        section = shard.sections[""].with_keys(keys)
+        here = KeyMap({key: keys.get(key, key) for key in entry_keys(shard.sections[""])})
+        section = shard.sections[""].with_keys(here)
         files.append(_WRITERS[shard.format](shard, container, {"": section}, name))
     new_map = {new: name for key, name in weight_map.items() if (new := keys.get(key, key)) is not None}
     data = {**index.graphs["index"], "weight_map": new_map}

@@ -22,4 +22,4 @@ def infer_roles(section: Section) -> None:
             path, _, name = key.rpartition(".")
             found = role(name, info.dtype, modules[path])
             if found is not None:
-                section.tensors[key] = TensorInfo(*info[:14], found, "inferred", info.persistent)
+                section.tensors[key] = info.with_role(found, "inferred")

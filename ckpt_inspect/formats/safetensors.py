@@ -9,6 +9,7 @@ from typing import Any
 
 from ..dtypes import BY_SAFETENSORS, DType
 from ..errors import CorruptError, LimitError
+from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section, Value
 from ..model.source import FileSource
@@ -37,13 +38,9 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
     section, metadata = read_file(source, checkpoint, limits, "")
     checkpoint.sections[""] = section
     for key, text in metadata.items():
-        checkpoint.values.append(Value(f"__metadata__/{_escape(key)}", "str", text, repr(text[:200])))
+        checkpoint.values.append(Value(pointers.join("__metadata__", key), "str", text, repr(text)))
     checkpoint.facts["writer"] = "safetensors" + (f", format {metadata['format'][:40]}" if "format" in metadata else "")
     return finish(checkpoint)
-
-
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def read_file(

@@ -17,7 +17,7 @@ from ..model.section import Section, Value
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT, Limits
 from . import modules, objects, values
-from .rebuild import Malformed, Rebuilder
+from .rebuild import Malformed, Rebuilder, is_storage
 
 
 class _Place(NamedTuple):
@@ -63,6 +63,16 @@ class Builder:
                     place.owner,
                     partial(_keep, place.owner, key),
                 )
+
+        self._unreached(pickle)
+
+    def _unreached(self, pickle: Pickle) -> None:
+        """Say what was not found: storages of objects that nobody here understands."""
+        named = {str(node.pid[2]) for node in pickle.persistent if is_storage(node)}
+        lost = sorted(named - self.rebuilder.storages.reached)
+        if lost and not self.problems:  # a problem that was told explains it
+            listed = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
+            self.problems.append(f"{len(lost)} storages belong to objects that are not understood: {listed}")
 
     def fill(self, checkpoint: Checkpoint) -> None:
         checkpoint.sections, checkpoint.values, checkpoint.order = self.sections, self.values, self.order
@@ -147,7 +157,7 @@ class Builder:
         section = self._section(pointer, kind, node)
         section.metadata = _metadata(node)
         for key, info in tensors.items():
-            section.tensors[key] = TensorInfo(key, *info[1:])
+            section.tensors[key] = info.with_key(key)
 
     def _enter_optimizer(self, place: _Place, found: list[tuple[str, Any]]) -> None:
         """Everything below an optimizer is one section, in the order of a walk that goes deep first."""
@@ -163,7 +173,7 @@ class Builder:
 
 
 def _keep(section: Section, key: str, info: TensorInfo) -> None:
-    section.tensors[key] = TensorInfo(key, *info[1:])
+    section.tensors[key] = info.with_key(key)
 
 
 def _is_optimizer(shape: str, found: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError
+from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section
 from ..model.source import FileSource
@@ -33,8 +34,9 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits = DEFA
     shards: dict[str, set[str]] = {}
     for key, name in weight_map.items():
         shards.setdefault(name, set()).add(key)
+    open_shard = _once(open_file)
     for name, wanted in shards.items():
-        _add_shard(checkpoint, section, folder, name, wanted, open_file)
+        _add_shard(checkpoint, section, folder, name, wanted, open_shard)
     ordered = {key: section.tensors[key] for key in weight_map if key in section.tensors}
     section.tensors = ordered  # the index has an order; safetensors shards have none
     checkpoint.sections[""] = section
@@ -42,6 +44,22 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits = DEFA
     formats = dict.fromkeys(shard.format for shard in checkpoint.parts)
     checkpoint.facts["writer"] = f"{' and '.join(formats) or 'no'} shards"
     return finish(checkpoint)
+
+
+def _once(open_file: Any) -> Any:
+    """``open_file``, but for files that were opened before by another name: links make endless names of one file."""
+    seen: set[tuple[int, int]] = set()
+
+    def open_shard(path: str) -> Any:
+        if os.path.exists(path):
+            status = os.stat(path)
+            identity = (status.st_dev, status.st_ino)
+            if identity in seen:
+                raise FormatError("the same file as another shard", path=path)
+            seen.add(identity)
+        return open_file(path)
+
+    return open_shard
 
 
 def _read_index(path: str, limits: Limits) -> Container:
@@ -76,16 +94,21 @@ def _add_shard(
         shard: Checkpoint = open_file(path)
     except CheckpointError as error:
         if isinstance(error, FileNotFoundError):
-            listed = ", ".join(sorted(wanted)[:3]) + (", …" if len(wanted) > 3 else "")
-            checkpoint.problems.append(f"shard {name} is missing: {len(wanted)} tensors ({listed})")
+            listed = ", ".join(sorted(wanted))
+            checkpoint.problems.append(f"shard {name[:255]} is missing: {len(wanted)} tensors ({listed})")
         else:
-            checkpoint.problems.append(f"shard {name}: {error.message}")
+            checkpoint.problems.append(f"shard {name[:255]}: {error.message}")
         return
     checkpoint.size += shard.size
     checkpoint.parts.append(shard)
     checkpoint.containers += shard.containers
     checkpoint.problems += [f"shard {name}: {problem}" for problem in shard.problems]
-    checkpoint.values += shard.values
+    known = {value.name: value.value for value in checkpoint.values}
+    for value in shard.values:
+        if value.name not in known:
+            checkpoint.values.append(value)
+        elif known[value.name] != value.value:
+            checkpoint.values.append(value._replace(name=pointers.concat(pointers.escape(name), value.name)))
     inside = shard.sections.get("")
     found = inside.tensors if inside is not None else {}
     storages: set[int] = set()
@@ -97,7 +120,7 @@ def _add_shard(
         if key in section.tensors:
             checkpoint.problems.append(f"{key} is in two shards, {name} among them; the first counts")
         elif key in wanted:
-            section.tensors[key] = TensorInfo(*info[:14], None, None) if info.role_from == "inferred" else info
+            section.tensors[key] = info.with_role(None, None) if info.role_from == "inferred" else info
         else:
             checkpoint.problems.append(f"shard {name} holds {key}, which the index does not place there")
     for key in sorted(wanted - found.keys())[:20]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html import unescape
 from shlex import quote
+from shlex import quote
 
 from ..errors import CheckpointError, FormatError, UnsupportedError
 from ..model.source import FileSource
@@ -18,13 +19,13 @@ _MAGICS: tuple[tuple[bytes, str, str | None], ...] = (
     (b"%PDF", "a PDF document", None),
     (b"\x93NUMPY", "a numpy .npy array", "Open it with numpy.load."),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, h5py)", "Open it with h5py."),
-    (b"\x1f\x8b", "gzip-compressed", "Unpack it first: gunzip -c FILE > OUT, then ckpt info OUT."),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it first: 7z x FILE."),
-    (b"Rar!\x1a\x07", "a RAR archive", "Unpack it first: unrar x FILE."),
-    (b"BZh", "bzip2-compressed", "Unpack it first: bunzip2 -k FILE."),
-    (b"\xfd7zXZ\x00", "xz-compressed", "Unpack it first: unxz -k FILE."),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "Unpack it first: unzstd FILE."),
-    (b"\x04\x22\x4d\x18", "lz4-compressed", "Unpack it first: unlz4 FILE."),
+    (b"\x1f\x8b", "gzip-compressed", "Unpack it first: gunzip -c FILE > OUT"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it first: 7z x FILE"),
+    (b"Rar!\x1a\x07", "a RAR archive", "Unpack it first: unrar x FILE"),
+    (b"BZh", "bzip2-compressed", "Unpack it first: bunzip2 -k FILE"),
+    (b"\xfd7zXZ\x00", "xz-compressed", "Unpack it first: unxz -k FILE"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "Unpack it first: unzstd FILE"),
+    (b"\x04\x22\x4d\x18", "lz4-compressed", "Unpack it first: unlz4 FILE"),
     (b"\x7fELF", "a compiled program or library (ELF)", None),
     (b"SQLite format 3\x00", "an SQLite database", None),
     (b"PAR1", "a Parquet file", None),
@@ -53,7 +54,7 @@ def explain(source: FileSource, head: bytes) -> CheckpointError:
         )
     for magic, what, hint in _MAGICS:
         if head.startswith(magic):
-            return FormatError(f"{what}, not a checkpoint", path=path, hint=hint)
+            return FormatError(f"{what}, not a checkpoint", path=path, hint=_filled(hint, path))
     if head[4:8] == b"TFL3":
         return FormatError("a TensorFlow Lite model, not a PyTorch checkpoint", path=path)
     if _ONNX.match(head):
@@ -71,13 +72,21 @@ def explain(source: FileSource, head: bytes) -> CheckpointError:
         return FormatError(
             f"a torch archive with {before:,} bytes in front of it: torch refuses it",
             path=path,
-            hint=f"Cut them off: tail -c +{before + 1} FILE > OUT",
+            hint=_filled(f"Cut them off: tail -c +{before + 1} FILE > OUT", path),
         )
     return FormatError(
         _unknown(head, source.size),
         path=path,
         hint="If it should be a checkpoint, download or copy it again.",
     )
+
+
+def _filled(hint: str | None, path: str) -> str | None:
+    """A command with the file's own name, to be pasted."""
+    if hint is None:
+        return None
+    out = path.rpartition(".")[0] if path.endswith((".gz", ".bz2", ".xz", ".zst", ".lz4")) else path + ".unpacked"
+    return re.sub(r"\bOUT\b", lambda _: quote(out), re.sub(r"\bFILE\b", lambda _: quote(path), hint))
 
 
 def _lfs(path: str, head: bytes, size: int) -> FormatError | None:

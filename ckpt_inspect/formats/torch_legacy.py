@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..dtypes import DType
-from ..errors import CorruptError
+from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
 from ..model.source import FileSource, Source
@@ -55,6 +55,10 @@ def read_stream(source: Source, format: str, problems: list[str], limits: Limits
         except CorruptError as error:
             if name != "storage keys":
                 error.record, error.path = error.record or name, source.path
+                if not isinstance(error, LimitError) and (error.offset or 0) >= source.size - 16:
+                    error.hint = (
+                        f"The file ends at {source.size:,} bytes, inside its metadata: download or copy it again."
+                    )
                 raise
             _collect(storages, pickles[3])
             _cut(problems, source, offset, storages)
@@ -116,6 +120,7 @@ def _collect(storages: Storages, pickle: Pickle) -> None:
                 storages.get(node)
             except Malformed as error:
                 storages.problems.append(f"a storage of the pickle: {error}")
+    storages.reached.clear()
 
 
 def _locate(

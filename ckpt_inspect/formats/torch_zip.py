@@ -39,6 +39,7 @@ def read(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
     if archive.truncated:
         _cut(checkpoint, source, pickle.end, storages)
     checkpoint.facts["writer"] = _writer(archive)
+    checkpoint.facts.update(container.facts)
     return finish(checkpoint)
 
 
@@ -66,10 +67,11 @@ def _version(archive: ZipArchive, checkpoint: Checkpoint) -> None:
 
 def _cut(checkpoint: Checkpoint, source: FileSource, pickle_end: int, storages: Storages) -> None:
     needed = pickle_end + sum(storage.nbytes for storage, *_ in storages.by_key.values())
-    checkpoint.problems.append(
-        f"the file is cut: {source.size:,} bytes are there, its metadata needs at least {needed:,}; "
-        "names and shapes below are right, not all values are there"
-    )
+    if source.size > needed:  # the padding between records and the directory are not counted
+        problem = f"the file is cut: {source.size:,} bytes are there, the directory at its end is not"
+    else:
+        problem = f"the file is cut: {source.size:,} bytes are there, its metadata needs at least {needed:,}"
+    checkpoint.problems.append(f"{problem}; names and shapes below are right, not all values are there")
 
 
 def _writer(archive: ZipArchive) -> str:

@@ -177,7 +177,7 @@ class _Reader:
             self.spend()
             info = self.tensor(value, key)
             if info is not None:
-                section.tensors.setdefault(key, TensorInfo(key, *info[1:14], None, None, False))
+                section.tensors.setdefault(key, info.outside_state_dict(key))
             elif id(value) not in seen and depth < self.limits.depth:
                 seen.add(id(value))
                 inside = _inside(value)

@@ -9,8 +9,6 @@ from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Set
 from . import numpy_values
 from .inline import bytes_of
 
-_TEXT = 200  # characters of one value a person is shown
-
 
 class Leaf(NamedTuple):
     """Type, plain value (None if it is not plain data), and text."""
@@ -43,7 +41,7 @@ def leaf(node: Any) -> Leaf:
     if type(node) in (list, tuple):
         parts = [_scalar(item) for item in node]
         brackets = "()" if type(node) is tuple else "[]"
-        inner = ", ".join(part.text for part in parts[:8]) + (f", … {len(parts):,} in all" if len(parts) > 8 else "")
+        inner = ", ".join(part.text for part in parts)
         comma = "," if brackets == "()" and len(parts) == 1 else ""
         return Leaf(type(node).__name__, [part.value for part in parts], f"{brackets[0]}{inner}{comma}{brackets[1]}")
     if type(node) is Dict:
@@ -53,7 +51,8 @@ def leaf(node: Any) -> Leaf:
     if type(node) is Global:
         if node.module == "torch" and node.name in BY_NAME:
             return Leaf("torch.dtype", node.name, f"torch.{node.name}")
-        return Leaf("global", node.qualname, node.qualname)
+        name = _python3(node)
+        return Leaf("global", name, name)
     if type(node) is Opaque:
         return known(node) or leaf_of_unknown(node)
     if type(node) is Persistent:
@@ -63,46 +62,63 @@ def leaf(node: Any) -> Leaf:
 
 def _scalar(node: Any) -> Leaf:
     if isinstance(node, str):
-        text = repr(str(node[:_TEXT])) + ("…" if len(node) > _TEXT else "")
-        return Leaf("str", str(node), text)
+        return Leaf("str", str(node), repr(str(node)))
     if isinstance(node, (bytes, bytearray)):
-        short = bytes(node[:24])
-        return Leaf("bytes" if isinstance(node, bytes) else "bytearray", None,
-                    repr(short) + (f"… {len(node):,} bytes" if len(node) > 24 else ""))  # fmt: skip
+        return Leaf("bytes" if isinstance(node, bytes) else "bytearray", None, repr(bytes(node)))
     if type(node) is Blob:
         kind = "bytearray" if node.kind == "BYTEARRAY8" else "bytes"
         return Leaf(kind, None, f"{node.nbytes:,} bytes")
     if node is None:
         return Leaf("NoneType", None, "None")
     if isinstance(node, int) and not isinstance(node, bool) and node.bit_length() > 256:
-        return Leaf("int", node, hex(node)[:40] + "…")
+        return Leaf("int", node, hex(node))
     return Leaf(type(node).__name__, node, repr(node))
 
 
 def _set(members: list[Any], kind: str) -> Leaf:
-    parts = [_scalar(item) if is_scalar(item) else leaf_of_unknown(item) for item in members]
+    if not members:
+        return Leaf(kind, [], f"{kind}()")
+    parts = [
+        leaf(item) if is_scalar(item) or (type(item) is tuple and is_leaf(item)) else leaf_of_unknown(item)
+        for item in members
+    ]
     plain = all(is_scalar(item) for item in members)
-    text = ", ".join(part.text for part in parts[:8]) + (f", … {len(parts):,} in all" if len(parts) > 8 else "")
+    text = ", ".join(part.text for part in parts)
     return Leaf(kind, [part.value for part in parts] if plain else None, f"{{{text}}}")
 
 
 def leaf_of_unknown(node: Any) -> Leaf:
     """An object that is not looked into: its class alone."""
-    name = node.qualname if type(node) is Opaque else type(node).__name__.lower()
+    if type(node) is Opaque:
+        name = _python3(node.callee) if type(node.callee) is Global else node.qualname
+    else:
+        name = type(node).__name__.lower()
     return Leaf(name or "object", None, f"<{name or 'object'}>")
+
+
+def _python3(node: Global) -> str:
+    """Protocols 0 to 2 name what is built in as Python 2 did: ``__builtin__.xrange``."""
+    if node.module != "__builtin__":
+        return node.qualname
+    from _compat_pickle import NAME_MAPPING  # pickle's own table
+
+    return ".".join(NAME_MAPPING.get((node.module, node.name), ("builtins", node.name)))
 
 
 def known(node: Opaque) -> Leaf | None:
     """The value of an object whose class is known here, None for any other and for one that is filled."""
     found = numpy_values.scalar(node)
     if found is not None:
-        return Leaf(found[0], found[1], f"{found[1]}")
+        return Leaf(found[0], found[1], f"{found[1]}" if found[1] is not None else f"<{found[0]}>")
+    dtype = numpy_values.dtype(node)
+    if dtype is not None:
+        return Leaf("numpy.dtype", dtype, dtype)
     array = numpy_values.array(node)
     if array is not None:
         return Leaf("numpy.ndarray", numpy_values.listed(array), numpy_values.describe(array))
     content = bytes_of(node)
     if content is not None:
-        return _scalar(content)
+        return _scalar(content)._replace(type="bytearray" if node.qualname.endswith(".bytearray") else "bytes")
     args = node.args if type(node.args) is tuple else ()
     name = node.qualname.replace("__builtin__.", "builtins.")
     if name in ("builtins.set", "builtins.frozenset") and len(args) <= 1:
@@ -124,21 +140,46 @@ def _by_arguments(name: str, args: tuple[Any, ...]) -> Leaf | None:
         except OverflowError:
             return None
         return Leaf("complex", text, text)
-    if name.startswith("pathlib.") and args and all(isinstance(arg, str) for arg in args):
-        text = "/".join(str(arg).rstrip("/") for arg in args) or "/"
+    if name.startswith("pathlib.") and name.endswith("Path") and all(isinstance(arg, str) for arg in args):
+        from pathlib import PurePosixPath, PureWindowsPath  # pure: they look at nothing
+
+        text = str((PureWindowsPath if "Windows" in name else PurePosixPath)(*map(str, args)))
         return Leaf(name, text, repr(text))
     if name in ("torch.serialization._get_layout",) and args and isinstance(args[0], str):
         return Leaf("torch.layout", str(args[0]), str(args[0]))
     if name in ("datetime.datetime", "datetime.date") and args:
-        return _date(name, bytes_of(args[0]))
-    if name in ("collections.OrderedDict", "builtins.dict") and not any(args):
+        zone = _zone(args[1]) if len(args) > 1 else ""
+        return _date(name, bytes_of(args[0]), zone) if zone is not None else None
+    if name in ("collections.OrderedDict", "collections.Counter", "builtins.dict") and all(map(_is_empty, args)):
         return Leaf(name.removeprefix("builtins."), {}, "{}")
+    if name == "collections.defaultdict" and len(args) <= 1:
+        return Leaf(name, {}, "{}")
     if name == "uuid.UUID" and len(args) == 1 and isinstance(args[0], str):
         return Leaf(name, str(args[0]), str(args[0]))
     return None
 
 
-def _date(name: str, packed: Any) -> Leaf | None:
+def _is_empty(node: Any) -> bool:
+    return not node.pairs if type(node) is Dict else not node
+
+
+def _zone(node: Any) -> str | None:
+    """``+02:00`` of a ``timezone(timedelta(days, seconds, microseconds))``; None for other zones."""
+    (delta, *_) = _arguments(node, "datetime.timezone") or (None,)
+    numbers = _arguments(delta, "datetime.timedelta")
+    if len(numbers) != 3 or any(type(n) is not int for n in numbers) or numbers[2]:
+        return None
+    minutes, seconds = divmod(numbers[0] * 86400 + numbers[1], 60)
+    if seconds or abs(minutes) >= 1440:
+        return None
+    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+
+
+def _arguments(node: Any, name: str) -> tuple[Any, ...]:
+    return node.args if type(node) is Opaque and node.qualname == name and type(node.args) is tuple else ()
+
+
+def _date(name: str, packed: Any, zone: str) -> Leaf | None:
     """The ten (or four) bytes of datetime's pickle: year, month, day, hour, minute, second, microsecond."""
     if not isinstance(packed, bytes) or len(packed) not in (4, 10):
         return None
@@ -148,4 +189,5 @@ def _date(name: str, packed: Any) -> Leaf | None:
         text += f" {packed[4]:02}:{packed[5]:02}:{packed[6]:02}"
         if micro := int.from_bytes(packed[7:], "big"):
             text += f".{micro:06}"
+        text += zone
     return Leaf(name, text, text)

@@ -66,6 +66,7 @@ class Checkpoint:
         order: by pointer, the place of containers and values among their like, as saved.
         parts: the shards of a sharded checkpoint, each opened by itself.
         siblings: other files of the same directory, where a directory was opened.
+        whole: of a selected part, the checkpoint it is a part of.
         selected: the pointer of the part that was asked for, None for the whole file.
     """
 
@@ -84,6 +85,7 @@ class Checkpoint:
         self.order: dict[str, int] = {}
         self.parts: list[Checkpoint] = []
         self.siblings: list[str] = []
+        self.whole: Checkpoint | None = None
         self.selected: str | None = None
 
     # -- tensors --------------------------------------------------------------------------------------
@@ -102,7 +104,7 @@ class Checkpoint:
         return (name for name, _, _ in self.tensors())
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and bool(self._find(name))
+        return isinstance(name, str) and len(self._find(name)) == 1
 
     def __getitem__(self, name: str) -> TensorInfo:
         """The tensor of this name, or of this key where the key is unique in the file.
@@ -148,19 +150,17 @@ class Checkpoint:
         root = self.sections.get("")
         if root is not None and root.kind in ("state_dict", "module"):
             return [""]
-        good: dict[str, bool] = {}  # container -> whether all its sections are weights
+        join = pointers.join
+        good: dict[str, bool] = {}  # container below the root -> whether all its sections are weights
+        above: dict[str, str] = {}
         for pointer, section in self.sections.items():
             weights = section.kind in ("state_dict", "module") and _may_be_weights(pointer)
-            segments = pointer.split("/") if pointer else []
-            for depth in range(1, len(segments) + 1):
-                ancestor = "/".join(segments[:depth])
+            ancestor = ""
+            for segment in pointers.split(pointer):
+                above[join(ancestor, segment)] = ancestor
+                ancestor = join(ancestor, segment)
                 good[ancestor] = good.get(ancestor, True) and weights
-        chosen: list[str] = []
-        for pointer, fits in good.items():
-            parent = pointer.rpartition("/")[0]
-            if fits and not (parent and good.get(parent, False)):
-                chosen.append(pointer)
-        return chosen
+        return [pointer for pointer, fits in good.items() if fits and not good.get(above[pointer], False)]
 
     def select(self, pointer: str) -> Checkpoint:
         """The part below a container: all sections at or below ``pointer``.
@@ -168,10 +168,12 @@ class Checkpoint:
         Raises:
             MissingKeyError: there is no such container; close matches are named.
         """
+        if pointer not in ("", "/"):
+            pointer = pointer.strip("/")
         inside = {name: s for name, s in self.sections.items() if pointers.is_below(name, pointer)}
         values = [v for v in self.values if pointers.is_below(v.name, pointer) and v.name != pointer]
         if not inside and not values:
-            known = list(dict.fromkeys([*self.sections, *self.containers_of_values()]))
+            known = list(dict.fromkeys([*self.candidates(), *self.sections, *self.containers_of_values()]))
             close = get_close_matches(pointer, known, n=3, cutoff=0.5)
             listed = close or [name for name in known if name][:6]
             raise MissingKeyError(
@@ -182,7 +184,7 @@ class Checkpoint:
         part = Checkpoint(self.path, self.format, self.size)
         part.containers, part.problems, part.facts = self.containers, self.problems, self.facts
         part.siblings, part.order, part.parts = self.siblings, self.order, self.parts
-        part.sections, part.values, part.selected = inside, values, pointer
+        part.sections, part.values, part.selected, part.whole = inside, values, pointer, self
         return part
 
     def containers_of_values(self) -> list[str]:
@@ -205,19 +207,6 @@ class Checkpoint:
             if view is not None:
                 groups.setdefault(view, []).append(name)
         return [names for names in groups.values() if len(names) > 1]
-
-    def stored_nbytes(self) -> int:
-        """Bytes of all distinct storages that tensors refer to."""
-        return sum({storage.id: storage.nbytes for _, storage in self.views()}.values())
-
-    def views(self) -> Iterator[tuple[str, Any]]:
-        """Every (name, storage) pair, components of compound tensors included."""
-        for name, _, info in self.tensors():
-            if info.storage is not None:
-                yield name, info.storage
-            for part in info.parts:
-                if part.storage is not None:
-                    yield name, part.storage
 
     def close(self) -> None:
         """Close the files. Reading tensor bytes is then an error; everything known stays."""
@@ -250,8 +239,9 @@ def _may_be_weights(pointer: str) -> bool:
 
 
 def _plain(segment: str) -> str:
+    """The name that decides: ``optimizer`` for ``optimizer_G``, ``g_optim``, …, but not for ``optimized``."""
     name = segment.lower()
-    if name.startswith(("optim", "opt_")) or name.endswith(("_optimizer", "_optim", "_opt", "_optimizer_state_dict")):
+    if {"optimizer", "optimizers", "optim", "optims"} & set(name.replace("-", "_").split("_")):
         return "optimizer"
     if name.endswith(("_scheduler", "_scaler", "_rng_state")):
         return "scaler"

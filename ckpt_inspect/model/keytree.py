@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from . import layers
@@ -124,12 +124,16 @@ class Block(NamedTuple):
         return first if len(self.nodes) == 1 else f"{first}…{last}"
 
 
-def blocks(node: KeyNode, fold: bool = True) -> list[Block]:
-    """Children in order, equal consecutive numbered ones joined where that saves lines."""
+def blocks(node: KeyNode, fold: bool = True, apart: Callable[[KeyNode], object] = lambda _: None) -> list[Block]:
+    """Children in order, equal consecutive numbered ones joined where that saves lines.
+
+    ``apart`` says what else must be equal for two children to be joined; what it gives must be hashable.
+    """
     runs: list[list[KeyNode]] = []
     for child in node.children.values():
         last = runs[-1][-1] if runs else None
-        if last is not None and fold and last.shape_id == child.shape_id and _follows(last.name, child.name):
+        equal = last is not None and last.shape_id == child.shape_id and _follows(last.name, child.name)
+        if last is not None and fold and equal and apart(last) == apart(child):
             runs[-1].append(child)
         else:
             runs.append([child])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import pointer as pointers
+from .metadata import map_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,9 +62,22 @@ class Section:
         node: the graph node it was read from.
         entries: all its keys, of tensors and others; None: not asked for yet.
         renamed: where its keys went, as the file spells them; None: nowhere.
+        instead: the graph node that is written in the place of ``node``, None for itself.
     """
 
-    __slots__ = ("cls", "entries", "kind", "metadata", "modules", "node", "params", "pointer", "renamed", "tensors")
+    __slots__ = (
+        "cls",
+        "entries",
+        "instead",
+        "kind",
+        "metadata",
+        "modules",
+        "node",
+        "params",
+        "pointer",
+        "renamed",
+        "tensors",
+    )
 
     def __init__(self, pointer: str, kind: str, cls: str | None = None, node: Any = None) -> None:
         self.pointer = pointer
@@ -76,6 +90,7 @@ class Section:
         self.params: dict[str, tuple[str, str]] = {}
         self.entries: list[str] | None = None
         self.renamed: KeyMap | None = None
+        self.instead: Any = None
 
     def name_of(self, key: str) -> str:
         """The name of one of its tensors, unique in the file."""
@@ -84,6 +99,27 @@ class Section:
         if self.kind == "optimizer":  # its keys are pointers already
             return pointers.concat(self.pointer, key)
         return pointers.join(self.pointer, key) if key or self.pointer else ""
+
+    def with_keys(self, keys: KeyMap) -> Section:
+        """This section under other names, as a view: what the file says is left as it is.
+
+        Raises:
+            KeyCollisionError: two keys would meet; both are named.
+        """
+        keys.check(self.pointer)
+        view = Section(self.pointer, self.kind, self.cls, self.node)
+        for key, info in self.tensors.items():
+            new = keys.pairs.get(key, key)
+            if new is not None:
+                view.tensors[new] = info if new == key else info._replace(key=new)
+        view.modules, view.params = self.modules, self.params
+        view.renamed = keys if self.renamed is None else self.renamed.then(keys)
+        if self.entries is not None:
+            view.entries = [new for key in self.entries if (new := keys.pairs.get(key, key)) is not None]
+        if self.metadata is not None:
+            paths = map_paths(list(self.metadata), keys.pairs)
+            view.metadata = {new: {"version": 1} if old is None else self.metadata[old] for old, new in paths.moved}
+        return view
 
     def __getitem__(self, key: str) -> TensorInfo:
         return self.tensors[key]

@@ -53,9 +53,9 @@ class FileSource:
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         try:
-            data = os.pread(self.fd, nbytes, offset)
+            data = _pread(self.fd, nbytes, offset)
             while len(data) < nbytes:  # the kernel gives at most 2 GiB at once
-                more = os.pread(self.fd, nbytes - len(data), offset + len(data))
+                more = _pread(self.fd, nbytes - len(data), offset + len(data))
                 if not more:
                     break
                 data += more
@@ -130,6 +130,14 @@ class BytesSource:
 
     def file_range(self) -> tuple[FileSource, int] | None:
         return None
+
+
+def _seek_and_read(fd: int, nbytes: int, offset: int) -> bytes:
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, nbytes)
+
+
+_pread = getattr(os, "pread", _seek_and_read)  # Windows has none
 
 
 def _reason(error: OSError) -> str:

@@ -59,7 +59,9 @@ class TensorInfo(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """Number of elements."""
+        """Number of elements; of a nested tensor, those of all its rows."""
+        if self.layout in ("nested", "jagged") and self.parts:
+            return max((part.numel for part in self.parts if part.dtype == self.dtype), default=0)
         return prod(self.shape)
 
     @property
@@ -69,18 +71,17 @@ class TensorInfo(NamedTuple):
             return sum(part.nbytes for part in self.parts)
         return dtype_nbytes(self.dtype, prod(self.shape))
 
-    @property
-    def is_contiguous(self) -> bool:
-        """Whether its elements lie in row-major order without gaps."""
-        if self.stride is None:
-            return False
-        expected = 1
-        for size, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
-            if size != 1:
-                if step != expected:
-                    return self.numel == 0
-                expected *= size
-        return True
+    def with_key(self, key: str) -> TensorInfo:
+        """The same tensor under another name."""
+        return TensorInfo(key, *self[1:])
+
+    def with_role(self, role: str | None, role_from: str | None) -> TensorInfo:
+        """The same tensor, known to be a parameter or a buffer, or not known to be either (None, None)."""
+        return TensorInfo(*self[:14], role, role_from, self.persistent)
+
+    def outside_state_dict(self, key: str) -> TensorInfo:
+        """The same tensor as a plain attribute of a module: ``state_dict()`` leaves it out."""
+        return TensorInfo(key, *self[1:14], None, None, False)
 
     @property
     def view_of(self) -> tuple[Any, ...] | None:

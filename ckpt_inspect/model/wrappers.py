@@ -31,6 +31,15 @@ def wrapper_name(segment: str, leads_all: bool = True) -> str | None:
     return ANYWHERE.get(segment)
 
 
+def without_wrappers(key: str) -> str:
+    """The key as the bare model would have it, a leading ``module`` taken for a wrapper's."""
+    segments = key.split(".")
+    bare = [*(segment for segment in segments[:-1] if segment not in ANYWHERE), segments[-1]]
+    while len(bare) > 1 and bare[0] == LEADING:
+        del bare[0]
+    return ".".join(bare)
+
+
 def find_prefixes(keys: Iterable[str]) -> list[Prefix]:
     """Wrapper prefixes of one section: those that stand anywhere, and ``module.`` where it leads keys."""
     split = [key.split(".") for key in keys if key != COUNTER]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any, NamedTuple
 
 from ..commands import COMMANDS
+from ..formats import objects
 from ..formats.optimizers import class_of, groups_of
 from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
 from ..model import pointer as pointers
@@ -71,6 +73,10 @@ class Info:
         self.weights_only = _verdict(checkpoint)
         self.load = _load_line(self)
         self.hints = _hints(self)
+
+    def __repr__(self) -> str:
+        checkpoint = self.checkpoint
+        return f"<info of {checkpoint.path}: {checkpoint.format}, {len(self.sections)} sections, {len(checkpoint)} tensors>"
 
     @property
     def foreign(self) -> dict[str, int]:
@@ -220,45 +226,49 @@ def _globals(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def _verdict(checkpoint: Checkpoint) -> Verdict:
-    reasons = {
-        "torch-tar": "the tar container",
-        "pickle": "not a file of torch.save",
-    }
-    if checkpoint.format == "safetensors":
-        return Verdict(True, [])
+    reasons = {"torch-tar": "the tar container", "pickle": "not a file of torch.save"}
+    if checkpoint.problems:
+        return Verdict(False, [checkpoint.problems[0]])
     if checkpoint.format.startswith("torchscript"):
-        return Verdict(False, ["a TorchScript archive: torch.jit.load opens it"])
-    pickles = _pickles(checkpoint)
-    if checkpoint.format == "torch-legacy" and any(
-        node.name == "UntypedStorage" for p in pickles for node in p.globals
-    ):
-        reasons["torch-legacy"] = "untyped storages in the legacy format, which torch writes and cannot read"
-    return verdict(pickles, reasons.get(checkpoint.format))
+        return Verdict(False, ["a TorchScript archive"])
+    return verdict(_pickles(checkpoint), reasons.get(checkpoint.format))
 
 
 def _load_line(found: Info) -> str | None:
-    """The line of Python that loads this very file."""
+    """The line of Python that loads this very file; None where no single line does, or several could be meant."""
     checkpoint = found.checkpoint
-    path, format = checkpoint.path, checkpoint.format
-    if format in ("torchscript", "torchscript-model-json"):
+    format = checkpoint.format
+    path = checkpoint.path if format == "sharded" else checkpoint.containers[0].path
+    if checkpoint.problems:
+        return None
+    if format == "torchscript":
         return f"model = torch.jit.load({path!r}, map_location='cpu')"
     if format == "safetensors":
         return f"state_dict = safetensors.torch.load_file({path!r})"
-    if format in ("sharded", "pickle", "torch-tar") or not found.weights_only.ok:
-        if format == "pickle" or not found.candidates:
-            return None
-        section = f", section={found.candidates[0]!r}" if found.candidates[0] else ""
+    one = found.candidates[0] if len(found.candidates) == 1 and found.candidates[0] in checkpoint.sections else None
+    if format not in ("torch-zip", "torch-legacy") or not found.weights_only.ok:
+        if one is None or any(info.cls for info in checkpoint.sections[one].tensors.values()):
+            return None  # tensors of foreign classes cannot be made
+        section = f", section={one!r}" if one else ""
         return f"state_dict = ckpt_inspect.torch.state_dict({path!r}{section})"
-    index = ""
-    name = "checkpoint"
-    if len(found.candidates) == 1:
-        name = "state_dict"
-        index = "".join(f"[{_index(segment)}]" for segment in pointers.split(found.candidates[0]))
-    return f"{name} = torch.load({path!r}, map_location='cpu', weights_only=True){index}"
+    index = None if one is None else _subscripts(checkpoint, one)
+    name = "checkpoint" if index is None else "state_dict"
+    return f"{name} = torch.load({path!r}, map_location='cpu', weights_only=True){index or ''}"
 
 
-def _index(segment: str) -> str:
-    return segment if segment.isdecimal() else repr(segment)
+def _subscripts(checkpoint: Checkpoint, pointer: str) -> str | None:
+    """``['models'][0]`` for a pointer, with the keys as the file has them; None if one cannot be written so."""
+    node = _pickles(checkpoint)[-1 if checkpoint.format == "torch-zip" else 3].root
+    text = ""
+    for segment in pointers.split(pointer):
+        inside, form = objects.children(node)
+        keys = [key for key, _ in inside if isinstance(key, str) and key == segment]
+        keys = keys or [key for key, _ in inside if type(key) is int and str(key) == segment]
+        if form not in ("mapping", "sequence") or len(keys) != 1:
+            return None
+        node = dict(objects.entries(inside)[0]).get(segment)
+        text += f"[{str(keys[0])!r}]" if isinstance(keys[0], str) else f"[{keys[0]}]"
+    return text
 
 
 def _hints(found: Info) -> list[Hint]:
@@ -274,24 +284,35 @@ def _hints(found: Info) -> list[Hint]:
                 f"every key{where} carries {prefix.prefix!r} ({prefix.wrapper}): the bare model will call them missing",
                 "strip-prefix", quoted,
             ))  # fmt: skip
-    if len(found.candidates) > 1:
-        listed = ", ".join(found.candidates[:5])
-        hints.append(_hint("several-weights", f"several sets of weights: {listed}; look at one", "tree",
-                           _quote(f"{checkpoint.path}#{found.candidates[0]}")))  # fmt: skip
-    elif found.candidates and found.candidates[0]:
-        hints.append(_hint("weights-inside", f"the weights are in {found.candidates[0]!r}", "tree",
-                           _quote(f"{checkpoint.path}#{found.candidates[0]}")))  # fmt: skip
-    hints.extend(
-        _hint(
-            "oversized",
-            f"{big.names[0]} uses {big.used:,} of the {big.stored:,} bytes it is stored with",
-            "ls",
-            f"--long --filter {_quote(big.names[0])} {quoted}",
-        )
-        for big in found.oversized[:3]
-        if big.stored - big.used > 4096
-    )
+    hints += _weights_hints(found)
+    for big in found.oversized[:3]:
+        if big.stored - big.used > 4096:
+            names = (
+                f"{big.names[0]} and {len(big.names) - 1} more use"
+                if len(big.names) > 1
+                else f"{big.names[0] or 'it'} uses"
+            )
+            message = f"{names} {big.used:,} of the {big.stored:,} bytes stored for it"
+            arguments = f"--long --filter {_quote(_literal_glob(big.names[0]))} {quoted}"
+            hints.append(_hint("oversized", message, "ls", arguments))
     return hints
+
+
+def _weights_hints(found: Info) -> list[Hint]:
+    """Where the weights are, if that is not plain to see."""
+    path, candidates = found.checkpoint.path, found.candidates
+    if found.checkpoint.selected is not None or not candidates or candidates == [""]:
+        return []
+    first = _quote(f"{path}#{candidates[0]}")
+    if len(candidates) == 1:
+        return [_hint("weights-inside", f"the weights are in {candidates[0]!r}", "tree", first)]
+    listed = ", ".join(candidates[:5]) + (", …" if len(candidates) > 5 else "")
+    return [_hint("several-weights", f"several sets of weights: {listed}; look at one", "tree", first)]
+
+
+def _literal_glob(text: str) -> str:
+    """A pattern that matches just this text."""
+    return re.sub(r"([*?[])", r"[\1]", text)
 
 
 def _hint(code: str, message: str, command: str, arguments: str) -> Hint:

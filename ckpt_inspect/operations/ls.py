@@ -33,8 +33,8 @@ class Listing:
         self.rows = rows
         self.sorted = sorted
 
-    def to_dict(self) -> dict[str, Any]:
-        """The contract's document; ``tensors`` is an iterator, so that it can be written as it is made."""
+    def document(self) -> dict[str, Any]:
+        """The contract's document; its long arrays are iterators, so that it can be written as it is made."""
         return {
             "schema": SCHEMA,
             "path": self.checkpoint.path,
@@ -45,6 +45,16 @@ class Listing:
             ),
             "problems": self.checkpoint.problems,
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's document."""
+        return {key: list(value) if isinstance(value, Iterator) else value for key, value in self.document().items()}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<ls of {self.checkpoint.path}: {len(self.rows):,} tensors>"
 
 
 _SORTS = {

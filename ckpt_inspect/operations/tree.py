@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..formats.optimizers import class_of, groups_of
+from ..formats.optimizers import Group, class_of, groups_of
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.keytree import KeyNode, blocks, key_tree
-from ..model.section import Section, Value
+from ..model.section import ModuleInfo, Section, Value
 from ..model.tensor import TensorInfo
 from ..model.wrappers import wrapper_name
 from .ls import pattern
@@ -94,6 +94,9 @@ class Tree:
         self.checkpoint = checkpoint
         self.root = root
 
+    def __repr__(self) -> str:
+        return f"<tree of {self.checkpoint.path}: {len(self.root.children)} children>"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -125,6 +128,7 @@ class _Builder:
         self.tied: dict[str, str] = {}
         for first, *others in checkpoint.tied():
             self.tied.update(dict.fromkeys(others, first))
+        self.first = set(self.tied.values())
 
     def build(self) -> Node:
         selected = self.checkpoint.selected
@@ -216,15 +220,15 @@ class _Builder:
 
     def _module(self, node: Node, source: KeyNode, section: Section, depth: int | None, leads: frozenset[str]) -> None:
         node.cls, node.args, node.class_from = source.cls, source.args, source.class_from
-        if source.recorded is not None and source.recorded.hooks:
-            node.note = "hooks: " + ", ".join(source.recorded.hooks)
+        if source.recorded is not None:
+            node.note = _module_note(source.recorded, node)
         node.tensors = self._leaves(section, source.tensors)
         if depth is not None and depth <= 0:
             node.hidden = len(source.children) + len(node.tensors)
             node.tensors = []
             node.counts = count(source.all_tensors())
             return
-        for block in blocks(source, self.fold and self.matches is None):
+        for block in blocks(source, self.fold and self.matches is None, lambda child: self._ties(child, section)):
             first = block.nodes[0]
             child = Node("module", block.label)
             child.repeat = len(block.nodes)
@@ -241,6 +245,16 @@ class _Builder:
         else:
             own = count(info for _, info in source.tensors)
             node.counts = add(own, [(child.counts, child.repeat) for child in node.children if child.counts])
+
+    def _ties(self, source: KeyNode, section: Section) -> object:
+        """What sets a block apart from an equal one: whose second name it is, or that some of its tensors are tied."""
+        if not self.tied:
+            return None
+        twin = self._tied_module(source, section)
+        if twin is not None:
+            return twin
+        names = [section.name_of(info.key) for info in source.all_tensors()]
+        return source.path if any(name in self.tied or name in self.first for name in names) else None
 
     def _tied_module(self, source: KeyNode, section: Section) -> str | None:
         """The module that ``source`` is a second name of: each of its tensors is tied to the one there."""
@@ -266,14 +280,32 @@ class _Builder:
         total = sum(len(group.indices) for group in groups)
         with_state = {key.split("/")[1] for key in section.tensors if key.startswith("state/")}
         node.note = f"state of {len(with_state)} of {total} parameters"
+        names = {key.split("/")[1]: pointers.split(name)[-1] for key, (name, _) in section.params.items()}
         for number, group in enumerate(groups):
             child = Node("group", f"group {number}")
             facts = [f"{key}={value}" for key, value in group.settings.items() if value not in (None, False)]
-            child.note = " · ".join([f"{len(group.indices)} parameters", *facts])
+            count_of = f"{len(group.indices)} parameter{'s' * (len(group.indices) != 1)}{_of(group, names)}"
+            child.note = " · ".join([count_of, *facts])
             node.children.append(child)
         node.tensors = self._leaves(section, [(key, info) for key, info in section.tensors.items()])
         if self.fold and self.matches is None:
             node.hidden = len(node.tensors)
+
+
+def _module_note(module: ModuleInfo, node: Node) -> str:
+    """Hooks that are set; of a whole module also its mode."""
+    notes = ["hooks: " + ", ".join(module.hooks)] if module.hooks else []
+    if node.section is not None and module.training is not None:
+        notes.append("training mode" if module.training else "eval mode")
+    return " · ".join(notes)
+
+
+def _of(group: Group, names: dict[str, str]) -> str:
+    """Whose group it is: all names of a small one, the first and last of a large one."""
+    found = [names[str(index)] for index in group.indices if str(index) in names]
+    if not found or len(found) < len(group.indices):
+        return ""
+    return ": " + (", ".join(found) if len(found) <= 2 else f"{found[0]} … {found[-1]}")
 
 
 def _leading(section: Section) -> frozenset[str]:

@@ -160,7 +160,7 @@ class Machine:
                 raise CorruptError("the pickle ends early", offset=self.base + self.pos) from error
             raise CorruptError("the stack is empty where a value is needed", offset=self.base + self.pos) from error
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise CorruptError(f"malformed opcode: {error}", offset=self.base + self.pos) from error
+            raise CorruptError(f"malformed opcode: {str(error)[:200]}", offset=self.base + self.pos) from error
         if self.stack or self.marks:
             self.note("values are left on the stack at STOP")
         self.pickle.end = self.base + self.pos

@@ -480,7 +480,7 @@ def _recall(m: Machine, index: int) -> None:
 
 def _get(m: Machine) -> None:
     m.refuse("GET")
-    _recall(m, _decimal(m, m.line()))
+    _recall(m, _index(m))
 
 
 def _binget(m: Machine) -> None:
@@ -503,10 +503,15 @@ def _long_binget(m: Machine) -> None:
 
 def _put(m: Machine) -> None:
     m.refuse("PUT")
+    m.memo[_index(m)] = m.stack[-1]
+
+
+def _index(m: Machine) -> int:
+    """A memo index as text, bounded like those of LONG_BINPUT: longer ones could be made to collide in the memo."""
     index = _decimal(m, m.line())
-    if index < 0:
-        m.fail("a negative memo index")
-    m.memo[index] = m.stack[-1]
+    if not 0 <= index < 1 << 32:
+        m.fail("a negative memo index" if index < 0 else "a memo index beyond 32 bits")
+    return index
 
 
 def _binput(m: Machine) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..formats.weights_only import TORCH
 from ..model import pointer as pointers
 from ..model.section import Value
 from ..operations.info import Info, SectionFacts
-from .text import Line, escape, shorten, size, totals
+from .text import Line, escape, literal, shorten, size, totals
 
-_LABEL = 14
+LABEL = 14
 _UNREMARKABLE = frozenset({"writer", "version", "root"})
 
 
@@ -26,49 +25,50 @@ def lines(info: Info, all_of_it: bool = True) -> Iterator[Line]:
             "",
         ),
     ]
+    yield from _rows("problems", [[(escape(problem), "bad")] for problem in checkpoint.problems], all_of_it)
     for label, text in checkpoint.facts.items():
         if label not in _UNREMARKABLE and (label, text) != ("byteorder", "little"):
             yield from _row(label, escape(text))
     shown = info.sections if all_of_it or len(info.sections) <= 6 else info.sections[:5]
     yield from _rows("sections", [line for facts in shown for line in _section(facts, all_of_it)], True)
     if len(shown) < len(info.sections):
-        yield [(" " * _LABEL, ""), (f"… and {len(info.sections) - len(shown):,} more sections", "dim")]
-    yield from _rows("values", [_value(value) for value in _notable(info, all_of_it)], all_of_it)
+        yield [(" " * LABEL, ""), (f"… and {len(info.sections) - len(shown):,} more sections", "dim")]
+    yield from _rows("values", [_value(value, all_of_it) for value in _notable(info, all_of_it)], all_of_it)
     yield from _rows("wrappers", [
         [(f"{p.prefix}   ", "wrapper"), (f"{p.found} of {p.of} keys", ""), (f" of {escape(p.section)}" if p.section else "", ""),
          (f"   {p.wrapper}", "")] for p in info.prefixes
     ], all_of_it)  # fmt: skip
     yield from _rows("tied", [_tied(info, names) for names in info.shared], all_of_it)
     yield from _rows("oversized", [
-        [(escape(", ".join(o.names[:3])), "bad"), (f"   {size(o.used)} used of {size(o.stored)} stored", "")] for o in info.oversized
+        [(escape(", ".join(o.names if all_of_it else o.names[:3])), "bad"), (f"   {size(o.used)} used of {size(o.stored)} stored", "")] for o in info.oversized
     ], all_of_it)  # fmt: skip
     yield from _rows(
-        "classes", [[(escape(cls), "class"), (f"   ×{n}", "")] for cls, n in info.foreign.items()], all_of_it
+        "imports", [[(escape(cls), "class"), (f"   ×{n}", "")] for cls, n in info.foreign.items()], all_of_it
     )
     yield from _rows(
         "beside it",
         [[(escape(", ".join(checkpoint.siblings)), "")]] if checkpoint.siblings else [],
         all_of_it,
     )
-    yield from _weights_only(info)
+    yield from _weights_only(info, all_of_it)
     if info.load is not None:
         yield from _row("load", escape(info.load), "command")
     for hint in info.hints:
         yield from _row("hint", escape(hint.message), "hint")
         if hint.command is not None:
-            yield [(" " * _LABEL, ""), (escape(hint.command), "command")]
+            yield [(" " * LABEL, ""), (escape(hint.command), "command")]
 
 
 def _row(label: str, text: str, style: str = "") -> Iterator[Line]:
-    yield [(label.ljust(_LABEL - 1) + " ", "label"), (text, style)]
+    yield [(label.ljust(LABEL - 1) + " ", "label"), (text, style)]
 
 
 def _rows(label: str, found: list[Line], all_of_it: bool) -> Iterator[Line]:
     shown = found if all_of_it or len(found) <= 8 else found[:7]
     for index, row in enumerate(shown):
-        yield [((label if index == 0 else "").ljust(_LABEL - 1) + " ", "label"), *row]
+        yield [((label if index == 0 else "").ljust(LABEL - 1) + " ", "label"), *row]
     if len(shown) < len(found):
-        yield [(" " * _LABEL, ""), (f"… and {len(found) - len(shown):,} more", "dim")]
+        yield [(" " * LABEL, ""), (f"… and {len(found) - len(shown):,} more", "dim")]
 
 
 def _section(facts: SectionFacts, all_of_it: bool) -> list[Line]:
@@ -84,23 +84,23 @@ def _section(facts: SectionFacts, all_of_it: bool) -> list[Line]:
         f"{escape(name)} {size(n)}" if len(facts.devices) > 1 else escape(name) for name, n in facts.devices.items()
     )
     pointer = escape(facts.section.pointer) or "(root)"
+    root = facts.section.modules.get("")
+    if root is not None and root.training is not None:
+        kind += "   training mode" if root.training else "   eval mode"
     return [
         [(pointer if all_of_it else shorten(pointer, 50), "section"), (f"   {escape(kind)}", "class")],
         [("  " + totals(facts.counts, roles=facts.section.kind != "optimizer"), "")],
-        [("  " + dtypes, "dtype"), (f"   on {devices}" if devices else "", "device")],
+        *([[("  " + dtypes, "dtype"), (f"   on {devices}" if devices else "", "device")]] if dtypes else []),
     ]
 
 
 def _tied(info: Info, names: list[str]) -> Line:
-    """Names of one tensor; within one section, by their keys."""
+    """Names of one tensor; by their keys where all ties are within one section."""
     for facts in info.sections:
         pointer = facts.section.pointer
-        if pointer and all(name.startswith(pointer + "/") for name in names):
-            keys = [escape(name[len(pointer) + 1 :]) for name in names]
-            return [
-                (" ═ ".join(keys), "tied"),
-                (f"   in {escape(pointer)}" if len(info.sections) > 1 else "", "dim"),
-            ]
+        if pointer and all(name.startswith(pointer + "/") for group in info.shared for name in group):
+            names = [name[len(pointer) + 1 :] for name in names]
+            break
     return [(" ═ ".join(map(escape, names)), "tied")]
 
 
@@ -113,18 +113,18 @@ def _notable(info: Info, all_of_it: bool) -> list[Value]:
     ]  # fmt: skip
 
 
-def _value(value: Value) -> Line:
-    return [(escape(value.name), "value"), (" = ", "dim"), (escape(value.text), "literal")]
+def _value(value: Value, all_of_it: bool) -> Line:
+    name = escape(value.name) or "(root)"
+    return [(name, "value"), (" = ", "dim"), (literal(value.text, all_of_it), "literal")]
 
 
-def _weights_only(info: Info) -> Iterator[Line]:
-    if info.checkpoint.format in ("safetensors",):
-        return
+def _weights_only(info: Info, all_of_it: bool) -> Iterator[Line]:
     found = info.weights_only
-    if found.ok:
-        yield from _row("weights_only", f"yes: torch {TORCH} loads it with weights_only=True", "good")
-    else:
-        blocked = ", ".join(found.blocked[:6]) + (
-            f" and {len(found.blocked) - 6} more" if len(found.blocked) > 6 else ""
-        )
-        yield from _row("weights_only", f"no, for torch {TORCH}: {escape(blocked)}", "bad")
+    torch = found.to_dict()["torch"]
+    if not found.ok:
+        shown = found.blocked if all_of_it else found.blocked[:6]
+        left = len(found.blocked) - len(shown)
+        blocked = ", ".join(shown) + (f" and {left} more" if left else "")
+        yield from _row("weights_only", f"no, for torch {torch}: {escape(blocked)}", "bad")
+    elif info.globals:  # a file without pickles has no such question
+        yield from _row("weights_only", f"yes: torch {torch} loads it with weights_only=True", "good")

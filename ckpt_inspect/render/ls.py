@@ -85,7 +85,8 @@ def _table_row(row: Row, cells: list[str], used: list[int], sizes: list[int], in
     line: Line = [(indent, "")]
     for i, n in zip(used, sizes, strict=True):
         style = _STYLES[i] or ("buffer" if row.info.role == "buffer" else "parameter" if row.info.role else "tensor")
-        line.append((_fit(cells[i], n - (len(indent) if i == 0 else 0), i == 3) + "  ", style))
+        gap = "" if i == used[-1] else "  "
+        line.append((_fit(cells[i], n - (len(indent) if i == 0 else 0), i == 3) + gap, style))
     return line
 
 

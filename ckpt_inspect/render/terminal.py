@@ -9,6 +9,7 @@ from .text import Line, width
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 # Colours of the 16 that every terminal has and its owner chose; nothing that matters is dim.
 STYLES = {
@@ -41,11 +42,10 @@ STYLES = {
     "bad": "bold red",
     "hint": "bold",
     "command": "cyan",
-    "bar": "cyan",
 }
 
 
-def console(stderr: bool = False) -> Console:
+def console() -> Console:
     from os import environ
 
     from rich.console import Console
@@ -56,23 +56,46 @@ def console(stderr: bool = False) -> Console:
         markup=False,
         emoji=False,
         soft_wrap=True,
-        stderr=stderr,
         color_system=colour,  # type: ignore[arg-type]
     )
 
 
-def show(lines: Iterable[Line], to: Console | None = None, cut: bool = True) -> None:
-    """Print lines; one that is wider than the window is cut with an ellipsis, or with ``cut`` False left to wrap."""
-    from rich.text import Text
+def show(lines: Iterable[Line], to: Console | None = None, narrow: bool = False) -> None:
+    """Print lines, each on one row: what is wider than the window is cut with an ellipsis.
 
+    ``narrow`` lets a line that is too wide do without its bytes first (not in tables, whose columns must stay).
+    """
     to = to or console()
     for line in lines:
-        if cut and to.is_terminal and width(line) > to.width:  # a narrow window can do without the bytes
+        if narrow and to.is_terminal and width(line) > to.width:
             line = [span for span in line if span[1] != "size"]
-        text = Text(no_wrap=True, overflow="ellipsis", end="")
-        for part, style in line:
-            text.append(part, STYLES.get(style, "") or None)
-        text.rstrip()
-        if cut and to.is_terminal:
+        text = _styled(line)
+        if to.is_terminal:
             text.truncate(to.width, overflow="ellipsis")
         to.print(text)
+
+
+def show_wrapped(lines: Iterable[Line], hanging: int) -> None:
+    """Print lines, wrapped between words with a hanging indent; those with a command stay whole, to be pasted."""
+    to = console()
+    for line in lines:
+        text = _styled(line)
+        if any(style == "command" for _, style in line) or not to.is_terminal or width(line) <= to.width:
+            to.print(text)
+            continue
+        label, rest = text[:hanging], text[hanging:]
+        for part in rest.wrap(to, max(20, to.width - hanging)):
+            part.rstrip()
+            to.print(label + part)
+            label = _styled([(" " * hanging, "")], keep=True)
+
+
+def _styled(line: Line, keep: bool = False) -> Text:
+    from rich.text import Text
+
+    text = Text(no_wrap=True, overflow="ellipsis", end="")
+    for part, style in line:
+        text.append(part, STYLES.get(style, "") or None)
+    if not keep:
+        text.rstrip()
+    return text

@@ -22,7 +22,13 @@ _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 def escape(text: str) -> str:
     """``text`` from a file, fit for a terminal and for one line."""
-    return _UNSAFE.sub(_escaped, text) if not text.isascii() or not text.isprintable() else text
+    if text.isascii() and text.isprintable():
+        return text
+    found = _UNSAFE.search(text)
+    if found is None:
+        return text
+    # a backslash of the text itself is doubled then, so that no two texts are shown as one
+    return _UNSAFE.sub(_escaped, text.replace("\\", "\\\\"))
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -61,6 +67,12 @@ def shorten(text: str, room: int) -> str:
         return text
     keep = room - 1
     return text[: keep // 2] + "…" + text[len(text) - (keep - keep // 2) :]
+
+
+def literal(text: str, all_of_it: bool, room: int = 200) -> str:
+    """A value as text, whole where ``all_of_it``; else its beginning, and how much is left."""
+    shown = escape(text if all_of_it or len(text) <= room else text[:room])
+    return shown if all_of_it or len(text) <= room else f"{shown}… {len(text) - room:,} more characters"
 
 
 def plural(count: int, noun: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from ..operations.tree import Leaf, Node, Tree
-from .text import Line, escape, plural, role, shape, size, totals, width
+from .text import Line, escape, literal, plural, role, shape, size, totals, width
 
 _TEE, _CORNER, _PIPE, _BLANK = "├── ", "└── ", "│   ", "    "
 
@@ -24,7 +24,7 @@ def _file_line(tree: Tree) -> Line:
         alone = len(checkpoint.sections) == 1 and root.section is not None
         facts += " · " + totals(root.counts, roles=alone, nbytes=False)
     line: Line = [(escape(root.name), "file"), (facts, "")]
-    return line + _class(root)
+    return [*line, *_class(root), *([(f"   {escape(root.note)}", "dim")] if root.note else [])]
 
 
 def _below(node: Node, indent: str, fold: bool) -> Iterator[Line]:
@@ -34,16 +34,16 @@ def _below(node: Node, indent: str, fold: bool) -> Iterator[Line]:
         yield [(indent + (_CORNER if index == count - 1 else _TEE), "guide"), *row]
     for index, child in enumerate(node.children, len(rows)):
         last = index == count - 1
-        yield [(indent + (_CORNER if last else _TEE), "guide"), *_node_line(child)]
+        yield [(indent + (_CORNER if last else _TEE), "guide"), *_node_line(child, fold)]
         yield from _below(child, indent + (_BLANK if last else _PIPE), fold)
 
 
-def _node_line(node: Node) -> Line:
+def _node_line(node: Node, fold: bool) -> Line:
     if node.value is not None:
         return [
-            (escape(node.name), "value"),
+            (escape(node.name) or "(root)", "value"),
             (" = ", "dim"),
-            (escape(node.value.text), "literal"),
+            (literal(node.value.text, not fold), "literal"),
             *_type(node),
         ]
     name = escape(node.name) or "''"
@@ -98,7 +98,7 @@ def _summary(node: Node) -> str:
     if node.kind in ("container", "file") or node.hidden:
         return totals(counts)
     if node.children and counts.parameters:
-        return plural(counts.parameters, "parameter")
+        return plural(counts.parameters, "parameter") + "~" * ("parameter" in counts.inferred)
     return ""
 
 

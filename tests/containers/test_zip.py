@@ -140,7 +140,8 @@ def test_what_torch_writes(sizes: dict[str, int], script: bool) -> None:
 
 
 def test_names_that_differ_beyond_ascii_are_two_names() -> None:
-    data = made([("r/É", b"upper"), ("r/é", b"lower"), ("r/k", b"k"), ("r/\N{KELVIN SIGN}", b"kelvin"), ("r/version", b"3")])
+    names = ["É", "é", "k", "\N{KELVIN SIGN}"]
+    data = made([("r/version", b"3"), *[(f"r/{name}", name.encode()) for name in names]])
     reader = torch._C.PyTorchFileReader(io.BytesIO(data))
     for name, record in opened(data).records.items():
         assert record.source.read_at(0, 9) == reader.get_record(name)

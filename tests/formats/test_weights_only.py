@@ -85,7 +85,7 @@ LEAVES = st.one_of(
 
 
 @the_same_torch
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.recursive(
         LEAVES,

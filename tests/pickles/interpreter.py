@@ -8,7 +8,7 @@ import struct
 from collections import defaultdict, deque
 from typing import Any
 
-from ckpt_inspect.model.graph import Blob, Dict, Global, Opaque, Persistent, Pickle, Set
+from ckpt_inspect.model.graph import Blob, Character, Dict, Global, Opaque, Persistent, Pickle, Set
 
 
 class Interpreter:
@@ -40,6 +40,8 @@ class Interpreter:
             return self._once(node, bytearray(data) if node.kind == "BYTEARRAY8" else data)
         if kind is Opaque:
             return self._object(node)
+        if kind is Character:
+            return str(node)
         return node
 
     def _once(self, node: Any, value: Any) -> Any:
@@ -162,10 +164,10 @@ def parts(value: Any) -> list[Any] | None:
 
 def plain(value: Any) -> Any:
     """Something that is equal exactly where two plain values are, in type and bits too."""
-    if isinstance(value, float):
-        return type(value), struct.pack("<d", value)
+    if isinstance(value, float):  # protocol 0 has one NaN only
+        return type(value), struct.pack("<d", value) if value == value else "nan"
     if isinstance(value, complex):
-        return type(value), struct.pack("<2d", value.real, value.imag)
+        return type(value), plain(value.real), plain(value.imag)
     if isinstance(value, (set, frozenset)):
         return type(value), sorted(map(repr, map(plain, value)))
     if isinstance(value, tuple):  # inside sets

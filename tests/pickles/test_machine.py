@@ -11,6 +11,7 @@ import operator
 import pathlib
 import pickle
 import pickletools
+import struct
 import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any, NamedTuple
@@ -497,6 +498,11 @@ def test_refused_is_what_weights_only_refuses() -> None:
         assert refused is not _weights_only_knows(CODES[name]), name
 
 
+def test_every_bit_of_a_float() -> None:
+    for raw in (b"\x7f\xf8\0\0\0\0\0\1", b"\xff\xf8\0\0\0\0\0\0", b"\x80" + bytes(7), bytes(7) + b"\1"):
+        assert struct.pack(">d", read(b"G" + raw + b".").root) == raw
+
+
 def test_refused_says_where() -> None:
     found = read(b"\x80\x04]\x94(I1\nI2\n\x8c\x01ae.")
     assert found.refused == [("MEMOIZE", 3), ("INT", 5), ("SHORT_BINUNICODE", 11)]
@@ -731,7 +737,7 @@ def _repeated(step: bytes, end: bytes = b"N.") -> bytes:
         (Limits(integer=16), b"L" + b"1" * 40 + b"L\n.", "40 digits"),
         (Limits(), b"L" + b"1" * 5000 + b"L\n.", "5,000 digits"),
         (Limits(string=WINDOW), b"X\1\0\x08\0" + bytes(2 * WINDOW + 1) + b".", "524,289 bytes"),
-        (Limits(string=WINDOW), b"c" + b"a" * (5 * WINDOW) + b"\nb\n.", "a line"),
+        (Limits(string=WINDOW), b"V" + b"a" * (5 * WINDOW) + b"\n.", "a line"),
     ],
 )
 def test_limits(limits: Limits, data: bytes, what: str) -> None:
@@ -808,6 +814,18 @@ def test_objects_of_python_2() -> None:
     assert Interpreter(read(ordered)).run() == pickle.loads(ordered) == {"a": 1}
     group = b"\x80\x02c__builtin__\nset\nq\x00]q\x01(K\x01K\x02e\x85q\x02Rq\x03."
     assert Interpreter(read(group)).run() == pickle.loads(group) == {1, 2}
+
+
+def test_equal_strings_stay_apart() -> None:
+    """A storage called 0 and a module called 0 are two objects, unless the pickle says that they are one."""
+    for text in ("0", "é", "name", "\U0001f525"):
+        raw = text.encode()
+        size = bytes([len(raw)])
+        for opcode in (b"\x8c" + size, b"X" + size + bytes(3), b"\x8d" + size + bytes(7)):
+            step = opcode + raw
+            one, other, same = read(step + b"\x94" + step + b"h\x00\x87.").root
+            assert one is same
+            assert one is not other
 
 
 # -- what may not be hashed --------------------------------------------------------------------------------

@@ -1,0 +1,385 @@
+"""New files and directories, which appear whole or not at all.
+
+A new file is written under a temporary name beside its target, flushed and renamed, and the directory
+is flushed: at every moment the final name holds the old file or the new one, each of them whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from ..errors import FileError, MissingFileError, OutputExistsError, UnsupportedError
+from ..model.source import _special
+from .copying import (
+    Piece,
+    Pieces,
+    Progress,
+    check_room,
+    check_unchanged,
+    lock,
+    set_mode,
+    size_of,
+    sync,
+    sync_directory,
+    system_errors,
+    write_pieces,
+)
+
+__all__ = [
+    "JOURNAL",
+    "Piece",
+    "Pieces",
+    "Progress",
+    "check_unchanged",
+    "leftovers",
+    "put_back",
+    "replace_directory",
+    "replace_file",
+    "write_pieces",
+]
+
+JOURNAL = ".ckpt-journal"  # what an edit in place adds to a file's name, see journal.py
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def replace_file(
+    path: str,
+    pieces: Pieces,
+    *,
+    force: bool,
+    like: str | None = None,
+    total: int | None = None,
+    flush: bool = True,
+    progress: Progress | None = None,
+) -> int:
+    """Write a new file, which appears under its name whole or not at all; gives its size.
+
+    An existing file is replaced with ``force``, and may be one of the sources. Of a symbolic link the
+    *link* is replaced, never the file it points to: others rely on that one (a hub cache names it by its
+    hash), and so nothing but a link is lost.
+
+    Args:
+        path: the target.
+        pieces: its contents, as for ``write_pieces``.
+        force: replace an existing file; it keeps its mode and owner.
+        like: a new file gets the mode of this one.
+        total: how many bytes there will be, to check the room first; known for a sequence.
+        flush: False leaves the flushing to the system.
+        progress: called with the number of bytes just written.
+    """
+    parent = _parent(path)
+    with system_errors(path, "cannot write"), _claimed_file(path, force) as existing:
+        check_room(parent, _total(pieces) if total is None else total)
+        mode = existing.st_mode if existing is not None else _mode(like)
+        temporary = _beside(path, "tmp")
+        try:
+            written = _write_new(temporary, pieces, mode, existing, flush, progress)
+            _publish(temporary, path, force)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        if flush:
+            sync_directory(parent)
+        return written
+
+
+def _parent(path: str) -> str:
+    parent = os.path.dirname(path) or "."
+    if not os.path.isdir(parent):
+        raise MissingFileError("there is no such directory", path=parent, hint=f"mkdir -p {parent}")
+    return parent
+
+
+@contextlib.contextmanager
+def _claimed_file(path: str, force: bool) -> Iterator[os.stat_result | None]:
+    """The target, checked; one that is there is locked, so that no second rewrite of it can run."""
+    status = _existing(path)
+    link = status is not None and stat.S_ISLNK(status.st_mode)
+    if status is not None and not force:
+        which = f" (a symbolic link to {os.readlink(path)}; the link would be replaced)" if link else ""
+        raise OutputExistsError(f"it exists already{which}", path=path, hint="Replace it with --force")
+    final = _existing(path, follow=True)
+    if final is not None and not stat.S_ISREG(final.st_mode):
+        raise UnsupportedError(f"it is {_special(final.st_mode)}, not a file to be replaced", path=path)
+    with _locked(path) if final is not None and not link else contextlib.nullcontext():
+        for journal in (path + JOURNAL, os.path.join(os.path.dirname(path), JOURNAL)):
+            # It must not outlive the file it belongs to: it would be taken for one of the new file.
+            if os.path.lexists(journal) and (status is not None or journal == path + JOURNAL):
+                hint = f"ckpt recover {path}" if status is not None else f"If that file is gone, remove {journal}"
+                raise UnsupportedError(f"an edit in place was interrupted: {journal}", path=path, hint=hint)
+        yield final
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Hold the lock of an existing target, where it can be read and there are locks."""
+    fd = -1
+    try:
+        try:
+            fd = os.open(path, os.O_RDONLY | _BINARY)
+            lock(fd)
+        except BlockingIOError:
+            raise FileError(
+                "another rewrite of it is going on", path=path, hint="Try again when that one is done."
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _existing(path: str, follow: bool = False) -> os.stat_result | None:
+    try:
+        return os.stat(path, follow_symlinks=follow)
+    except FileNotFoundError:
+        return None
+
+
+def _mode(like: str | None) -> int | None:
+    return None if like is None else os.stat(like).st_mode
+
+
+def _total(pieces: Pieces) -> int | None:
+    return sum(map(size_of, pieces)) if isinstance(pieces, Sequence) else None
+
+
+def _write_new(
+    path: str,
+    pieces: Pieces,
+    mode: int | None,
+    owner: os.stat_result | None,
+    flush: bool,
+    progress: Progress | None,
+) -> int:
+    """A file that was not there before; nobody else reads it before it has its mode."""
+    private = 0o666 if mode is None else 0o600
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, private)
+    try:
+        with contextlib.suppress(OSError):
+            lock(fd)  # says that this run is alive, see leftovers
+        written = write_pieces(fd, pieces, progress)
+        set_mode(fd, mode, owner)
+        if flush:
+            sync(fd)
+    finally:
+        os.close(fd)
+    return written
+
+
+def _publish(temporary: str, path: str, force: bool) -> None:
+    """Rename; without force never over a file that has appeared meanwhile."""
+    if not force:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise OutputExistsError("it has appeared meanwhile", path=path, hint="Replace it with --force") from None
+        except OSError:  # no hard links here
+            if os.path.lexists(path):
+                raise OutputExistsError("it exists already", path=path, hint="Replace it with --force") from None
+        else:
+            os.unlink(temporary)
+            return
+    os.replace(temporary, path)
+
+
+# --- A new directory -------------------------------------------------------------------------------------------
+
+
+def replace_directory(
+    path: str,
+    files: Mapping[str, Pieces],
+    *,
+    force: bool,
+    replaces: Collection[str] = (),
+    like: str | None = None,
+    total: int | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write a new directory of files, which appears whole or not at all; gives the number of bytes.
+
+    An existing directory is replaced with ``force`` as one: the old one is moved aside and removed last.
+    If it holds anything but ``files`` and ``replaces``, that would be lost, and it is refused.
+
+    Args:
+        path: the target.
+        files: what is to be in it, by plain name.
+        force: replace an existing directory.
+        replaces: names in an existing directory that may go.
+        like: the files get the mode of this one.
+        total: how many bytes there will be, to check the room first.
+        progress: called with the number of bytes just written.
+    """
+    path = path.rstrip(os.sep) or path
+    parent = _parent(path)
+    with system_errors(path, "cannot write"), _claimed_directory(path, {*files, *replaces}, force) as existing:
+        if total is None:
+            totals = [_total(pieces) for pieces in files.values()]
+            total = None if None in totals else sum(filter(None, totals))
+        check_room(parent, total)
+        temporary, aside = _beside(path, "tmp"), _beside(path, "old")
+        try:
+            written = _write_directory(temporary, files, _mode(like), existing, progress)
+            if existing is None:
+                _publish_directory(temporary, path)
+            else:
+                _swap(temporary, path, aside)
+        except BaseException:
+            _remove(temporary)
+            raise
+        sync_directory(parent)
+        if existing is not None and not _remove(aside):
+            raise FileError(f"the new directory is in place, but the old one could not be removed: {aside}", path=path)
+        return written
+
+
+@contextlib.contextmanager
+def _claimed_directory(path: str, known: Collection[str], force: bool) -> Iterator[os.stat_result | None]:
+    status = _existing(path)
+    if status is None:
+        yield None
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        what = f"a symbolic link to {os.readlink(path)}" if stat.S_ISLNK(status.st_mode) else "a file"
+        raise UnsupportedError(f"it is {what}, not a directory to be replaced", path=path)
+    if not force:
+        raise OutputExistsError("it exists already", path=path, hint="Replace it with --force")
+    with _locked(path):
+        others = sorted(set(os.listdir(path)) - set(known))
+        if others:
+            named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+            raise UnsupportedError(
+                f"it holds what is no part of the checkpoint and would be lost: {named}",
+                path=path,
+                hint="Write to a new directory: -o OUT",
+            )
+        yield status
+
+
+def _write_directory(
+    path: str,
+    files: Mapping[str, Pieces],
+    mode: int | None,
+    existing: os.stat_result | None,
+    progress: Progress | None,
+) -> int:
+    os.mkdir(path, 0o777 if existing is None else 0o700)
+    fd = os.open(path, os.O_RDONLY) if os.name != "nt" else -1
+    try:
+        with contextlib.suppress(OSError):
+            lock(fd)
+        written = 0
+        for name, pieces in files.items():
+            if name != os.path.basename(name) or name in ("", ".", ".."):
+                raise ValueError(f"not a plain name: {name!r}")
+            written += _write_new(os.path.join(path, name), pieces, mode, existing, True, progress)
+        if existing is not None and fd >= 0:
+            set_mode(fd, existing.st_mode, existing)
+        sync_directory(path)
+        return written
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _publish_directory(temporary: str, path: str) -> None:
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if os.path.lexists(path):
+            raise OutputExistsError("it has appeared meanwhile", path=path, hint="Replace it with --force") from error
+        raise
+
+
+def _swap(new: str, path: str, aside: str) -> None:
+    """``new`` becomes ``path``, and what was there becomes ``aside``; in one step where the system can."""
+    if _exchange(new, path):
+        os.rename(new, aside)
+        return
+    try:
+        os.rename(path, aside)
+        os.rename(new, path)
+    except BaseException:
+        if os.path.lexists(aside) and not os.path.lexists(path):
+            os.rename(aside, path)
+        raise
+
+
+def _exchange(one: str, other: str) -> bool:
+    """renameat2(2) with RENAME_EXCHANGE: there is no moment at which either name is missing."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    at_cwd, exchange = -100, 2
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0)
+
+
+def _remove(directory: str) -> bool:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
+    return not os.path.lexists(directory)
+
+
+# --- What a killed run leaves ----------------------------------------------------------------------------------
+
+
+def _beside(path: str, kind: str) -> str:
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f"{_prefix(name)}{kind}-{os.getpid()}-{os.urandom(8).hex()}")
+
+
+def _prefix(name: str) -> str:
+    """A name has at most 255 bytes."""
+    return f".{os.fsencode(name)[:200].decode('utf-8', 'ignore')}.ckpt-"
+
+
+def leftovers(path: str) -> list[str]:
+    """The temporary files and directories that killed runs have left beside ``path``; not those of living runs."""
+    directory, name = os.path.split(path.rstrip(os.sep))
+    ours = re.compile(re.escape(_prefix(name)) + r"(tmp|old)-[0-9]+-[0-9a-f]{16}")
+    try:
+        names = os.listdir(directory or ".")
+    except OSError:
+        return []
+    found = [os.path.join(directory, found) for found in sorted(names) if ours.fullmatch(found)]
+    return [stray for stray in found if not _alive(stray)]
+
+
+def put_back(path: str) -> bool:
+    """Give a directory its name back, if a run was killed after moving it aside and before the new one had it."""
+    aside = [stray for stray in leftovers(path) if ".ckpt-old-" in os.path.basename(stray)]
+    if os.path.lexists(path) or len(aside) != 1:
+        return False
+    with system_errors(path, "cannot move it back"):
+        os.rename(aside[0], path)
+        sync_directory(os.path.dirname(path))
+    return True
+
+
+def _alive(temporary: str) -> bool:
+    try:
+        fd = os.open(temporary, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        lock(fd)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+    return False

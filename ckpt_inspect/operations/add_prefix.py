@@ -1,0 +1,34 @@
+"""``ckpt add-prefix``: a prefix before every key of the weights, the inverse of ``strip-prefix``."""
+
+from __future__ import annotations
+
+from ..errors import SelectionError, UnsupportedError
+from ..model.checkpoint import Checkpoint
+from ..model.keymap import KeyMap
+from .rename import Plan, section_keys, target
+
+
+def add_prefix(checkpoint: Checkpoint, prefix: str) -> Plan:
+    """Plan ``prefix`` (with or without its last dot) before every key of the one weights candidate, or of the part.
+
+    Raises:
+        SelectionError: several sections could be meant, or the prefix is empty.
+        UnsupportedError: the weights are a module object, whose names are not in a table.
+    """
+    if not prefix.strip("."):
+        raise SelectionError("an empty prefix adds nothing", hint="For example: ckpt add-prefix model.pt module")
+    section = target(checkpoint)
+    refuse_objects(section.kind, checkpoint.path)
+    dotted = prefix if prefix.endswith(".") else prefix + "."
+    keys = KeyMap({key: dotted + key for key in section_keys(section)})
+    return Plan("add-prefix", checkpoint, {section.pointer: keys}, [])
+
+
+def refuse_objects(kind: str, path: str) -> None:
+    """Whole modules and TorchScript cannot be renamed: their names live in code and registries."""
+    if kind == "module":
+        raise UnsupportedError(
+            "a module object: its names live in code and registries, not in a table of keys",
+            path=path,
+            hint=f"Make a state_dict first: torch.save(ckpt_inspect.torch.state_dict({path!r}), 'weights.pt')",
+        )

@@ -1,0 +1,44 @@
+"""``ckpt remap``: keys renamed, dropped and kept by rules (design 2, Rules)."""
+
+from __future__ import annotations
+
+from ..model.checkpoint import Checkpoint
+from ..model.keymap import KeyMap
+from .add_prefix import refuse_objects
+from .rename import Plan, section_keys, target
+from .rules import Rules
+
+
+def remap(checkpoint: Checkpoint, rules: Rules, reverse: bool = False, allow_unused: bool = False) -> Plan:
+    """Plan a renaming of the one weights candidate, or of the part that was named, by rules.
+
+    Args:
+        checkpoint: the file, or a selected part.
+        rules: each key takes the first rule that matches it as it is in the file.
+        reverse: the other way round: what these rules would have made is given its old names.
+        allow_unused: do not mind a rule that matches nothing.
+
+    Raises:
+        SelectionError: several sections could be meant.
+        KeyCollisionError: two keys would meet; both are named.
+        RuleError: a rule is malformed, matches nothing, or cannot be reversed.
+    """
+    section = target(checkpoint)
+    refuse_objects(section.kind, checkpoint.path)
+    found = section_keys(section)
+    keys: KeyMap = rules.reverse(found) if reverse else rules.keymap(found, allow_unused=allow_unused)
+    return Plan("remap", checkpoint, {section.pointer: keys}, _counted_by_optimizers(checkpoint, keys))
+
+
+def _counted_by_optimizers(checkpoint: Checkpoint, keys: KeyMap) -> list[str]:
+    """Say when an optimizer beside still counts parameters that are dropped."""
+    if not keys.dropped:
+        return []
+    gone = set(keys.dropped)
+    notes = []
+    for pointer, section in checkpoint.sections.items():
+        counted = {name for name, _ in section.params.values()}
+        lost = sum(name.rpartition("/")[2] in gone for name in counted)
+        if section.kind == "optimizer" and lost:
+            notes.append(f"{pointer} still holds the state of {lost} dropped parameters; resuming will not fit")
+    return notes

@@ -1,0 +1,82 @@
+"""Writing a checkpoint view: to a new file or directory, or in place under a journal (design 4)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from ..containers import journal, output
+from ..errors import UnsupportedError
+from ..formats.rewrite import NewFile, rewritten
+from ..model.checkpoint import Checkpoint
+
+
+class Written(NamedTuple):
+    """What was written: where, and how many bytes of old and of new content."""
+
+    out: str
+    nbytes: int
+
+
+def save(checkpoint: Checkpoint, out: str, *, force: bool = False, progress: Any = None) -> Written:
+    """Write a checkpoint, as renamed, to a new file, or to a new directory for a sharded one.
+
+    Tensor bytes are copied in the kernel where the system can. The file is complete under its name or not there.
+
+    Raises:
+        OutputExistsError: ``out`` is there and ``force`` is not given.
+        UnsupportedError: the format is read only.
+        CorruptError: the file is damaged, or changed while it was read.
+    """
+    files = rewritten(checkpoint)
+    if checkpoint.format == "sharded":
+        output.replace_directory(out, {file.name: file.pieces for file in files}, force=force, progress=progress)
+    else:
+        (file,) = files
+        output.replace_file(out, file.pieces, force=force, like=file.source, total=file.nbytes, progress=progress)
+    return Written(out, sum(file.nbytes for file in files))
+
+
+def save_in_place(checkpoint: Checkpoint) -> Written:
+    """Change the file itself: a few bytes, under a journal and a lock, undone if interrupted.
+
+    Raises:
+        UnsupportedError: it cannot be done safely here; the reason is named.
+    """
+    files = rewritten(checkpoint)
+    for file in files:
+        if file.edit is None:
+            raise UnsupportedError(
+                f"not in place: {file.why_not}", path=file.source, hint="Write a new file instead: -o OUT"
+            )
+    with journal.edit_many([file.source for file in files]) as edits:
+        for file in files:
+            _apply(edits[file.source], file)
+        edits.commit()
+    return Written(checkpoint.path, sum(_edited(file) for file in files))
+
+
+def _apply(edit: Any, file: NewFile) -> None:
+    plan = file.edit
+    assert plan is not None
+    for offset, data in plan.overwrite:
+        edit.overwrite(offset, data)
+    for piece in plan.append:
+        edit.append(piece)
+    edit.barrier()
+    if plan.last:
+        edit.append(plan.last)
+
+
+def _edited(file: NewFile) -> int:
+    plan = file.edit
+    assert plan is not None
+    return sum(len(data) for _, data in plan.overwrite) + sum(map(len, plan.append)) + len(plan.last)
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, links followed."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False

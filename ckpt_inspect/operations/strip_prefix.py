@@ -1,0 +1,150 @@
+"""``ckpt strip-prefix``: wrapper segments, or given prefixes, out of the keys (design 4, Wrappers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import SelectionError
+from ..formats.modules import child_module
+from ..model.checkpoint import Checkpoint
+from ..model.keymap import KeyMap
+from ..model.section import Section
+from ..model.wrappers import ANYWHERE, COUNTER, LEADING
+from .rename import Plan, section_keys
+
+_WRAPPER_CLASSES = {
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+}
+
+
+def strip_prefix(
+    checkpoint: Checkpoint, prefixes: Sequence[str] = (), nested: bool = False, times: int | None = None
+) -> Plan:
+    """Plan the removal of prefixes from every section that carries them.
+
+    Args:
+        checkpoint: the file, or a selected part.
+        prefixes: those to remove, whole segments, with or without the last dot; without any: wrapper segments.
+        nested: remove ``module`` also where it is its parent's only child.
+        times: how often a leading ``module`` or prefix is removed at most; None: as often as it leads all keys.
+
+    Raises:
+        SelectionError: no section carries one wholly.
+        KeyCollisionError: two keys would meet.
+    """
+    maps: dict[str, KeyMap] = {}
+    notes: list[str] = []
+    for pointer, section in checkpoint.sections.items():
+        if section.kind == "module":
+            _root_module(section, maps, notes, prefixes)
+        elif section.kind == "state_dict":
+            keys = section_keys(section)
+            new = _strip_given(keys, prefixes, times) if prefixes else _strip_wrappers(keys, nested, times)
+            found = KeyMap(dict(zip(keys, new, strict=True)))
+            if not found.is_identity():
+                maps[pointer] = found
+            notes += _left_alone(section, keys, new, prefixes)
+    if not maps:
+        wanted = " or ".join(repr(_dotted(p)) for p in prefixes) if prefixes else "a wrapper prefix"
+        raise SelectionError(
+            "; ".join([f"no section carries {wanted} on all its keys", *notes]),
+            path=checkpoint.path,
+            hint=f"See the keys: ckpt tree {checkpoint.path}",
+        )
+    plan = Plan("strip-prefix", checkpoint, maps, notes)
+    for pointer in maps:
+        section = plan.checkpoint.sections[pointer]
+        if section.kind == "module":
+            section.instead = child_module(section.node, _WRAPPER_CLASSES[section.cls or ""])
+    return plan
+
+
+def _dotted(prefix: str) -> str:
+    return prefix if prefix.endswith(".") else prefix + "."
+
+
+def _strip_given(keys: list[str], prefixes: Sequence[str], times: int | None) -> list[str]:
+    found = keys
+    for prefix in prefixes:
+        dotted = _dotted(prefix)
+        found = _repeat(found, lambda key, p=dotted: key[len(p) :] if key.startswith(p) and len(key) > len(p) else None,
+                        times if times is not None else 1)  # fmt: skip
+    return found
+
+
+def _strip_wrappers(keys: list[str], nested: bool, times: int | None) -> list[str]:
+    """To a fixed point: wrappers that stand anywhere, then a ``module`` that leads every key."""
+    found = [_without_anywhere(key) for key in keys]
+    found = _repeat(found, lambda key: key[len(LEADING) + 1 :] if key.startswith(LEADING + ".") else None, times)
+    return _without_nested(found) if nested else found
+
+
+def _without_anywhere(key: str) -> str:
+    segments = key.split(".")
+    return ".".join([*(s for s in segments[:-1] if s not in ANYWHERE), segments[-1]])
+
+
+def _repeat(keys: list[str], strip: Callable[[str], str | None], times: int | None) -> list[str]:
+    """Take one leading piece off all keys, as long as all have it (``n_averaged`` apart), at most ``times``."""
+    while times is None or times > 0:
+        stripped = [key if key == COUNTER else strip(key) for key in keys]
+        if None in stripped or stripped == keys:
+            return keys
+        keys = [key for key in stripped if key is not None]
+        times = None if times is None else times - 1
+    return keys
+
+
+def _without_nested(keys: list[str]) -> list[str]:
+    """Take out ``module`` wherever it is its parent's only child, until there is none."""
+    while True:
+        children: dict[str, set[str]] = {}
+        for key in keys:
+            segments = key.split(".")
+            for depth in range(len(segments)):
+                children.setdefault(".".join(segments[:depth]), set()).add(segments[depth])
+        only = {path for path, names in children.items() if names == {LEADING}}
+        new = [_without_child(key, only) for key in keys]
+        if new == keys:
+            return keys
+        keys = new
+
+
+def _without_child(key: str, only: set[str]) -> str:
+    segments = key.split(".")
+    for depth in range(len(segments) - 1):
+        if segments[depth] == LEADING and ".".join(segments[:depth]) in only:
+            return ".".join(segments[:depth] + segments[depth + 1 :])
+    return key
+
+
+def _left_alone(section: Section, keys: list[str], new: list[str], prefixes: Sequence[str]) -> list[str]:
+    """Say where a prefix is on some keys only: that may be a module of the user's, and is not touched."""
+    found = []
+    where = section.pointer or "the root"
+    for prefix in prefixes or [LEADING]:
+        dotted = _dotted(prefix)
+        still = [key for key in new if key.startswith(dotted)]
+        if still and len(still) < len([key for key in keys if key != COUNTER]):
+            found.append(f"{where}: {dotted!r} leads {len(still)} of {len(keys)} keys and was left alone")
+    if new != keys and COUNTER in keys:
+        found.append(f"{where}: {COUNTER} was kept: a plain model will call it unexpected")
+    return found
+
+
+def _root_module(section: Section, maps: dict[str, KeyMap], notes: list[str], prefixes: Sequence[str]) -> None:
+    """A pickled wrapper object is replaced by the module inside it; other modules have their names in code."""
+    child = _WRAPPER_CLASSES.get(section.cls or "")
+    where = section.pointer or "the root"
+    if prefixes or child is None or section.node is None:
+        if section.node is not None:
+            notes.append(f"{where} is a pickled {section.cls}: its names are those of its objects, not of a table")
+        return
+    prefix = child + "."
+    keys = list(section.tensors)
+    if not all(key.startswith(prefix) for key in keys if section.tensors[key].persistent):
+        notes.append(f"{where}: not all keys of the {section.cls} are its child's")
+        return
+    maps[section.pointer] = KeyMap({key: key[len(prefix) :] if key.startswith(prefix) else None for key in keys})

@@ -1,0 +1,34 @@
+"""A plan as lines: valid rules by section, what is lost, and the command that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..operations.rename import Plan
+from .text import Line, escape, plural
+
+
+def lines(plan: Plan, command: str | None = None, all_of_it: bool = True) -> Iterator[Line]:
+    """The plan; ``command`` is shown last, as what is to be typed to do it."""
+    path = plan.original.path
+    yield [(escape(path), "file"), (f"   {plan.command}", "")]
+    for change in plan.changes:
+        yield [(f"  {escape(change.section.pointer) or '(root)'}", "section")]
+        rules = change.keys.rule_counts()
+        for rule, count in rules if all_of_it or len(rules) <= 20 else rules[:19]:
+            yield [(f"    {escape(rule)}", "command"), (f"   ({plural(count, 'key')})", "")]
+        if not all_of_it and len(rules) > 20:
+            yield [(f"    … and {len(rules) - 19:,} more rules", "dim")]
+        dropped = change.keys.dropped
+        for key in dropped if all_of_it or len(dropped) <= 10 else dropped[:9]:
+            yield [(f"    drop {escape(key)}", "bad")]
+        if not all_of_it and len(dropped) > 10:
+            yield [(f"    … and {len(dropped) - 9:,} more dropped", "dim")]
+        if change.keys.kept:
+            yield [(f"    {plural(change.keys.kept, 'key')} kept", "dim")]
+        for lost in change.lost_metadata:
+            yield [(f"    _metadata: the entry of {lost!r} has no place any more", "dim")]
+    for note in plan.notes:
+        yield [("  note  ", "label"), (escape(note), "")]
+    if command is not None:
+        yield [("  do it ", "label"), (escape(command), "command")]

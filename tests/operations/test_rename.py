@@ -1,0 +1,285 @@
+"""Renaming keys: torch loads the result, and nothing else has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import ckpt_inspect as ci
+from ckpt_inspect.model.graph import Pickle
+from ckpt_inspect.operations.add_prefix import add_prefix
+from ckpt_inspect.operations.remap import remap
+from ckpt_inspect.operations.rules import Rules
+from ckpt_inspect.operations.save import save, save_in_place
+from ckpt_inspect.operations.strip_prefix import strip_prefix
+from tests.zoo import MODELS, example_input, files
+
+REAL = Path(__file__).parent.parent.parent.parent / "shared" / "real"
+
+
+def write(plan: Any, out: Path) -> Path:
+    save(plan.checkpoint, str(out))
+    return out
+
+
+def pickle_bytes(path: Path) -> bytes:
+    container = ci.open(path).containers[0]
+    name, graph = next(
+        (n, g) for n, g in container.graphs.items() if isinstance(g, Pickle) and n in ("data.pkl", "object")
+    )
+    source = container.records[name].source if name in container.records else container.source
+    return source.read_at(graph.start, graph.end - graph.start)
+
+
+def plain(model: torch.nn.Module) -> torch.nn.Module:
+    """Cnn3 without its two DataParallel wrappers."""
+    inner = model.module if isinstance(model, torch.nn.DataParallel) else model
+    for name, child in list(inner.named_children()):
+        if isinstance(child, torch.nn.DataParallel):
+            setattr(inner, name, child.module)
+    return inner
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return (
+            isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.shape == other.shape
+            and one.stride() == other.stride() and one.device == other.device and one.requires_grad == other.requires_grad
+            and torch.equal(one, other)
+        )  # fmt: skip
+    if isinstance(one, dict):
+        return type(one) is type(other) and list(one) == list(other) and all(equal(one[k], other[k]) for k in one) and (
+            getattr(one, "_metadata", None) == getattr(other, "_metadata", None)
+        )  # fmt: skip
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(other) and len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_stripped_cnn3_loads_in_every_way(in_place: bool, tmp_path: Path) -> None:
+    path = files.FILES["cnn3.ckpt"](tmp_path)
+    model = MODELS["cnn3"]()
+    model.load_state_dict(torch.load(path, weights_only=True)["model_state_dict"])
+    model.eval()
+    plan = strip_prefix(ci.open(path), nested=True)
+    if in_place:
+        save_in_place(plan.checkpoint)
+        out = path
+    else:
+        out = write(plan, tmp_path / "out.ckpt")
+    target = plain(MODELS["cnn3"]())
+    for options in ({"weights_only": True}, {}, {"mmap": True, "weights_only": True}):
+        loaded = torch.load(out, **options)
+        assert target.load_state_dict(loaded["model_state_dict"], strict=True)
+    target.eval()
+    example = example_input("cnn3")
+    assert torch.equal(target(example), model.module(example))
+    meta = torch.load(out, map_location="meta", weights_only=True)["model_state_dict"]
+    with FakeTensorMode():
+        fake = torch.load(out, weights_only=True)["model_state_dict"]
+    state = torch.load(out, weights_only=True)["model_state_dict"]
+    assert list(meta) == list(fake) == list(state)
+    assert type(state) is OrderedDict
+    assert state["stage1.0.weight"].data_ptr() == state["stage2.0.weight"].data_ptr()
+    before = torch.load(files.FILES["cnn3.ckpt"](tmp_path / ".."), weights_only=True)
+    assert equal(before["optimizer_state_dict"], torch.load(out, weights_only=True)["optimizer_state_dict"])
+
+
+@pytest.mark.parametrize("name", ["cnn3-state_dict.pth", "wrapped-dataparallel.pth", "cnn3-legacy.pth"])
+def test_strip_and_add_is_byte_equal(name: str, tmp_path: Path) -> None:
+    path = files.FILES[name](tmp_path)
+    stripped = write(strip_prefix(ci.open(path), times=1), tmp_path / "stripped")
+    back = write(add_prefix(ci.open(stripped), "module."), tmp_path / "back")
+    assert pickle_bytes(back) == pickle_bytes(path)
+    assert equal(torch.load(back, weights_only=True), torch.load(path, weights_only=True))
+
+
+NAMES = [
+    name for name in files.names()
+    if files.FORMATS[name] in ("torch-zip", "torch-legacy") and ("state_dict" in name or "keys" in name or "forms" in name)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [*NAMES, "dtypes.pth", "tied.pth", "lightning.ckpt", "mnist.ckpt", "optimizer-named.pth"]
+)
+def test_there_and_back_over_the_zoo(name: str, tmp_path: Path) -> None:
+    path = files.FILES[name](tmp_path)
+    checkpoint = ci.open(path)
+    if len(checkpoint.candidates()) != 1:
+        pytest.skip("no single set of weights")
+    (pointer,) = checkpoint.candidates()
+    if pointer not in checkpoint.sections or checkpoint.sections[pointer].kind != "state_dict":
+        pytest.skip("not a state_dict")
+    added = write(add_prefix(checkpoint, "a.b"), tmp_path / "added")
+    assert all(key.startswith("a.b.") for key in ci.open(added).sections[pointer])
+    back = write(strip_prefix(ci.open(f"{added}", section=pointer), ["a.b"]), tmp_path / "back")
+    if pickle_protocol(path) == 2:
+        assert pickle_bytes(back) == pickle_bytes(path)
+    assert [(n, i.shape, i.stride, i.dtype, i.device) for n, _, i in ci.open(back).tensors()] == [
+        (n, i.shape, i.stride, i.dtype, i.device) for n, _, i in checkpoint.tensors()
+    ]
+
+
+def pickle_protocol(path: Path) -> int:
+    return next(g.protocol for g in ci.open(path).containers[0].graphs.values() if isinstance(g, Pickle))
+
+
+@pytest.mark.parametrize("name", ["sharded-safetensors", "sharded-bin"])
+def test_sharded(name: str, tmp_path: Path) -> None:
+    folder = files.FILES[name](tmp_path)
+    out = tmp_path / "out"
+    save(add_prefix(ci.open(folder), "model").checkpoint, str(out))
+    added = ci.open(out)
+    assert added.problems == []
+    assert [key for key in added.sections[""]] == [f"model.{key}" for key in ci.open(folder).sections[""]]
+    save(strip_prefix(added, ["model"]).checkpoint, str(tmp_path / "back"))
+    assert list(ci.open(tmp_path / "back")) == list(ci.open(folder))
+
+
+def test_safetensors_by_its_own_library(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    path = files.FILES["mnist.safetensors"](tmp_path)
+    out = write(add_prefix(ci.open(path), "net"), tmp_path / "out.safetensors")
+    before, after = load_file(path), load_file(out)
+    assert {f"net.{key}" for key in before} == set(after)
+    assert all(torch.equal(before[key], after[f"net.{key}"]) for key in before)
+
+
+def test_dropped_storages_leave_the_file(tmp_path: Path) -> None:
+    torch.save({"small": torch.zeros(4), "big": torch.zeros(1_000_000), "tied": torch.zeros(3)}, tmp_path / "a.pt")
+    out = write(remap(ci.open(tmp_path / "a.pt"), Rules.parse([], drop=["big"])), tmp_path / "b.pt")
+    assert out.stat().st_size < 10_000
+    assert list(torch.load(out, weights_only=True)) == ["small", "tied"]
+    for options in ({"mmap": True}, {"map_location": "meta"}):
+        assert list(torch.load(out, weights_only=True, **options)) == ["small", "tied"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (["module.sa_module.mlp.weight", "module.fc.weight"], ["sa_module.mlp.weight", "fc.weight"]),
+        (["module.module.x", "module.module.y"], ["x", "y"]),
+        (["_orig_mod.module.x", "_orig_mod.module.y"], ["x", "y"]),
+        (["module._orig_mod.x"], ["x"]),
+        (["model._orig_mod.x", "model._orig_mod.y", "head.z"], ["model.x", "model.y", "head.z"]),
+        (["n_averaged", "module.x"], ["n_averaged", "x"]),
+        (["a._fsdp_wrapped_module.b._checkpoint_wrapped_module.c"], ["a.b.c"]),
+    ],
+)
+def test_wrapper_rules(keys: list[str], expected: list[str], tmp_path: Path) -> None:
+    torch.save({key: torch.full((1,), i) for i, key in enumerate(keys)}, tmp_path / "a.pt")
+    out = write(strip_prefix(ci.open(tmp_path / "a.pt")), tmp_path / "b.pt")
+    loaded = torch.load(out, weights_only=True)
+    assert list(loaded) == expected
+    assert [int(value) for value in loaded.values()] == list(range(len(keys)))
+
+
+@pytest.mark.parametrize("keys", [["module"], ["module.x", "y"], ["x", "y"], ["module.x", "module"], ["modules.x"]])
+def test_nothing_to_strip(keys: list[str], tmp_path: Path) -> None:
+    torch.save({key: torch.zeros(1) for key in keys}, tmp_path / "a.pt")
+    with pytest.raises(ci.SelectionError, match="no section carries"):
+        strip_prefix(ci.open(tmp_path / "a.pt"))
+
+
+def test_two_names_that_would_meet(tmp_path: Path) -> None:
+    torch.save({"a.x": torch.zeros(1), "b.x": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(ci.CheckpointError, match=r"a\.x.*b\.x|b\.x.*a\.x") as caught:
+        remap(ci.open(tmp_path / "a.pt"), Rules.parse(["a.** -> b.**"]))
+    assert type(caught.value).__name__ == "KeyCollisionError"
+
+
+def test_metadata_follows(tmp_path: Path) -> None:
+    model = torch.nn.DataParallel(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    out = write(strip_prefix(ci.open(tmp_path / "a.pt")), tmp_path / "b.pt")
+    assert torch.load(out, weights_only=True)._metadata == model.module.state_dict()._metadata
+
+
+def test_extra_state_is_renamed_with_the_rest(tmp_path: Path) -> None:
+    torch.save(
+        OrderedDict([("module.w", torch.zeros(1)), ("module._extra_state", {"n": 3}), ("module.v", torch.zeros(1))]),
+        tmp_path / "a.pt",
+    )
+    out = write(strip_prefix(ci.open(tmp_path / "a.pt")), tmp_path / "b.pt")
+    assert list(torch.load(out, weights_only=True)) == ["w", "_extra_state", "v"]
+
+
+def test_root_wrapper_object_is_replaced_by_its_module(tmp_path: Path) -> None:
+    path = files.FILES["dataparallel-module.pt"](tmp_path)
+    out = write(strip_prefix(ci.open(path)), tmp_path / "b.pt")
+    inner = torch.load(path, weights_only=False).module
+    found = torch.load(out, weights_only=False)
+    assert type(found) is type(inner)
+    assert equal(dict(found.state_dict()), dict(inner.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["lenet-module.pt", "traced_model.pt", "tar2017.pth.tar"])
+def test_what_is_not_renamed_says_why(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ci.CheckpointError):
+        write(add_prefix(ci.open(files.FILES[name](tmp_path)), "x"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_chain_without_writing(tmp_path: Path) -> None:
+    path = files.FILES["wrapped-dataparallel.pth"](tmp_path)
+    one = strip_prefix(ci.open(path)).checkpoint
+    two = add_prefix(one, "net").checkpoint
+    assert all(key.startswith("net.") and "module" not in key for key in two.sections[""])
+    save(two, str(tmp_path / "out.pt"))
+    assert list(torch.load(tmp_path / "out.pt", weights_only=True)) == list(two.sections[""])
+
+
+def test_in_place_appends_little(tmp_path: Path) -> None:
+    torch.save({"module.w": torch.zeros(1_000_000), "module.b": torch.zeros(3)}, tmp_path / "a.pt")
+    size = (tmp_path / "a.pt").stat().st_size
+    save_in_place(strip_prefix(ci.open(tmp_path / "a.pt")).checkpoint)
+    assert (tmp_path / "a.pt").stat().st_size - size < 4096
+    assert list(torch.load(tmp_path / "a.pt", weights_only=True)) == ["w", "b"]
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_damaged_files_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = files.FILES["truncated-cnn1-state_dict.pth"](tmp_path)
+    with pytest.raises(ci.CorruptError):
+        write(add_prefix(ci.open(path), "x"), tmp_path / "out.pt")
+    assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real files are not here")
+def test_real_files_there_and_back(tmp_path: Path) -> None:
+    tried = 0
+    for path in sorted(REAL.glob("*/*")):
+        try:
+            checkpoint = ci.open(path)
+            plan = add_prefix(checkpoint, "zz")
+        except ci.CheckpointError:
+            continue
+        if checkpoint.format not in ("torch-zip", "torch-legacy", "safetensors") or checkpoint.problems:
+            continue
+        added = write(plan, tmp_path / f"{tried}.a")
+        back = write(strip_prefix(ci.open(added), ["zz"]), tmp_path / f"{tried}.b")
+        before, after = ci.open(path), ci.open(back)
+        assert [(n, i.shape, i.dtype) for n, _, i in before.tensors()] == [
+            (n, i.shape, i.dtype) for n, _, i in after.tensors()
+        ]
+        for (_, _, one), (_, _, other) in zip(before.tensors(), after.tensors(), strict=True):
+            if one.storage is not None and one.storage.data is not None and other.storage is not None:
+                data = other.storage.data
+                assert data is not None
+                assert digest(one.storage.data) == digest(data)
+        tried += 1
+    assert tried > 60
+
+
+def digest(source: Any) -> str:
+    return hashlib.sha256(source.read_at(0, source.size)).hexdigest()
