@@ -18,26 +18,54 @@ if TYPE_CHECKING:
         CorruptError,
         FileError,
         FormatError,
+        KeyCollisionError,
         LimitError,
         MissingKeyError,
+        OutputExistsError,
+        RuleError,
         SelectionError,
         UnsupportedError,
     )
     from .model.checkpoint import Checkpoint
+    from .model.keymap import KeyMap
     from .model.section import Section, Value
     from .model.tensor import TensorInfo
+    from .operations.add_prefix import add_prefix
     from .operations.info import info
     from .operations.ls import ls
+    from .operations.remap import remap
+    from .operations.save import save, save_in_place
+    from .operations.strip_prefix import strip_prefix
     from .operations.tree import tree
     from .pickles.limits import Limits
 
 _WHERE = {
-    "Checkpoint": "model.checkpoint", "CheckpointError": "errors", "CorruptError": "errors", "FileError": "errors",
-    "FormatError": "errors", "LimitError": "errors", "Limits": "pickles.limits", "MissingKeyError": "errors",
-    "Section": "model.section", "SelectionError": "errors", "TensorInfo": "model.tensor", "UnsupportedError": "errors",
-    "Value": "model.section", "info": "operations.info", "ls": "operations.ls",
+    "Checkpoint": "model.checkpoint",
+    "CheckpointError": "errors",
+    "CorruptError": "errors",
+    "FileError": "errors",
+    "FormatError": "errors",
+    "KeyCollisionError": "errors",
+    "KeyMap": "model.keymap",
+    "LimitError": "errors",
+    "Limits": "pickles.limits",
+    "MissingKeyError": "errors",
+    "OutputExistsError": "errors",
+    "RuleError": "errors",
+    "Section": "model.section",
+    "SelectionError": "errors",
+    "TensorInfo": "model.tensor",
+    "UnsupportedError": "errors",
+    "Value": "model.section",
+    "add_prefix": "operations.add_prefix",
+    "info": "operations.info",
+    "ls": "operations.ls",
+    "remap": "operations.remap",
+    "save": "operations.save",
+    "save_in_place": "operations.save",
+    "strip_prefix": "operations.strip_prefix",
     "tree": "operations.tree",
-}  # fmt: skip
+}
 
 __all__ = [
     "Checkpoint",
@@ -45,17 +73,26 @@ __all__ = [
     "CorruptError",
     "FileError",
     "FormatError",
+    "KeyCollisionError",
+    "KeyMap",
     "LimitError",
     "Limits",
     "MissingKeyError",
+    "OutputExistsError",
+    "RuleError",
     "Section",
     "SelectionError",
     "TensorInfo",
     "UnsupportedError",
     "Value",
+    "add_prefix",
     "info",
     "ls",
     "open",
+    "remap",
+    "save",
+    "save_in_place",
+    "strip_prefix",
     "tree",
 ]
 

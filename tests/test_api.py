@@ -58,6 +58,6 @@ def test_closing(fixtures: Path) -> None:
 def test_mapping_of_a_section(fixtures: Path) -> None:
     section = ci.open(fixtures / "lenet.pt").sections[""]
     assert "conv1.weight" in section
-    assert list(section)[0] == "conv1.weight"
+    assert next(iter(section)) == "conv1.weight"
     assert len(section) == len(section.keys()) == len(section.values()) == len(section.items()) == 10
     assert section["conv1.weight"].nbytes == 6 * 3 * 5 * 5 * 4

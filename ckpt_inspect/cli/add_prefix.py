@@ -18,13 +18,15 @@ def command(
     section: options.Section = None,
     out: writing.Out = None,
     in_place: writing.InPlace = False,
+    compact: writing.Compact = False,
     dry_run: writing.DryRun = False,
     force: writing.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
     from ..formats import open_checkpoint
-    from ..operations.add_prefix import add_prefix
+    from ..operations.add_prefix import plan
 
-    plan = add_prefix(open_checkpoint(file, section), prefix)
-    return writing.finish(plan, out, in_place, dry_run, force, as_json, quiet)
+    return writing.finish(
+        plan(open_checkpoint(file, section), prefix), out, in_place, dry_run, force, as_json, quiet, compact
+    )

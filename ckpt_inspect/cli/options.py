@@ -77,7 +77,7 @@ def each(
 
     ``show`` gets the result and, where there are several files, the file's name.
     """
-    from ..formats import open_checkpoint
+    from ..formats import NOTE, open_checkpoint
 
     status = 0
     documents: list[dict[str, Any]] = []
@@ -93,6 +93,8 @@ def each(
             documents.append({"schema": "ckpt-inspect/error/1", "error": error.to_dict()})
             complain(error, as_json)
             continue
+        if NOTE in checkpoint.facts and not as_json:
+            typer.echo(f"ckpt: {path}: {checkpoint.facts[NOTE]}", err=True)
         if checkpoint.problems:
             status = 2
             if not as_json:

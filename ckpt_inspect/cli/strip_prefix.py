@@ -24,13 +24,14 @@ def command(
     times: Annotated[int | None, typer.Option(min=1, help="How often a prefix is removed at most.")] = None,
     out: writing.Out = None,
     in_place: writing.InPlace = False,
+    compact: writing.Compact = False,
     dry_run: writing.DryRun = False,
     force: writing.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
     from ..formats import open_checkpoint
-    from ..operations.strip_prefix import strip_prefix
+    from ..operations.strip_prefix import plan
 
-    plan = strip_prefix(open_checkpoint(file, section), prefix, nested, times)
-    return writing.finish(plan, out, in_place, dry_run, force, as_json, quiet)
+    made = plan(open_checkpoint(file, section), prefix, nested, times)
+    return writing.finish(made, out, in_place, dry_run, force, as_json, quiet, compact)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from shlex import join
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,22 +26,39 @@ File = Annotated[
 Out = Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="Write a new file (or directory).")]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Change the file itself; can be undone until it is done.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")]
+Compact = Annotated[
+    bool,
+    typer.Option("--compact", help="With --in-place: write the file anew, without the bytes that edits left dead."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")]
 
 
 def finish(
-    plan: Plan, out: str | None, in_place: bool, dry_run: bool, force: bool, as_json: bool, quiet: bool
-) -> int:  # fmt: skip
+    plan: Plan,
+    out: str | None,
+    in_place: bool,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    compact: bool = False,
+) -> int:
     """Write the plan where it was asked to go, or show it; the exit status."""
     if out is not None and in_place:
         raise SelectionError("--out and --in-place say different things", hint="Give one of them.")
+    if compact and not in_place:
+        raise SelectionError("--compact is for --in-place", hint="A new file is compact anyway.")
     writing = (out is not None or in_place) and not dry_run
     nbytes = 0
     if writing:
         from ..operations.save import save, save_in_place
 
-        written = save(plan.checkpoint, out, force=force) if out is not None else save_in_place(plan.checkpoint)
-        nbytes = written.nbytes
+        with progress(plan.original.size) as advance:
+            if in_place and not compact:
+                nbytes = save_in_place(plan.checkpoint).nbytes
+            else:
+                target = out if out is not None else plan.original.path
+                nbytes = save(plan.checkpoint, target, force=force or in_place, progress=advance).nbytes
     if as_json:
         options.write_json(plan.to_dict(out if out is not None else plan.original.path if in_place else None, nbytes))
     elif not quiet:
@@ -74,13 +93,33 @@ def _show(plan: Plan, out: str | None, in_place: bool, writing: bool, nbytes: in
         options.write(texts(lines))
 
 
-def open_whole(file: str, section: str | None) -> tuple[str, str | None]:
-    """The file, and the part that was named: a rewrite is of the whole file."""
-    from ..formats import split_section
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None] | None]:
+    """A bar with rate and time left on stderr, if that is a terminal and the work lasts over a second."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from time import monotonic
 
-    if section is None:
-        import os
+    started, done = monotonic(), 0
+    bar: Any = None
 
-        if not os.path.exists(file):
-            return split_section(file)
-    return file, section
+    def advance(count: int) -> None:
+        nonlocal bar, done
+        done += count
+        if bar is None and monotonic() - started > 1:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            bar.start()
+            bar.add_task("copied", total=total)
+        if bar is not None:
+            bar.update(0, completed=done)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.stop()

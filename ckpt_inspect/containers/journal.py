@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import CheckpointError, CorruptError, FileError, MissingFileError, UnsupportedError
-from ..model.source import FileSource
+from ..model.source import FileSource, _reason
 from .copying import (
     Piece,
     Progress,
@@ -252,8 +252,10 @@ class InPlaceEdit:
             for source in sources:
                 check_unchanged(source)
         except BaseException:
-            os.unlink(self._journal)
-            os.close(fd)
+            try:
+                os.unlink(self._journal)
+            finally:
+                os.close(fd)
             raise
         return fd
 
@@ -280,7 +282,7 @@ class InPlaceEdit:
                 self._undo({os.path.basename(file.path): file.fd for file in files})
             except (OSError, CheckpointError) as failure:
                 raise FileError(
-                    f"the edit failed ({error}), and undoing it failed too: {failure}",
+                    f"the edit failed ({_said(error)}), and undoing it failed too: {_said(failure)}",
                     path=files[0].path,
                     hint=f"The old bytes are safe in {self._journal}. Then: ckpt recover {files[0].path}",
                 ) from error
@@ -302,3 +304,9 @@ class InPlaceEdit:
 
 def _total(pieces: Iterable[Piece]) -> int:
     return sum(map(size_of, pieces))
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, CheckpointError):
+        return error.message
+    return _reason(error) if isinstance(error, OSError) else type(error).__name__

@@ -52,7 +52,7 @@ class Journal:
 
     def overlay(self, source: FileSource) -> Source:
         """The file as it was before the edit. Stretches that the edit leaves alone stay ranges of the file."""
-        member = self.members[_name(source.path)]
+        member = self.members[os.path.basename(followed(source.path))]
         parts: list[Source] = []
         position, at = 0, member.at
         for offset, nbytes in member.ranges:
@@ -77,7 +77,7 @@ class Journal:
 
         Someone may have saved to the file since: undoing the edit would then destroy what they saved.
         """
-        member = self.members[_name(path)]
+        member = self.members[os.path.basename(path)]
         source = FileSource(path)
         try:
             if os.fstat(source.fd).st_ino != member.inode and not moved:
@@ -196,7 +196,7 @@ def load(path: str) -> Journal | None:
         return None
     head = source.read_at(0, start)
     if head[: len(MAGIC)] != MAGIC:
-        if re.match(rb"ckpt-journal [0-9]", head):
+        if re.match(rb"ckpt-journal [0-9]+\n", head):
             raise UnsupportedError("a newer ckpt-inspect wrote this journal", path=path, hint="Recover with that one.")
         return None
     digest = hashlib.sha256()
@@ -208,7 +208,9 @@ def load(path: str) -> Journal | None:
     if length > min(end - start, _HEADER_LIMIT):
         raise CorruptError("the journal's header has an impossible length", path=path)
     try:
-        members = _members(source.read_at(start, length), _name(path).removesuffix(JOURNAL), start + length, end)
+        members = _members(
+            source.read_at(start, length), os.path.basename(path).removesuffix(JOURNAL), start + length, end
+        )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptError(f"the journal says what no edit says: {error}", path=path) from error
     return Journal(source, members)
@@ -254,5 +256,6 @@ def _natural(number: object) -> int:
     return number
 
 
-def _name(path: str) -> str:
-    return os.path.basename(path)
+def followed(path: str) -> str:
+    """A journal lies beside the file itself, not beside a link to it."""
+    return os.path.realpath(path) if os.path.islink(path) else path

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ..errors import CorruptError, FileError, MissingFileError, UnsupportedError
 from ..model.source import FileSource, Source, _reason, _special
 from .copying import check_unchanged, lock, sync_directory, system_errors
-from .journal_file import Journal, load
+from .journal_file import Journal, followed, load
 from .output import JOURNAL, put_back
 
 OPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -40,7 +40,7 @@ def pending(path: str) -> Journal | None:
 
 def examine(path: str) -> tuple[Journal | None, str]:
     """As ``pending``, with a sentence about what was found; "" if there is no journal."""
-    path = _followed(path)
+    path = followed(path)
     note = ""
     for file in journals_of(path):
         try:
@@ -58,11 +58,6 @@ def examine(path: str) -> tuple[Journal | None, str]:
                 )
             note = f"{file} is ignored: {reason}"
     return None, note
-
-
-def _followed(path: str) -> str:
-    """A journal lies beside the file itself, not beside a link to it."""
-    return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def journals_of(path: str) -> list[str]:
@@ -89,7 +84,7 @@ def recover(path: str, *, moved: bool = False) -> str:
         FileError: the edit is still going on.
         UnsupportedError: something else has written to the file since; undoing would destroy that.
     """
-    path = _followed(path)
+    path = followed(path)
     with system_errors(path, "cannot undo the edit"):
         if put_back(path):
             return f"{path}: moved back to where it was before an interrupted replacement"

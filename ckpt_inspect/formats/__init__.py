@@ -10,13 +10,15 @@ from contextlib import contextmanager
 
 from ..errors import CheckpointError, FileError, MissingFileError
 from ..model.checkpoint import Checkpoint
-from ..model.source import FileSource
+from ..model.source import FileSource, Source
 from ..pickles.limits import DEFAULT, Limits
 from . import archive, plain_pickle, safetensors, torch_legacy, torch_tar
 
 # Each has matches(head, source) and read(source, limits); the first that matches opens the file.
 FORMATS = (archive, torch_legacy, safetensors, torch_tar, plain_pickle)
 _HEAD = 4096
+NOTE = "edit in place"  # the fact under which it is said that an edit was interrupted
+JOURNAL = ".ckpt-journal"  # of containers.journal_file, which is imported when there is one
 
 
 def open_checkpoint(path: str, section: str | None = None, limits: Limits = DEFAULT) -> Checkpoint:
@@ -64,21 +66,36 @@ def _open(path: str, limits: Limits) -> Checkpoint:
     if stat.S_ISDIR(mode):
         from . import directory
 
-        return directory.read(path, lambda name: _open_file(name, limits), limits)
+        return directory.read(path, lambda name: _open_file(name, limits), limits, open_source)
     return _open_file(path, limits)
 
 
 def _open_file(path: str, limits: Limits) -> Checkpoint:
-    source = FileSource(path)
+    file, source, note = open_source(path)
     try:
-        return _read(source, limits)
+        checkpoint = _read(source, limits)
     except CheckpointError as error:
         error.path = error.path or path
-        source.close()
+        file.close()
         raise
+    if note:
+        checkpoint.facts[NOTE] = note
+    return checkpoint
 
 
-def _read(source: FileSource, limits: Limits) -> Checkpoint:
+def open_source(path: str) -> tuple[FileSource, Source, str]:
+    """A file to read, as it was before an edit in place that was interrupted; and a note that says so."""
+    file = FileSource(path)
+    real = os.path.realpath(path)
+    if any(map(os.path.exists, (real + JOURNAL, os.path.join(os.path.dirname(real), JOURNAL)))):
+        from ..containers import recovery
+
+        file.close()
+        return recovery.open_source(path)
+    return file, file, ""
+
+
+def _read(source: Source, limits: Limits) -> Checkpoint:
     head = source.read_at(0, _HEAD)
     for format in FORMATS:
         if format.matches(head, source):
@@ -92,7 +109,7 @@ def _read(source: FileSource, limits: Limits) -> Checkpoint:
     if source.path.endswith(".json") and b'"weight_map"' in source.read_at(0, 1 << 20):
         from . import sharded
 
-        return sharded.read(source.path, source.path, lambda name: _open_file(name, limits), limits)
+        return sharded.read(source.path, source.path, lambda name: _open_file(name, limits), limits, open_source)
     from .sniff import explain
 
     raise explain(source, head)

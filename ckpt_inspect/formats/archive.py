@@ -8,18 +8,18 @@ from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
-from ..model.source import BytesSource, FileSource, Source
+from ..model.source import BytesSource, Source
 from ..model.storage import Container
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
 from . import official
 
 
-def matches(head: bytes, source: FileSource) -> bool:
+def matches(head: bytes, source: Source) -> bool:
     return head.startswith(LOCAL_MAGIC)
 
 
-def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
+def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     """Open a zip archive of any of torch's kinds.
 
     Raises:
@@ -48,7 +48,7 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
     raise _not_a_checkpoint(source, archive)
 
 
-def open_container(source: FileSource, archive: ZipArchive, format: str, checkpoint: Checkpoint) -> Container:
+def open_container(source: Source, archive: ZipArchive, format: str, checkpoint: Checkpoint) -> Container:
     """The container of an archive, its oddities among the problems."""
     container = Container(source.path, format, source)
     container.records.update(archive.records)
@@ -123,7 +123,7 @@ _PACKAGES = (
 )
 
 
-def _not_a_checkpoint(source: FileSource, archive: ZipArchive) -> CheckpointError:
+def _not_a_checkpoint(source: Source, archive: ZipArchive) -> CheckpointError:
     names = archive.records
     if archive.truncated and not names:
         return CorruptError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import FileError, FormatError, SelectionError
 from ..model.checkpoint import Checkpoint
-from ..pickles.limits import DEFAULT, Limits
+from ..pickles.limits import Limits
 from . import official, sharded
 
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".t7", ".th", ".pkl", ".tar")
@@ -26,7 +26,7 @@ _NOT_WEIGHTS = frozenset(
 )
 
 
-def read(path: str, open_file: Any, limits: Limits = DEFAULT) -> Checkpoint:
+def read(path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpoint:
     """Open a directory that is a checkpoint.
 
     Raises:
@@ -42,7 +42,7 @@ def read(path: str, open_file: Any, limits: Limits = DEFAULT) -> Checkpoint:
     indexes = [name for name in names if name.endswith(".index.json")]
     if len(indexes) == 1:
         return _with_siblings(
-            sharded.read(os.path.join(path, indexes[0]), path, open_file, limits), path, names, indexes
+            sharded.read(os.path.join(path, indexes[0]), path, open_file, limits, open_source), path, names, indexes
         )
     weights = [name for name in names if name.endswith(_WEIGHTS) and name not in _NOT_WEIGHTS and _is_file(path, name)]
     choice = indexes or weights

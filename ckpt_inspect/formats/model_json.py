@@ -10,7 +10,7 @@ from ..dtypes import BY_NAME
 from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.section import ModuleInfo, Section
-from ..model.source import FileSource
+from ..model.source import Source
 from ..model.storage import Container, Storage
 from ..model.tensor import TensorInfo
 from ..pickles.limits import Limits
@@ -27,7 +27,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-def read(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
+def read(source: Source, archive: ZipArchive, limits: Limits) -> Checkpoint:
     checkpoint = Checkpoint(source.path, NAME, source.size)
     container = archives.open_container(source, archive, NAME, checkpoint)
     model = _load(archive, source, limits)
@@ -50,7 +50,7 @@ def _word(value: Any) -> str:
     return str(value)[:40] if isinstance(value, (str, int)) else "?"
 
 
-def _load(archive: ZipArchive, source: FileSource, limits: Limits) -> dict[str, Any]:
+def _load(archive: ZipArchive, source: Source, limits: Limits) -> dict[str, Any]:
     record = archive.records["model.json"]
     if record.nbytes > limits.header:
         raise LimitError(f"a model.json of {record.nbytes:,} bytes: refused", path=source.path, record="model.json")

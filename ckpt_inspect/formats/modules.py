@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LimitError
 from ..model.graph import Dict, Opaque, Persistent, Set
 from ..model.section import ModuleInfo, Section, Value
-from ..model.tensor import TensorInfo
 from . import layer_facts, objects, values
 
 if TYPE_CHECKING:

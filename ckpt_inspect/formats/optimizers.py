@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from ..model import pointer as pointers
 from ..model.section import Section, Value
 from ..model.wrappers import without_wrappers
-from ..model.tensor import TensorInfo
 
 _MAX_STATES = 20_000  # of the search; beyond, nothing is certain
 

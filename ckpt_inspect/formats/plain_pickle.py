@@ -9,7 +9,7 @@ from ..dtypes import DType
 from ..errors import CheckpointError, CorruptError, FormatError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Opaque, Persistent, Pickle
-from ..model.source import FileSource
+from ..model.source import Source
 from ..model.storage import Container, Storage
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
@@ -28,7 +28,7 @@ _SMALLEST = 256  # no stream of a storage is shorter
 _NAME = re.compile(r"[\w.<>]{1,200}")
 
 
-def matches(head: bytes, source: FileSource) -> bool:
+def matches(head: bytes, source: Source) -> bool:
     return head[:1] != b"" and head[:1] in _FIRST and not (head[0] == 0x80 and head[1:2] > b"\x05")
 
 
@@ -86,7 +86,7 @@ class NestedStorages(Storages):
         return storage, dtype, cls
 
 
-def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
+def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     """Open a plain pickle.
 
     Raises:

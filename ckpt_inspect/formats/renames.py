@@ -96,7 +96,7 @@ def _keys(node: Any) -> list[str]:
 
 def fresh(text: str) -> str:
     """A string that is an object of its own also where Python would share it."""
-    return Character(text) if len(text) == 1 else text
+    return Character(text) if len(text) == 1 else text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
 
 
 def with_pairs(node: Any, pairs: list[Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..model.layers import role
 from ..model.section import Section
-from ..model.tensor import TensorInfo
 
 
 def infer_roles(section: Section) -> None:

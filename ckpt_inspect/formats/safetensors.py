@@ -12,7 +12,7 @@ from ..errors import CorruptError, LimitError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section, Value
-from ..model.source import FileSource
+from ..model.source import Source
 from ..model.storage import Container, Record, Storage
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT, Limits
@@ -26,14 +26,14 @@ _FIELDS = ("dtype", "shape", "data_offsets")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half a character, escaped: alone it is no text
 
 
-def matches(head: bytes, source: FileSource) -> bool:
+def matches(head: bytes, source: Source) -> bool:
     if len(head) < 9:
         return False
     length = int.from_bytes(head[:8], "little")
     return head[8:].lstrip(b" \t\r\n").startswith(b"{") and (length <= source.size - 8 or length <= MAX_HEADER)
 
 
-def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
+def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     checkpoint = Checkpoint(source.path, NAME, source.size)
     section, metadata = read_file(source, checkpoint, limits, "")
     checkpoint.sections[""] = section
@@ -43,9 +43,7 @@ def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
     return finish(checkpoint)
 
 
-def read_file(
-    source: FileSource, checkpoint: Checkpoint, limits: Limits, prefix: str
-) -> tuple[Section, dict[str, str]]:
+def read_file(source: Source, checkpoint: Checkpoint, limits: Limits, prefix: str) -> tuple[Section, dict[str, str]]:
     """One file as one section; ``prefix`` makes its storage ids unique among shards.
 
     Raises:
@@ -76,7 +74,7 @@ def read_file(
     return section, metadata
 
 
-def read_header(source: FileSource, limits: Limits) -> tuple[dict[str, Any], int]:
+def read_header(source: Source, limits: Limits) -> tuple[dict[str, Any], int]:
     """The header as parsed JSON, and its length in bytes."""
     head = source.read_at(0, 8)
     length = int.from_bytes(head, "little")
@@ -185,7 +183,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(stride))
 
 
-def _check_tiling(source: FileSource, base: int, spans: list[tuple[int, int, str]], problems: list[str]) -> None:
+def _check_tiling(source: Source, base: int, spans: list[tuple[int, int, str]], problems: list[str]) -> None:
     """Data must be tiled exactly: no holes, overlaps or trailing bytes."""
     spans.sort()
     end = 0

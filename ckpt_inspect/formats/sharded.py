@@ -10,26 +10,25 @@ from ..errors import CheckpointError, CorruptError, FormatError, LimitError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section
-from ..model.source import FileSource
 from ..model.storage import Container
-from ..model.tensor import TensorInfo
-from ..pickles.limits import DEFAULT, Limits
+from ..pickles.limits import Limits
 from .finish import finish
 
 NAME = "sharded"
 
 
-def read(index_path: str, shown_path: str, open_file: Any, limits: Limits = DEFAULT) -> Checkpoint:
-    """Open the checkpoint that an index describes; ``open_file(path)`` opens one shard.
+def read(index_path: str, shown_path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpoint:
+    """Open the checkpoint that an index describes; ``open_file(path)`` opens one shard, ``open_source`` any file.
 
     Raises:
         CorruptError: the index is malformed, or names files outside its directory.
     """
-    index = _read_index(index_path, limits)
+    index = _read_index(index_path, limits, open_source)
     weight_map: dict[str, str] = index.graphs["index"]["weight_map"]
     folder = os.path.dirname(index_path)
     checkpoint = Checkpoint(shown_path, NAME, index.source.size)
     checkpoint.containers.append(index)
+    checkpoint.facts.update(index.facts)
     section = Section("", "state_dict")
     shards: dict[str, set[str]] = {}
     for key, name in weight_map.items():
@@ -62,8 +61,8 @@ def _once(open_file: Any) -> Any:
     return open_shard
 
 
-def _read_index(path: str, limits: Limits) -> Container:
-    source = FileSource(path)
+def _read_index(path: str, limits: Limits, open_source: Any) -> Container:
+    _, source, note = open_source(path)
     if source.size > limits.header:
         raise LimitError(f"an index of {source.size:,} bytes: refused", path=path)
     try:
@@ -83,6 +82,8 @@ def _read_index(path: str, limits: Limits) -> Container:
             raise CorruptError(f"weight_map names an index as a shard: {name[:80]!r}", path=path)
     container = Container(path, "index", source)
     container.graphs["index"] = data
+    if note:
+        container.facts["edit in place"] = note
     return container
 
 

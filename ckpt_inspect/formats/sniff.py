@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from html import unescape
 from shlex import quote
-from shlex import quote
 
 from ..errors import CheckpointError, FormatError, UnsupportedError
-from ..model.source import FileSource
+from ..model.source import Source
 
 # first bytes -> what it is, what to type next
 _MAGICS: tuple[tuple[bytes, str, str | None], ...] = (
@@ -38,7 +37,7 @@ _ONNX = re.compile(rb"\x08[\x01-\x14]\x12.{0,40}(?:pytorch|onnx|tf2onnx|skl2onnx
 _LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\s+oid sha256:([0-9a-f]{8,64})\s+size (\d{1,20})\s*")
 
 
-def explain(source: FileSource, head: bytes) -> CheckpointError:
+def explain(source: Source, head: bytes) -> CheckpointError:
     """The error for a file that no format claims; it says what the file is."""
     path = source.path
     if source.size == 0:

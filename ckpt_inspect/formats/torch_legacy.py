@@ -8,7 +8,7 @@ from ..dtypes import DType
 from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
-from ..model.source import FileSource, Source
+from ..model.source import Source
 from ..model.storage import Container, Record, Storage
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
@@ -24,14 +24,14 @@ _LONGEST_KEY = 1000
 _PARTS = ("magic", "protocol", "sys_info", "object", "storage keys")
 
 
-def matches(head: bytes, source: FileSource) -> bool:
+def matches(head: bytes, source: Source) -> bool:
     # protocols 2 and up begin with PROTO; 4 and up put a FRAME between; 0 and 1 write the number as text
     return _MAGIC_PICKLE in head[:32] or head.startswith(
         (b"L119547037146038801333356L\n.", b"I119547037146038801333356\n.")
     )
 
 
-def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
+def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     checkpoint = Checkpoint(source.path, NAME, source.size)
     container, storages, root = read_stream(source, NAME, checkpoint.problems, limits)
     checkpoint.containers.append(container)

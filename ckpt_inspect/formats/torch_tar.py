@@ -9,7 +9,7 @@ from ..dtypes import DType
 from ..errors import CorruptError, FormatError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Persistent
-from ..model.source import FileSource, Source
+from ..model.source import Source
 from ..model.storage import Container, Record, Storage
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT, Limits
@@ -24,7 +24,7 @@ _i32 = Struct("<i").unpack
 _i64 = Struct("<q").unpack
 
 
-def matches(head: bytes, source: FileSource) -> bool:
+def matches(head: bytes, source: Source) -> bool:
     return head[257:262] == b"ustar"
 
 
@@ -47,7 +47,7 @@ def members(source: Source) -> dict[str, Record]:
     return found
 
 
-def read(source: FileSource, limits: Limits = DEFAULT) -> Checkpoint:
+def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     records = members(source)
     if not {"pickle", "storages"} <= records.keys():
         listed = ", ".join(list(records)[:4])

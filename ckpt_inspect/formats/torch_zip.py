@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..containers.zip import ZipArchive
 from ..model.checkpoint import Checkpoint
-from ..model.source import FileSource
+from ..model.source import Source
 from ..model.storage import Record, Storage
 from ..pickles.limits import Limits
 from . import archive as archives
@@ -22,7 +22,7 @@ class CutStorages(Storages):
         storage.record = None
 
 
-def read(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
+def read(source: Source, archive: ZipArchive, limits: Limits) -> Checkpoint:
     checkpoint = Checkpoint(source.path, NAME, source.size)
     container = archives.open_container(source, archive, NAME, checkpoint)
     pickle = archives.pickle_record(archive, container, "data.pkl", checkpoint.problems, limits)
@@ -65,7 +65,7 @@ def _version(archive: ZipArchive, checkpoint: Checkpoint) -> None:
     checkpoint.facts["version"] = text[:40]
 
 
-def _cut(checkpoint: Checkpoint, source: FileSource, pickle_end: int, storages: Storages) -> None:
+def _cut(checkpoint: Checkpoint, source: Source, pickle_end: int, storages: Storages) -> None:
     needed = pickle_end + sum(storage.nbytes for storage, *_ in storages.by_key.values())
     if source.size > needed:  # the padding between records and the directory are not counted
         problem = f"the file is cut: {source.size:,} bytes are there, the directory at its end is not"

@@ -14,7 +14,7 @@ from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Global, Opaque, Persistent, Pickle
 from ..model.section import ModuleInfo, Section, Value
-from ..model.source import FileSource
+from ..model.source import Source
 from ..model.storage import Container
 from ..model.tensor import TensorInfo
 from ..pickles.limits import Limits
@@ -27,7 +27,7 @@ from .rebuild import Malformed, Rebuilder, Storages
 NAME = "torchscript"
 
 
-def read(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
+def read(source: Source, archive: ZipArchive, limits: Limits) -> Checkpoint:
     checkpoint = Checkpoint(source.path, NAME, source.size)
     container = archives.open_container(source, archive, NAME, checkpoint)
     if "data.pkl" not in archive.records:

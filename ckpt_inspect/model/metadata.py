@@ -62,9 +62,10 @@ def _by_path(keys: Mapping[str, str | None]) -> dict[str, list[tuple[str, str | 
 
 
 def _together(path: str, below: list[tuple[str, str | None]]) -> str | None:
-    """The path that all keys below ``path`` moved to, None if they did not move together."""
+    """The path that all keys below ``path`` moved to; itself where they parted and some stayed; else None."""
     start = len(path) + 1 if path else 0
     found: str | None = None
+    apart = path if not path or any(new is not None and new.startswith(path + ".") for _, new in below) else None
     for key, new in below:
         if new is None:
             continue
@@ -74,11 +75,11 @@ def _together(path: str, below: list[tuple[str, str | None]]) -> str | None:
         elif new.endswith("." + rest):
             place = new[: -len(rest) - 1]
         else:
-            return None
+            return apart
         if found not in (None, place):
-            return None
+            return apart
         found = place
-    return found if found is not None else (path if not below else None)
+    return found if found is not None or path else ""
 
 
 def _with_parent(path: str, target: Mapping[str, str | None]) -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from . import arithmetic
+from .arithmetic import Expression
 from .pattern import DELIMITERS, Piece, Segment, escape, refuse, sides, translate, write, write_pieces
 
 
@@ -108,13 +109,6 @@ class RegexRule(Rule):
         )
 
 
-class _Computed(NamedTuple):
-    """A part of a new name that is worked out."""
-
-    expression: arithmetic.Expression
-    text: str
-
-
 class PatternRule(Rule):
     """``OLD -> NEW`` in whole segments."""
 
@@ -124,11 +118,12 @@ class PatternRule(Rule):
         self._check_shape()
         names = self._check_names()
         self._computed = self._check_expressions(names)
-        numbers = {name for computed in self._computed.values() for name in arithmetic.names(computed.expression)}
+        numbers = {name for expression in self._computed.values() for name in arithmetic.names(expression)}
         self._check_numbers(numbers)
         self._pattern, self._groups = translate(self._old, numbers)
         self._numbers = [(name, group) for group, name in enumerate(self._groups, 1) if name in numbers]
-        self._parts = self._template()
+        self._build = self._template().format
+        self._worked_out: dict[tuple[str, ...], list[str]] = {}
         fixed = 0
         while fixed < len(self._old) and all(piece.kind == "text" for piece in self._old[fixed]):
             fixed += 1
@@ -141,31 +136,38 @@ class PatternRule(Rule):
         return re.compile(self._pattern, re.DOTALL).fullmatch
 
     def match(self, key: str) -> str | None:
+        if key == self.literal and not self._computed:
+            return self._build()
         match = self._fullmatch(key)
         if match is None:
             return None
         if not self._computed:
-            return "".join([part if isinstance(part, str) else match[part] for part in self._parts])  # type: ignore[index]
-        numbers = {name: int(match[group]) for name, group in self._numbers}
-        return "".join(
-            part if isinstance(part, str) else match[part] if isinstance(part, int) else self._index(key, part, numbers)
-            for part in self._parts
-        )
+            return self._build(*match.groups())
+        numbers = tuple([match[group] for _, group in self._numbers])
+        worked_out = self._worked_out.get(numbers)
+        if worked_out is None:
+            worked_out = self._worked_out[numbers] = self._work_out(key, numbers)
+        return self._build(*match.groups(), *worked_out)
 
     def matches(self, key: str) -> bool:
         return self._fullmatch(key) is not None
 
-    def _index(self, key: str, part: _Computed, numbers: dict[str, int]) -> str:
-        try:
-            value = arithmetic.value(part.expression, numbers)
-            why = f"is {value} for {key!r}: an index cannot be negative"
-        except ArithmeticError as error:
-            value = -1
-            why = f"{'divides by zero' if isinstance(error, ZeroDivisionError) else 'gets too large'} for {key!r}"
-        if value >= 0:
-            return str(value)
+    def _work_out(self, key: str, texts: Sequence[str]) -> list[str]:
+        """What NEW computes, given the numbers in ``key``."""
+        numbers = {name: int(text) for (name, _), text in zip(self._numbers, texts, strict=True)}
         stays = write(escape(key), escape(key))
-        self.refuse(f"{{{part.text}}} {why}", f"To leave that key as it is, put a rule before this one: '{stays}'")
+        hint = f"To leave that key as it is, put a rule before this one: '{stays}'"
+        found = []
+        for text, expression in self._computed.items():
+            try:
+                value = arithmetic.value(expression, numbers)
+            except ArithmeticError as error:
+                why = "divides by zero" if isinstance(error, ZeroDivisionError) else "gets too large"
+                self.refuse(f"{{{text}}} {why} for {key!r}", hint)
+            if value < 0:
+                self.refuse(f"{{{text}}} is {value} for {key!r}: an index cannot be negative", hint)
+            found.append(str(value))
+        return found
 
     # -- checking -------------------------------------------------------------------------------------
 
@@ -203,9 +205,9 @@ class PatternRule(Rule):
                 segment[index] = Piece("{", name)
         return found
 
-    def _check_expressions(self, names: list[str]) -> dict[str, _Computed]:
+    def _check_expressions(self, names: list[str]) -> dict[str, Expression]:
         """What NEW computes, by the text in the braces; a name alone is not computed with."""
-        found = {}
+        found: dict[str, Expression] = {}
         for text in (piece.text for segment in self._new for piece in segment if piece.kind == "{"):
             try:
                 expression = arithmetic.parse(text)
@@ -215,7 +217,7 @@ class PatternRule(Rule):
                 given = ", ".join(f"{{{one}}}" for one in names) or "no names"
                 self.refuse(f"NEW uses {{{name}}}, which OLD does not give", f"OLD gives {given}.")
             if not isinstance(expression, str):
-                found[text] = _Computed(expression, text)
+                found[text] = expression
         return found
 
     def _check_numbers(self, numbers: set[str]) -> None:
@@ -229,21 +231,24 @@ class PatternRule(Rule):
 
     # -- making ---------------------------------------------------------------------------------------
 
-    def _template(self) -> list[str | int | _Computed]:
-        """NEW as text, numbers of groups, and what is computed."""
-        stars = {star: iter([at for at, name in enumerate(self._groups, 1) if name == star]) for star in ("*", "**")}
-        found: list[str | int | _Computed] = []
-        for index, segment in enumerate(self._new):
-            if index:
-                found.append(".")
+    def _template(self) -> str:
+        """NEW for ``str.format``: of the groups, then of what is computed."""
+        stars = {star: iter([at for at, name in enumerate(self._groups) if name == star]) for star in ("*", "**")}
+        computed = list(self._computed)
+        segments = []
+        for segment in self._new:
+            parts = []
             for kind, text in segment:
                 if kind == "text":
-                    found.append(text)
+                    parts.append(text.replace("{", "{{").replace("}", "}}"))
                 elif kind in stars:
-                    found.append(next(stars[kind]))
+                    parts.append(f"{{{next(stars[kind])}}}")
+                elif text in self._computed:
+                    parts.append(f"{{{len(self._groups) + computed.index(text)}}}")
                 else:
-                    found.append(self._computed.get(text) or self._groups.index(text.strip()) + 1)
-        return found
+                    parts.append(f"{{{self._groups.index(text.strip())}}}")
+            segments.append("".join(parts))
+        return ".".join(segments)
 
     def inverse(self) -> Rule:
         turned = _Turned(self, self._old, self._new, self._computed)
@@ -253,7 +258,7 @@ class PatternRule(Rule):
 class _Turned:
     """A rule's sides exchanged: NEW's values become names, and what OLD named is worked out from them."""
 
-    def __init__(self, rule: Rule, old: list[Segment], new: list[Segment], computed: dict[str, _Computed]) -> None:
+    def __init__(self, rule: Rule, old: list[Segment], new: list[Segment], computed: dict[str, Expression]) -> None:
         self._rule = rule
         self._computed = computed
         self._known: dict[str, str] = {}  # a name of OLD: how it follows from what NEW shows
@@ -288,7 +293,7 @@ class _Turned:
         if name in plain and name not in self._known:
             self._known[name] = name
             return Piece("{", name)
-        found = arithmetic.linear(self._computed[piece.text].expression) if piece.text in self._computed else None
+        found = arithmetic.linear(self._computed[piece.text]) if piece.text in self._computed else None
         if found is not None and found[0] not in taken:
             name = found[0]
             self._known[name] = arithmetic.solved(*found)

@@ -54,6 +54,14 @@ class _Wider(NamedTuple):
     exceptions: int
 
 
+class _Fit(NamedTuple):
+    """A wider rule's text, the keys it renames rightly, and rules that must stand before it, with their keys."""
+
+    text: str
+    right: list[str]
+    before: dict[str, list[str]]
+
+
 class _Open:
     """The keys that no wider rule took yet, and how many each move still has."""
 
@@ -69,46 +77,63 @@ class _Open:
         return zip(self._moves, self._left, strict=True)
 
     def take(self, wider: _Wider) -> list[Counted]:
-        """Take a wider rule's keys, if that saves rules: what stands before it to except subtrees, and the rule."""
-        best: tuple[str, list[str], dict[str, list[str]]] | None = None
+        """Take a wider rule's keys, if that saves rules: what must stand before it, and the rule."""
+        best: _Fit | None = None
         for text in wider.texts:
-            tried = self._try(text)
-            excepted = self._except(tried[1], wider.exceptions) if tried is not None else None
-            if tried is not None and excepted is not None and (best is None or len(excepted) < len(best[2])):
-                best = text, tried[0], excepted
-                if not excepted:
+            fit = self._try(text, wider)
+            if fit is not None and (best is None or len(fit.before) < len(best.before)):
+                best = fit
+                if not fit.before:
                     break
-        if best is None or self._saved(best[1]) < 2 * (len(best[2]) + 1):
+        if best is None:
             return []
         found = []
-        for text, keys in (*best[2].items(), best[:2]):
+        for text, keys in (*best.before.items(), (best.text, best.right)):
             still = [key for key in keys if key in self._new]
             for key in still:
                 self._close(key)
-            found.append(Counted(text, len(still)))
+            if still:
+                found.append(Counted(text, len(still)))
         return found
 
-    def _try(self, text: str) -> tuple[list[str], list[str]] | None:
-        """Keys that the rule renames rightly, and keys that it should leave alone; None: it renames some wrongly."""
-        right, wrong = [], []
+    def _try(self, text: str, wider: _Wider) -> _Fit | None:
+        """How the rule fits; None: it renames some keys wrongly, or saves nothing."""
         try:
             rule = Rule.parse(text)
         except RuleError:  # an expression too long
             return None
+        right: list[str] = []
+        stay: list[str] = []  # keys that it should leave alone
+        moves: set[int] = set()  # of keys that it should rename otherwise
         for key in self._below(rule.head):
             self._work += 1
-            if self._work > _MOST_WORK:
+            if self._work > _MOST_WORK or len(moves) > wider.moves:
                 return None
-            if not rule.matches(key):
+            renamed = _renamed(rule, key)
+            if renamed is None:
                 continue
-            new = self._new[key]
-            if _renamed(rule, key) == new:
+            if renamed == self._new[key]:
                 right.append(key)
-            elif new == key:
-                wrong.append(key)
+            elif key in self._move_of:
+                moves.add(self._move_of[key])
             else:
-                return None
-        return right, wrong
+                stay.append(key)
+        moves = self._with_inner(moves)
+        excepted = self._except(stay, wider.exceptions)
+        if excepted is None or self._saved(right, moves) < max(2 * (len(excepted) + 1), len(moves)):
+            return None
+        first = {self._moves[index].text: self._moves[index].keys for index in sorted(moves)}
+        return _Fit(text, right, first | excepted)
+
+    def _with_inner(self, moves: set[int]) -> set[int]:
+        """These moves, and those inside their subtrees, which stand right before them."""
+        found = set(moves)
+        for index in moves:
+            outer = self._moves[index]
+            while outer.below and index and self._moves[index - 1].old.startswith(outer.old):
+                index -= 1
+                found.add(index)
+        return found
 
     def _below(self, head: str) -> Iterator[str]:
         """Open keys that begin with ``head``."""
@@ -135,10 +160,10 @@ class _Open:
                 found[text] = inner
         return found
 
-    def _saved(self, keys: list[str]) -> int:
-        """How many moves are left without keys when these are gone."""
+    def _saved(self, keys: list[str], apart: set[int]) -> int:
+        """How many moves are left without keys when these are gone; ``apart`` stay anyway."""
         gone = Counter(self._move_of[key] for key in keys if key in self._move_of)
-        return sum(count == self._left[index] for index, count in gone.items())
+        return sum(count == self._left[index] for index, count in gone.items() if index not in apart)
 
     def _close(self, key: str) -> None:
         del self._new[key]
@@ -146,11 +171,11 @@ class _Open:
             self._left[self._move_of[key]] -= 1
 
 
-def _renamed(rule: Rule, key: str) -> str | None:
+def _renamed(rule: Rule, key: str) -> str | tuple[()] | None:
     try:
         return rule.match(key)
-    except RuleError:  # a negative index
-        return None
+    except RuleError:  # a negative index: the rule matches, and has no name for it
+        return ()
 
 
 def _wider(moves: list[Move]) -> Iterator[_Wider]:
@@ -286,6 +311,8 @@ def _follow(
 def _fit(before: list[int], after: list[int], name: str) -> str | None:
     """The line through all points, as an expression in ``name``; None where there is none or it is level."""
     low, high = min(range(len(before)), key=before.__getitem__), max(range(len(before)), key=before.__getitem__)
+    if before[low] == before[high]:  # 1 and 01
+        return None
     slope = Fraction(after[high] - after[low], before[high] - before[low])
     rise, run = slope.numerator, slope.denominator
     constant = run * after[low] - rise * before[low]

@@ -8,7 +8,12 @@ from ..model.keymap import KeyMap
 from .rename import Plan, section_keys, target
 
 
-def add_prefix(checkpoint: Checkpoint, prefix: str) -> Plan:
+def add_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
+    """The checkpoint with a prefix, as a view; write it with :func:`ckpt_inspect.save`. As :func:`plan`."""
+    return plan(checkpoint, prefix).checkpoint
+
+
+def plan(checkpoint: Checkpoint, prefix: str) -> Plan:
     """Plan ``prefix`` (with or without its last dot) before every key of the one weights candidate, or of the part.
 
     Raises:
@@ -21,6 +26,8 @@ def add_prefix(checkpoint: Checkpoint, prefix: str) -> Plan:
     refuse_objects(section.kind, checkpoint.path)
     dotted = prefix if prefix.endswith(".") else prefix + "."
     keys = KeyMap({key: dotted + key for key in section_keys(section)})
+    if not keys.pairs:
+        raise SelectionError(f"{section.pointer or 'the root'} has no keys", path=checkpoint.path)
     return Plan("add-prefix", checkpoint, {section.pointer: keys}, [])
 
 

@@ -231,7 +231,12 @@ def _verdict(checkpoint: Checkpoint) -> Verdict:
         return Verdict(False, [checkpoint.problems[0]])
     if checkpoint.format.startswith("torchscript"):
         return Verdict(False, ["a TorchScript archive"])
-    return verdict(_pickles(checkpoint), reasons.get(checkpoint.format))
+    pickles = _pickles(checkpoint)
+    if checkpoint.format == "torch-legacy" and any(
+        node.name == "UntypedStorage" for p in pickles for node in p.globals
+    ):
+        reasons["torch-legacy"] = "untyped storages in the legacy format, which torch writes and cannot read"
+    return verdict(pickles, reasons.get(checkpoint.format))
 
 
 def _load_line(found: Info) -> str | None:
@@ -262,7 +267,7 @@ def _subscripts(checkpoint: Checkpoint, pointer: str) -> str | None:
     text = ""
     for segment in pointers.split(pointer):
         inside, form = objects.children(node)
-        keys = [key for key, _ in inside if isinstance(key, str) and key == segment]
+        keys: list[Any] = [key for key, _ in inside if isinstance(key, str) and key == segment]
         keys = keys or [key for key, _ in inside if type(key) is int and str(key) == segment]
         if form not in ("mapping", "sequence") or len(keys) != 1:
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from .add_prefix import refuse_objects
@@ -9,7 +11,18 @@ from .rename import Plan, section_keys, target
 from .rules import Rules
 
 
-def remap(checkpoint: Checkpoint, rules: Rules, reverse: bool = False, allow_unused: bool = False) -> Plan:
+def remap(
+    checkpoint: Checkpoint, rules: Rules | Sequence[str], reverse: bool = False, allow_unused: bool = False
+) -> Checkpoint:
+    """The checkpoint renamed by rules, as a view; write it with :func:`ckpt_inspect.save`. As :func:`plan`.
+
+    >>> remap(checkpoint, ["layers.{n}.** -> blocks.{n+1}.**"])          # doctest: +SKIP
+    """
+    parsed = rules if isinstance(rules, Rules) else Rules.parse(rules)
+    return plan(checkpoint, parsed, reverse, allow_unused).checkpoint
+
+
+def plan(checkpoint: Checkpoint, rules: Rules, reverse: bool = False, allow_unused: bool = False) -> Plan:
     """Plan a renaming of the one weights candidate, or of the part that was named, by rules.
 
     Args:

@@ -65,7 +65,12 @@ class Plan:
 
 
 def _lost(section: Section, keys: KeyMap) -> list[str]:
-    return map_paths(list(section.metadata), keys.pairs).lost if section.metadata is not None else []
+    """Module paths whose entry of ``_metadata`` goes and would not come back as it was: a wrapper's is made anew."""
+    if section.metadata is None:
+        return []
+    gone = {key.rpartition(".")[0] for key in keys.dropped}
+    lost = map_paths(list(section.metadata), keys.pairs).lost
+    return [path for path in lost if path not in gone and section.metadata[path] != {"version": 1}]
 
 
 def view(checkpoint: Checkpoint, maps: Mapping[str, KeyMap]) -> Checkpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
 from ..containers import journal, output
@@ -30,7 +29,8 @@ def save(checkpoint: Checkpoint, out: str, *, force: bool = False, progress: Any
     """
     files = rewritten(checkpoint)
     if checkpoint.format == "sharded":
-        output.replace_directory(out, {file.name: file.pieces for file in files}, force=force, progress=progress)
+        contents = {file.name: file.pieces for file in files}
+        output.replace_directory(out, contents, force=force, like=files[-1].source, progress=progress)
     else:
         (file,) = files
         output.replace_file(out, file.pieces, force=force, like=file.source, total=file.nbytes, progress=progress)
@@ -49,22 +49,23 @@ def save_in_place(checkpoint: Checkpoint) -> Written:
             raise UnsupportedError(
                 f"not in place: {file.why_not}", path=file.source, hint="Write a new file instead: -o OUT"
             )
-    with journal.edit_many([file.source for file in files]) as edits:
+    read = [whole[0] for c in checkpoint.containers if (whole := c.source.file_range()) is not None]
+    with journal.edit_many([file.source for file in files], read=read) as edits:
         for file in files:
             _apply(edits[file.source], file)
         edits.commit()
     return Written(checkpoint.path, sum(_edited(file) for file in files))
 
 
-def _apply(edit: Any, file: NewFile) -> None:
+def _apply(edit: journal.FileEdit, file: NewFile) -> None:
     plan = file.edit
     assert plan is not None
     for offset, data in plan.overwrite:
         edit.overwrite(offset, data)
-    for piece in plan.append:
-        edit.append(piece)
-    edit.barrier()
+    if plan.append:
+        edit.append(*plan.append)
     if plan.last:
+        edit.barrier()  # the end record makes the rest count: it comes when that is on the disk
         edit.append(plan.last)
 
 
@@ -74,9 +75,15 @@ def _edited(file: NewFile) -> int:
     return sum(len(data) for _, data in plan.overwrite) + sum(map(len, plan.append)) + len(plan.last)
 
 
-def same_file(one: str, other: str) -> bool:
-    """Whether two paths lead to one file, links followed."""
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
+def save_text(text: str, out: str, *, force: bool = False) -> None:
+    """Write a small text file whole or not at all."""
+    output.replace_file(out, [text.encode("utf-8", "surrogateescape")], force=force)
+
+
+def recover(path: str) -> str:
+    """Undo an edit in place that was interrupted; what was found and done, in a sentence.
+
+    Raises:
+        FileError: another process edits the file right now.
+    """
+    return journal.recover(path)

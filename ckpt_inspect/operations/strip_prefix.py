@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..errors import SelectionError
 from ..formats.modules import child_module
@@ -21,7 +22,12 @@ _WRAPPER_CLASSES = {
 
 def strip_prefix(
     checkpoint: Checkpoint, prefixes: Sequence[str] = (), nested: bool = False, times: int | None = None
-) -> Plan:
+) -> Checkpoint:
+    """The checkpoint without prefixes, as a view; write it with :func:`ckpt_inspect.save`. As :func:`plan`."""
+    return plan(checkpoint, prefixes, nested, times).checkpoint
+
+
+def plan(checkpoint: Checkpoint, prefixes: Sequence[str] = (), nested: bool = False, times: int | None = None) -> Plan:
     """Plan the removal of prefixes from every section that carries them.
 
     Args:
@@ -53,12 +59,12 @@ def strip_prefix(
             path=checkpoint.path,
             hint=f"See the keys: ckpt tree {checkpoint.path}",
         )
-    plan = Plan("strip-prefix", checkpoint, maps, notes)
+    made = Plan("strip-prefix", checkpoint, maps, notes)
     for pointer in maps:
-        section = plan.checkpoint.sections[pointer]
+        section = made.checkpoint.sections[pointer]
         if section.kind == "module":
             section.instead = child_module(section.node, _WRAPPER_CLASSES[section.cls or ""])
-    return plan
+    return made
 
 
 def _dotted(prefix: str) -> str:
@@ -69,15 +75,18 @@ def _strip_given(keys: list[str], prefixes: Sequence[str], times: int | None) ->
     found = keys
     for prefix in prefixes:
         dotted = _dotted(prefix)
-        found = _repeat(found, lambda key, p=dotted: key[len(p) :] if key.startswith(p) and len(key) > len(p) else None,
-                        times if times is not None else 1)  # fmt: skip
+        found = _repeat(found, partial(_without_prefix, dotted), times if times is not None else 1)
     return found
+
+
+def _without_prefix(prefix: str, key: str) -> str | None:
+    return key[len(prefix) :] if key.startswith(prefix) else None
 
 
 def _strip_wrappers(keys: list[str], nested: bool, times: int | None) -> list[str]:
     """To a fixed point: wrappers that stand anywhere, then a ``module`` that leads every key."""
     found = [_without_anywhere(key) for key in keys]
-    found = _repeat(found, lambda key: key[len(LEADING) + 1 :] if key.startswith(LEADING + ".") else None, times)
+    found = _repeat(found, partial(_without_prefix, LEADING + "."), times)
     return _without_nested(found) if nested else found
 
 

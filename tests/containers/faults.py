@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-CHANGING = "open write copy_file_range fsync ftruncate link unlink rename replace mkdir rmdir fchmod".split()
+RECORDED = ("open", "write", "copy_file_range", "fsync", "ftruncate", "link", "unlink", "rename", "replace")
+CHANGING = (*RECORDED, "mkdir", "rmdir", "fchmod")
 ALL = (*CHANGING, "pread", "lseek")
 
 
@@ -35,23 +36,23 @@ Act = Callable[[Calls, str, Callable[..., Any], Any, Any], Any]
 
 
 @contextlib.contextmanager
-def faulty(nth: int, act: Act, names: tuple[str, ...] | list[str] = ALL) -> Iterator[Calls]:
-    """The ``nth`` call of these functions of ``os`` is ``act``'s."""
+def faulty(nth: int, act: Act, counted: tuple[str, ...] = ALL) -> Iterator[Calls]:
+    """The ``nth`` call of the counted functions of ``os`` is ``act``'s."""
     calls = Calls()
-    real = {name: getattr(os, name) for name in names}
+    real = {name: getattr(os, name) for name in ALL}
 
     def wrapped(name: str) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            calls.count += 1
+            calls.count += name in counted
             if calls.dead:
                 raise Dead
-            if calls.count == nth:
+            if calls.count == nth and name in counted:
                 return act(calls, name, real[name], args, options)
             return real[name](*args, **options)
 
         return call
 
-    for name in names:
+    for name in ALL:
         setattr(os, name, wrapped(name))
     try:
         yield calls
@@ -60,16 +61,14 @@ def faulty(nth: int, act: Act, names: tuple[str, ...] | list[str] = ALL) -> Iter
             setattr(os, name, function)
 
 
-def every_call(
-    act: Act, names: tuple[str, ...] | list[str] = ALL
-) -> Iterator[contextlib.AbstractContextManager[Calls]]:
+def every_call(act: Act) -> Iterator[contextlib.AbstractContextManager[Calls]]:
     """One context for every call there is; ends after one in which the fault was not met any more."""
     nth = 0
     met: list[Calls] = []
 
     @contextlib.contextmanager
     def one() -> Iterator[Calls]:
-        with faulty(nth, act, names) as calls:
+        with faulty(nth, act) as calls:
             met.append(calls)
             yield calls
 
@@ -156,7 +155,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        names = "open write copy_file_range fsync ftruncate link unlink rename replace".split()
+        names = RECORDED
         real = {name: getattr(os, name) for name in names}
 
         def note(kind: str, **fields: Any) -> None:

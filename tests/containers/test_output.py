@@ -116,19 +116,18 @@ PLANS = st.lists(
 def made(plan: Plan, source: FileSource) -> Iterator[tuple[Piece, bytes]]:
     for kind, offset, nbytes in plan:
         data = DATA[offset : offset + nbytes]
-        nbytes = len(data)
-        yield {
-            "bytes": lambda data=data: (data, data),
-            "whole": lambda: (source, DATA),
-            "range": lambda offset=offset, nbytes=nbytes, data=data: (source.slice(offset, nbytes), data),
-            "range of range": lambda offset=offset, nbytes=nbytes: (
-                source.slice(offset, nbytes).slice(nbytes // 3, nbytes),
-                DATA[offset + nbytes // 3 : offset + nbytes],
-            ),
-            "memory": lambda data=data: (BytesSource(data, "memory"), data),
-            "opaque": lambda data=data: (Opaque(data).slice(1, max(0, len(data) - 1)), data[1:]),
-            "end": lambda: (source.slice(len(DATA), 0), b""),
-        }[kind]()
+        third = len(data) // 3
+        stretch = source.slice(offset, len(data))
+        pieces: dict[str, tuple[Piece, bytes]] = {
+            "bytes": (data, data),
+            "whole": (source, DATA),
+            "range": (stretch, data),
+            "range of range": (stretch.slice(third, len(data)), data[third:]),
+            "memory": (BytesSource(data, "memory"), data),
+            "opaque": (Opaque(data).slice(1, max(0, len(data) - 1)), data[1:]),
+            "end": (source.slice(len(DATA), 0), b""),
+        }
+        yield pieces[kind]
 
 
 @pytest.mark.parametrize("sizes", [None, (7000, 100, 900)], ids=["chunks as they are", "small chunks"])
@@ -202,9 +201,12 @@ def test_memory_is_bounded_by_a_chunk(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 @pytest.mark.parametrize("piece", ["bytes", "range"])
 def test_a_full_device_is_told_with_path_and_way_out(source: FileSource, piece: str) -> None:
-    with open("/dev/full", "wb", buffering=0) as out, pytest.raises(FileError) as caught:
-        with system_errors("/dev/full", "cannot write"):
-            write_pieces(out.fileno(), [DATA if piece == "bytes" else source])
+    with (
+        open("/dev/full", "wb", buffering=0) as out,
+        pytest.raises(FileError) as caught,
+        system_errors("/dev/full", "cannot write"),
+    ):
+        write_pieces(out.fileno(), [DATA if piece == "bytes" else source])
     assert str(caught.value).startswith("/dev/full: cannot write: no space left on device\n")
     assert "-o OUT" in str(caught.value)
 
@@ -265,7 +267,7 @@ def test_nobody_else_reads_a_private_file_while_it_is_written(tmp_path: Path) ->
     like = tmp_path / "like"
     like.write_bytes(b"")
     like.chmod(0o600)
-    seen = []
+    seen: list[int] = []
 
     def look(_: int) -> None:
         seen.extend(mode(path) for path in tmp_path.iterdir() if path != like)

@@ -52,7 +52,6 @@ def pieces(generation: int, body: str) -> Iterator[Piece]:
     for offset in range(HEAD, HEAD + BODY, 100_000):
         yield source.slice(offset, 100_000)
     yield tail(generation)
-    source.close()
 
 
 def step(kind: str, path: str, generation: int) -> None:

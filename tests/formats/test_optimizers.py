@@ -228,9 +228,8 @@ def test_two_models_of_perhaps_one_shape(one: Any, other: Any, same: bool, named
         optimizer = torch.optim.Adam(model.named_parameters() if named else model.parameters())
         checkpoint = saved(generator=one, discriminator=other, optimizer=stepped(optimizer, numbered(optimizer)))
         for number, name, known in claims(checkpoint):
-            bare = {full.partition("/")[2] for full in names_of(numbered(optimizer)[number], **{section: model})}
             assert known == ("recorded" if named else "derived")
-            assert name in {f"{section}/{key}" for key in bare} or (named and name in bare)
+            assert name in names_of(numbered(optimizer)[number], **{section: model})
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -279,7 +278,7 @@ def test_recorded_names_without_their_model(tmp_path: Path) -> None:
     model = nn.Linear(2, 3)
     optimizer = torch.optim.Adam(model.named_parameters())
     checkpoint = saved(optimizer=stepped(optimizer, numbered(optimizer)))
-    assert {(n, name) for n, name, _ in claims(checkpoint)} == {(0, "weight"), (1, "bias")}
+    assert list(claims(checkpoint)) == []  # a name of the file is a section and a key
 
 
 def test_state_of_no_parameter() -> None:

@@ -231,6 +231,11 @@ def by_the_library(path: Path) -> Found | None:
     return Found({key: (*fact, bytes(content[key]["data"])) for key, fact in facts.items()}, text)
 
 
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides; torch counts an empty dimension as one."""
+    return tuple(math.prod(max(n, 1) for n in shape[at + 1 :]) for at in range(len(shape)))
+
+
 def by_us(path: Path) -> Found | str:
     """What we find, or what is wrong."""
     try:
@@ -245,7 +250,7 @@ def by_us(path: Path) -> Found | str:
         assert info.storage is not None
         source = info.storage.data
         assert source is not None
-        assert info.is_contiguous
+        assert info.stride == contiguous(info.shape)
         assert info.storage_offset == 0
         tensors[key] = (info.dtype, info.shape, source.read_at(0, source.size))
     text = {

@@ -35,6 +35,11 @@ def verdict(path: Path) -> tuple[bool, list[str]]:
     return found.ok, found.blocked
 
 
+def damaged(path: Path) -> bool:
+    """A file with problems is never called fit, though torch may load it: it checks less."""
+    return bool(ci.open(str(path)).problems)
+
+
 def torch_loads(path: Path) -> tuple[bool, str]:
     """Whether torch does, with nothing allowed but its own table, and what it says."""
     with warnings.catch_warnings(), mock.patch("torch._weights_only_unpickler._marked_safe_globals_set", set()):
@@ -59,7 +64,7 @@ def test_verdict_on_the_zoo(name: str, tmp_path: Path) -> None:
     path = files.FILES[name](tmp_path)
     ok, blocked = verdict(path)
     loads, complaint = torch_loads(path)
-    assert ok is loads, (blocked, complaint)
+    assert ok is (loads and not damaged(path)), (blocked, complaint)
 
 
 LEAVES = st.one_of(

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import traceback
 import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,31 +70,32 @@ class Sandbox:
         self.process.wait(60)
 
 
-def look(path: str) -> tuple[list[str], list[str]]:
-    """Everything that looks: open, the operations, their JSON and text. Problems, and all text that came out."""
+def look(path: str) -> Iterator[str]:
+    """Everything that looks: open, the operations, their JSON and text, as it is made."""
     import ckpt_inspect
     from ckpt_inspect.render import html, info, json, ls, plain, terminal, tree
 
     checkpoint = ckpt_inspect.open(path)
-    listing, card = ckpt_inspect.ls(checkpoint), ckpt_inspect.info(checkpoint)
-    out = [json.dumps(listing.to_dict()), json.dumps(card.to_dict())]
-    for fold in (True, False):
-        found = ckpt_inspect.tree(checkpoint, fold=fold)
-        out += [json.dumps(found.to_dict()), *plain.texts(tree.lines(found, fold))]
-    out += [
-        *ls.plain(listing),
-        *ls.plain(listing, True, path),
-        *plain.texts(info.lines(card)),
-        *plain.texts(info.lines(card, False)),
-    ]
+    yield from checkpoint.problems
+    listing = ckpt_inspect.ls(checkpoint)
+    yield from json.chunks(listing.to_dict())
+    yield from ls.plain(listing, True, path)
+    card = ckpt_inspect.info(checkpoint)
+    yield json.dumps(card.to_dict())
+    yield from plain.texts(info.lines(card, False))
+    yield from plain.texts(info.lines(card))
+    found = ckpt_inspect.tree(checkpoint, fold=False)
+    yield json.dumps(found.to_dict())
+    yield from plain.texts(tree.lines(found, False))
+    found = ckpt_inspect.tree(checkpoint)
+    yield from plain.texts(tree.lines(found))
     if len(listing.rows) + len(checkpoint.values) < 5000:
         from rich.console import Console
 
-        out.append(html.page(tree.lines(found)))
+        yield html.page(tree.lines(found))
         screen = io.StringIO()
         terminal.show(ls.lines(listing, True), Console(file=screen, force_terminal=True, color_system=None, width=100))
-        out.append(screen.getvalue())
-    return checkpoint.problems, out
+        yield screen.getvalue()
 
 
 def command(path: str) -> list[str]:
@@ -112,13 +114,13 @@ def command(path: str) -> list[str]:
     return texts
 
 
-def unsafe(texts: list[str]) -> str:
+def unsafe(texts: Iterable[str]) -> str:
     """Controls, surrogates, line separators and bidirectional marks; by Unicode's own tables, not the package's."""
-    seen = {character for text in texts if not (text.isascii() and text.isprintable()) for character in set(text)} - {
-        "\n",
-        "\t",
-    }
-    return "".join(sorted(filter(_dangerous, seen))).encode("unicode-escape").decode()
+    seen: set[str] = set()
+    for text in texts:
+        if not (text.isascii() and text.isprintable()):
+            seen.update(text)
+    return "".join(sorted(filter(_dangerous, seen - {"\n", "\t"}))).encode("unicode-escape").decode()
 
 
 def _dangerous(character: str) -> bool:
@@ -133,7 +135,8 @@ def _dangerous(character: str) -> bool:
 def _run(path: str) -> dict[str, Any]:
     from ckpt_inspect.errors import CheckpointError
 
-    error, said, leaked, output = "", [], "", []
+    error, leaked, raw = "", "", ""
+    said: list[str] = []
     events: list[str] = []
     watching = True
 
@@ -141,28 +144,26 @@ def _run(path: str) -> dict[str, Any]:
         if watching and event != "builtins.id" and not (event in _ALLOWED and _inside(str(args[0]), path)):
             events.append(f"{event} {str(args)[:80]}")
 
+    def heard() -> Iterator[str]:
+        nonlocal error
+        try:
+            yield from look(path)
+        except CheckpointError as found:
+            error = type(found).__name__
+            said.extend((found.message, found.hint or "", str(found)))
+            yield json.dumps(found.to_dict())
+
     sys.addaudithook(hook)
     try:
-        try:
-            problems, output = look(path)
-            said = problems
-        except CheckpointError as found:
-            error, said = type(found).__name__, [found.message, found.hint or ""]
-            str(found)
-            output = [json.dumps(found.to_dict())]
+        raw = unsafe(heard())
         watching = False  # Typer compiles annotations of its own
-        output += command(path)
+        texts = command(path)
+        raw += unsafe(texts)
+        said = said or texts[1:]
     except BaseException:
         watching = False
         leaked = "".join(traceback.format_exc(limit=-6))[-3000:]
-    watching = False
-    return {
-        "error": error,
-        "said": "\n".join(said)[:100_000],
-        "leaked": leaked,
-        "events": events[:20],
-        "unsafe": unsafe(output),
-    }
+    return {"error": error, "said": "\n".join(said)[:100_000], "leaked": leaked, "events": events[:20], "unsafe": raw}
 
 
 def _inside(opened: str, path: str) -> bool:
@@ -210,7 +211,7 @@ def _warm_up() -> None:
     sample = folder / "sample.pt"
     sample.write_bytes(build.checkpoint(build.dict_of(build.text("a\u200b\u4e00"), build.tensor())))
     try:
-        look(str(sample))
+        unsafe(look(str(sample)))
         command(str(sample))
         command(str(folder / "simple.pt"))
     finally:

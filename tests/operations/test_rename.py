@@ -24,8 +24,8 @@ from tests.zoo import MODELS, example_input, files
 REAL = Path(__file__).parent.parent.parent.parent / "shared" / "real"
 
 
-def write(plan: Any, out: Path) -> Path:
-    save(plan.checkpoint, str(out))
+def write(plan: ci.Checkpoint, out: Path) -> Path:
+    save(plan, str(out))
     return out
 
 
@@ -71,7 +71,7 @@ def test_stripped_cnn3_loads_in_every_way(in_place: bool, tmp_path: Path) -> Non
     model.eval()
     plan = strip_prefix(ci.open(path), nested=True)
     if in_place:
-        save_in_place(plan.checkpoint)
+        save_in_place(plan)
         out = path
     else:
         out = write(plan, tmp_path / "out.ckpt")
@@ -119,6 +119,8 @@ def test_there_and_back_over_the_zoo(name: str, tmp_path: Path) -> None:
     (pointer,) = checkpoint.candidates()
     if pointer not in checkpoint.sections or checkpoint.sections[pointer].kind != "state_dict":
         pytest.skip("not a state_dict")
+    if not checkpoint.sections[pointer]:
+        pytest.skip("no keys")
     added = write(add_prefix(checkpoint, "a.b"), tmp_path / "added")
     assert all(key.startswith("a.b.") for key in ci.open(added).sections[pointer])
     back = write(strip_prefix(ci.open(f"{added}", section=pointer), ["a.b"]), tmp_path / "back")
@@ -137,11 +139,11 @@ def pickle_protocol(path: Path) -> int:
 def test_sharded(name: str, tmp_path: Path) -> None:
     folder = files.FILES[name](tmp_path)
     out = tmp_path / "out"
-    save(add_prefix(ci.open(folder), "model").checkpoint, str(out))
+    save(add_prefix(ci.open(folder), "model"), str(out))
     added = ci.open(out)
     assert added.problems == []
-    assert [key for key in added.sections[""]] == [f"model.{key}" for key in ci.open(folder).sections[""]]
-    save(strip_prefix(added, ["model"]).checkpoint, str(tmp_path / "back"))
+    assert list(added.sections[""]) == [f"model.{key}" for key in ci.open(folder).sections[""]]
+    save(strip_prefix(added, ["model"]), str(tmp_path / "back"))
     assert list(ci.open(tmp_path / "back")) == list(ci.open(folder))
 
 
@@ -161,7 +163,7 @@ def test_dropped_storages_leave_the_file(tmp_path: Path) -> None:
     assert out.stat().st_size < 10_000
     assert list(torch.load(out, weights_only=True)) == ["small", "tied"]
     for options in ({"mmap": True}, {"map_location": "meta"}):
-        assert list(torch.load(out, weights_only=True, **options)) == ["small", "tied"]  # type: ignore[arg-type]
+        assert list(torch.load(out, weights_only=True, **options)) == ["small", "tied"]
 
 
 @pytest.mark.parametrize(
@@ -232,8 +234,8 @@ def test_what_is_not_renamed_says_why(name: str, tmp_path: Path) -> None:
 
 def test_steps_chain_without_writing(tmp_path: Path) -> None:
     path = files.FILES["wrapped-dataparallel.pth"](tmp_path)
-    one = strip_prefix(ci.open(path)).checkpoint
-    two = add_prefix(one, "net").checkpoint
+    one = strip_prefix(ci.open(path))
+    two = add_prefix(one, "net")
     assert all(key.startswith("net.") and "module" not in key for key in two.sections[""])
     save(two, str(tmp_path / "out.pt"))
     assert list(torch.load(tmp_path / "out.pt", weights_only=True)) == list(two.sections[""])
@@ -242,7 +244,7 @@ def test_steps_chain_without_writing(tmp_path: Path) -> None:
 def test_in_place_appends_little(tmp_path: Path) -> None:
     torch.save({"module.w": torch.zeros(1_000_000), "module.b": torch.zeros(3)}, tmp_path / "a.pt")
     size = (tmp_path / "a.pt").stat().st_size
-    save_in_place(strip_prefix(ci.open(tmp_path / "a.pt")).checkpoint)
+    save_in_place(strip_prefix(ci.open(tmp_path / "a.pt")))
     assert (tmp_path / "a.pt").stat().st_size - size < 4096
     assert list(torch.load(tmp_path / "a.pt", weights_only=True)) == ["w", "b"]
     assert os.listdir(tmp_path) == ["a.pt"]

@@ -567,8 +567,8 @@ def test_programs_of_opcodes(steps: bytes) -> None:
         return
     if difference(expected, also) is not None:
         return  # C and Python see different things: POP of a mark
-    if error is not None:  # Python can assign to an index of a list; no pickler does
-        assert error.message == "SETITEMS on a list"
+    if error is not None:  # Python assigns to indices of lists, and nothing to anything; no pickler asks for that
+        assert error.message.startswith("SETITEMS on ")
         return
     assert difference(expected, Interpreter(read(data)).run()) is None
 
