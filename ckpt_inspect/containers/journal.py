@@ -108,10 +108,10 @@ def _concerning(paths: Sequence[str]) -> list[tuple[str, set[str]]]:
 
 
 def _check_read(read: Iterable[FileSource], held: Mapping[str, int]) -> None:
-    here = [os.fstat(fd) for fd in held.values()]
     for source in read:
         check_unchanged(source)
-        if not any(os.path.samestat(os.fstat(source.fd), status) for status in here):
+        fd = held.get(os.path.basename(source.path))
+        if fd is not None and not os.path.sameopenfile(source.fd, fd):
             raise CorruptError("another file has taken its place since it was read", path=source.path)
 
 

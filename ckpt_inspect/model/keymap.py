@@ -126,7 +126,7 @@ class KeyMap:
             "".join(lists["drop"]).encode()
         except UnicodeEncodeError:  # a lone surrogate has no spelling in TOML, nor in a glob; in JSON it has
             return json.dumps(lists, indent=1) + "\n"
-        head = f"# {len(self.renamed):,} keys renamed, {len(self.dropped):,} dropped, {self.kept:,} kept\n"
+        head = f"# renamed: {len(self.renamed):,}, dropped: {len(self.dropped):,}, kept: {self.kept:,}\n"
         return head + "".join(_toml(name, texts) for name, texts in lists.items() if texts or name == "rules")
 
     def _named(self) -> Iterator[tuple[str, str]]:

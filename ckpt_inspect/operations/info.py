@@ -282,12 +282,12 @@ def _hints(found: Info) -> list[Hint]:
     quoted = _quote(checkpoint.path)
     hints = []
     for prefix in found.prefixes:
-        if prefix.found == prefix.of:
+        if prefix.found == prefix.of and checkpoint.format in ("torch-zip", "torch-legacy", "safetensors", "sharded"):
             where = f" of {prefix.section}" if prefix.section else ""
             hints.append(_hint(
                 "wrapper-prefix",
                 f"every key{where} carries {prefix.prefix!r} ({prefix.wrapper}): the bare model will call them missing",
-                "strip-prefix", quoted,
+                "strip-prefix", f"{quoted} -o {_quote(_beside(checkpoint.path))}",
             ))  # fmt: skip
     hints += _weights_hints(found)
     for big in found.oversized[:3]:
@@ -313,6 +313,12 @@ def _weights_hints(found: Info) -> list[Hint]:
         return [_hint("weights-inside", f"the weights are in {candidates[0]!r}", "tree", first)]
     listed = ", ".join(candidates[:5]) + (", …" if len(candidates) > 5 else "")
     return [_hint("several-weights", f"several sets of weights: {listed}; look at one", "tree", first)]
+
+
+def _beside(path: str) -> str:
+    """A name for the stripped file: ``run.stripped.ckpt``."""
+    stem, dot, suffix = path.rstrip("/").rpartition(".")
+    return f"{stem}.stripped.{suffix}" if dot and "/" not in suffix else f"{path.rstrip('/')}.stripped"
 
 
 def _literal_glob(text: str) -> str:

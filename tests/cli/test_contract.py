@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,9 +70,10 @@ def test_info_load_line_is_right(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(scope["state_dict"]) == 25
 
 
-def test_hints_name_only_commands_that_exist(ckpt: Run) -> None:
+def test_hints_name_only_commands_that_exist(ckpt: Run, tmp_path: Path) -> None:
     from ckpt_inspect.commands import COMMANDS
 
+    shutil.copytree(FIXTURES, tmp_path / "fixtures")
     for name in ("run.ckpt", "tied.pt", "lightning.ckpt", "lenet.pt"):
         for hint in document(ckpt, "info", name)["hints"]:
             assert set(hint) == {"code", "message", "command"}
@@ -81,7 +83,7 @@ def test_hints_name_only_commands_that_exist(ckpt: Run) -> None:
                 assert command in COMMANDS
                 done = subprocess.run(
                     f"{sys.executable} -m ckpt_inspect {hint['command'].removeprefix('ckpt ')}",
-                    shell=True, cwd=FIXTURES, capture_output=True, check=False,
+                    shell=True, cwd=tmp_path / "fixtures", capture_output=True, check=False,
                 )  # fmt: skip
                 assert done.returncode == 0, done.stderr
 

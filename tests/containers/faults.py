@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ckpt_inspect.model import source
+
 RECORDED = ("open", "write", "copy_file_range", "fsync", "ftruncate", "link", "unlink", "rename", "replace")
 CHANGING = (*RECORDED, "mkdir", "rmdir", "fchmod")
 ALL = (*CHANGING, "pread", "lseek")
@@ -39,7 +41,7 @@ Act = Callable[[Calls, str, Callable[..., Any], Any, Any], Any]
 def faulty(nth: int, act: Act, counted: tuple[str, ...] = ALL) -> Iterator[Calls]:
     """The ``nth`` call of the counted functions of ``os`` is ``act``'s."""
     calls = Calls()
-    real = {name: getattr(os, name) for name in ALL}
+    real = {name: getattr(_home(name), _inner(name)) for name in ALL}
 
     def wrapped(name: str) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
@@ -53,22 +55,30 @@ def faulty(nth: int, act: Act, counted: tuple[str, ...] = ALL) -> Iterator[Calls
         return call
 
     for name in ALL:
-        setattr(os, name, wrapped(name))
+        setattr(_home(name), _inner(name), wrapped(name))
     try:
         yield calls
     finally:
         for name, function in real.items():
-            setattr(os, name, function)
+            setattr(_home(name), _inner(name), function)
 
 
-def every_call(act: Act) -> Iterator[contextlib.AbstractContextManager[Calls]]:
+def _home(name: str) -> Any:
+    return source if name == "pread" else os
+
+
+def _inner(name: str) -> str:
+    return "_pread" if name == "pread" else name
+
+
+def every_call(act: Act, counted: tuple[str, ...] = ALL) -> Iterator[contextlib.AbstractContextManager[Calls]]:
     """One context for every call there is; ends after one in which the fault was not met any more."""
     nth = 0
     met: list[Calls] = []
 
     @contextlib.contextmanager
     def one() -> Iterator[Calls]:
-        with faulty(nth, act) as calls:
+        with faulty(nth, act, counted) as calls:
             met.append(calls)
             yield calls
 

@@ -36,7 +36,7 @@ from ckpt_inspect.errors import (
 from ckpt_inspect.model.source import BytesSource, FileSource, Slice, Source
 
 from . import victim
-from .faults import Dead, Recorder, dying, eintr, every_call, failing, interrupting, killed, short
+from .faults import CHANGING, Dead, Recorder, dying, eintr, every_call, failing, interrupting, killed, short
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("CKPT_KILLS", "20"))
@@ -459,7 +459,7 @@ def test_killed_at_any_call(source: FileSource, tmp_path: Path, when: str, force
     out = place / "out"
     old, new = b"old" if force else None, b"new" + DATA
     strays = 0
-    for fault in every_call(killed(when)):
+    for fault in every_call(killed(when), CHANGING):
         out.unlink(missing_ok=True)
         if old is not None:
             out.write_bytes(old)
@@ -627,7 +627,7 @@ def test_an_error_at_any_call_for_a_directory(tmp_path: Path, steps: str, act: A
 def test_a_directory_killed_at_any_call(tmp_path: Path, steps: str, when: str, force: bool) -> None:
     out = tmp_path / "out"
     missing = 0
-    for fault in every_call(killed(when)):
+    for fault in every_call(killed(when), CHANGING):
         directory_rewritten(tmp_path, fault, force)
         if force and not out.exists():
             missing += 1

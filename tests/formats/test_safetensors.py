@@ -232,8 +232,8 @@ def by_the_library(path: Path) -> Found | None:
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Row-major strides; torch counts an empty dimension as one."""
-    return tuple(math.prod(max(n, 1) for n in shape[at + 1 :]) for at in range(len(shape)))
+    """Row-major strides; torch counts an empty dimension as one. Nothing has more than 63 bits."""
+    return tuple(min(math.prod(max(n, 1) for n in shape[at + 1 :]), 2**63 - 1) for at in range(len(shape)))
 
 
 def by_us(path: Path) -> Found | str:
