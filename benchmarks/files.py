@@ -147,6 +147,8 @@ FILES = {
     "legacy_small": File("gpt-400-{size}-legacy.pt", write_legacy, divisor=100),
     "safetensors_small": File("gpt-400-{size}.safetensors", write_safetensors, divisor=100),
     "sharded_small": File("gpt-400-{size}-sharded", write_sharded, divisor=100),
+    "edited": File("gpt-400-{size}-edited.pt", write_pt),
+    "edited_small": File("gpt-400-{size}-edited.pt", write_pt, divisor=100),
     "many": File("gpt-100000.pt", write_pt, tensors=100_000, divisor=0),
 }
 

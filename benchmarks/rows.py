@@ -82,4 +82,33 @@ ROWS = (
         FLAT,
     ),
     Row("flat-sharded", "`ls` shards: {size} / {small}", "ckpt ls {sharded}", "ckpt ls {sharded_small}", FLAT),
+    Row(
+        "rename",
+        "`add-prefix -o`, {size} `.pt`",
+        "ckpt add-prefix {pt} module -o {out}",
+        "sh -c 'cp $0 $1 && sync $1' {pt} {out}",
+        Target(times=1.15, megabytes=60),
+    ),
+    Row(
+        "rename-safetensors",
+        "`add-prefix -o`, {size} `.safetensors`",
+        "ckpt add-prefix {safetensors} module -o {out}",
+        "sh -c 'cp $0 $1 && sync $1' {safetensors} {out}",
+        Target(times=1.15, megabytes=60),
+    ),
+    Row(
+        "rename-many",
+        "`add-prefix -o`, `.pt` of 100,000 tensors",
+        "ckpt add-prefix {many} module -o {out}",
+        "python rename_torch.py {many} {out}",
+        Target(times=0.6),
+    ),
+    # each run adds one more prefix to a file that is there for that
+    Row(
+        "in-place",
+        "`add-prefix --in-place`: {size} / {small}",
+        "ckpt add-prefix {edited} p --in-place",
+        "ckpt add-prefix {edited_small} p --in-place",
+        FLAT,
+    ),
 )

@@ -9,11 +9,14 @@ Example: ckpt remap old.pt --rule 'layers.{n}.** -> blocks.{n+1}.**' --drop 'hea
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options, writing
+
+if TYPE_CHECKING:
+    from ..operations.rename import Plan
 
 
 def command(
@@ -37,6 +40,15 @@ def command(
             "--keep", metavar="GLOB", help="Leave all others out. Repeatable.", autocompletion=options.complete_key
         ),
     ] = [],  # noqa: B006
+    like: Annotated[
+        str | None, typer.Option("--like", metavar="REF", help="Work the rules out from this checkpoint's names.")
+    ] = None,
+    drop_mismatched: Annotated[
+        bool, typer.Option("--drop-mismatched", help="With --like: leave out other shapes.")
+    ] = False,
+    drop_harmless: Annotated[
+        bool, typer.Option("--drop-harmless", help="With --like: leave out known leftovers.")
+    ] = False,
     reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
     save_rules: Annotated[
         str | None, typer.Option("--save-rules", metavar="FILE", help="Write the map to a file.")
@@ -52,18 +64,49 @@ def command(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    from ..errors import SelectionError
-    from ..formats import open_checkpoint
-    from ..operations.remap import plan
-    from ..operations.rules import Rules, load_file
-
-    given = load_file(rules) if rules is not None else Rules()
-    given = given + Rules.parse(rule, drop, keep)
-    if not (given.rules or given.drop or given.keep):
-        raise SelectionError("no rules were given", hint="For example: --rule 'module.** -> **', or --drop 'head.*'")
-    made = plan(open_checkpoint(file, section), given, reverse, allow_unused)
+    made = _plan_like(file, section, like, rule, rules, drop_mismatched, drop_harmless) if like is not None else None
+    if made is None:
+        made = _plan_rules(
+            file, section, (rule, rules, drop, keep), reverse, allow_unused, drop_mismatched or drop_harmless
+        )
     if save_rules is not None:
         from ..operations.save import save_text
 
         save_text(made.changes[0].keys.to_file(), save_rules, force=force)
     return writing.finish(made, out, in_place, dry_run, force, as_json, quiet, compact)
+
+
+def _plan_rules(
+    file: str,
+    section: str | None,
+    given: tuple[list[str], str | None, list[str], list[str]],
+    reverse: bool,
+    allow_unused: bool,
+    needs_like: bool,
+) -> Plan:
+    from ..errors import SelectionError
+    from ..formats import open_checkpoint
+    from ..operations.remap import plan
+    from ..operations.rules import Rules, load_file
+
+    rule, rules, drop, keep = given
+    if needs_like:
+        raise SelectionError(
+            "--drop-mismatched and --drop-harmless need --like REF", hint="Or name the keys: --drop GLOB"
+        )
+    parsed = (load_file(rules) if rules is not None else Rules()) + Rules.parse(rule, drop, keep)
+    if not (parsed.rules or parsed.drop or parsed.keep):
+        raise SelectionError("no rules were given", hint="For example: --rule 'module.** -> **', or --drop 'head.*'")
+    return plan(open_checkpoint(file, section), parsed, reverse, allow_unused)
+
+
+def _plan_like(
+    file: str, section: str | None, like: str, rule: list[str], rules: str | None, mismatched: bool, harmless: bool
+) -> Plan:
+    from ..errors import SelectionError
+    from ..formats import open_checkpoint
+    from ..operations.remap import plan_like
+
+    if rule or rules is not None:
+        raise SelectionError("--like works the rules out; --rule and --rules give them", hint="Give one or the other.")
+    return plan_like(open_checkpoint(file, section), open_checkpoint(like), mismatched, harmless)

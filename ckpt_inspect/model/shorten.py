@@ -316,6 +316,8 @@ def _fit(before: list[int], after: list[int], name: str) -> str | None:
     slope = Fraction(after[high] - after[low], before[high] - before[low])
     rise, run = slope.numerator, slope.denominator
     constant = run * after[low] - rise * before[low]
+    if slope != 1 and len(set(before)) < 3:  # any two points are in one line
+        return None
     if not rise or any(run * y != rise * x + constant for x, y in zip(before, after, strict=True)):
         return None
     if rise == 1 and constant % run == 0 and run > 1:

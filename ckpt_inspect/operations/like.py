@@ -147,15 +147,18 @@ class _Side:
         self.infos: dict[str, TensorInfo] = {name: section.tensors[key] for name, key in self.keys.items()}
         self.left = dict.fromkeys(self.infos)
         self.loose = False
-        self.numbers: dict[tuple[str, str, Any], set[str]] = {}
+        self.numbers: dict[tuple[str, str, Any], int] = {}
 
     def ready(self, loose: bool) -> None:
-        """Count the numbers of siblings that are left: below one parent, alike but for the number."""
+        """Note the numbers of siblings that are left: below one parent, alike but for the number.
+
+        As one hash for each set of them: sets of thousands would be compared thousands of times.
+        """
         self.loose = loose
-        self.numbers = defaultdict(set)
+        self.numbers = defaultdict(int)
         for name in self.left:
             for before, number, after in _numbers(name):
-                self.numbers[before, after, self.kind(name)].add(number)
+                self.numbers[before, after, self.kind(name)] ^= hash(number)
 
     def kind(self, name: str) -> tuple[object, ...]:
         """What tensors must share to be taken for each other."""
@@ -166,7 +169,7 @@ class _Side:
     def settle(self, name: str) -> None:
         del self.left[name]
         for before, number, after in _numbers(name):
-            self.numbers.get((before, after, self.kind(name)), set()).discard(number)
+            self.numbers[before, after, self.kind(name)] ^= hash(number)
 
     def forms(self, ids: dict[object, int], blocked: set[str]) -> dict[int, list[_Node]]:
         """Nodes of the tree of what is left, by their form, in saved order. Known leftovers are no part of a form."""
@@ -382,8 +385,7 @@ class _Search:
         kind = self.a.kind(name)
         others = {after: before for before, _, after in _numbers(other)}
         return all(
-            len(after) >= len(rest)
-            or self.a.numbers[before, after, kind] == self.b.numbers.get((others[after], after, kind))
+            len(after) >= len(rest) or self.a.numbers[before, after, kind] == self.b.numbers[others[after], after, kind]
             for before, _, after in _numbers(name)
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from .add_prefix import refuse_objects
+from .like import HARMLESS, like
 from .rename import Plan, section_keys, target
 from .rules import Rules
 
@@ -41,6 +42,39 @@ def plan(checkpoint: Checkpoint, rules: Rules, reverse: bool = False, allow_unus
     found = section_keys(section)
     keys: KeyMap = rules.reverse(found) if reverse else rules.keymap(found, allow_unused=allow_unused)
     return Plan("remap", checkpoint, {section.pointer: keys}, _counted_by_optimizers(checkpoint, keys))
+
+
+def plan_like(
+    checkpoint: Checkpoint, reference: Checkpoint, drop_mismatched: bool = False, drop_harmless: bool = False
+) -> Plan:
+    """Plan the renaming that gives the weights the names of a reference, as far as that is certain (design 4, Matching).
+
+    Args:
+        checkpoint: the file, or a selected part.
+        reference: a checkpoint with the wanted names.
+        drop_mismatched: leave out keys that the reference has with another shape.
+        drop_harmless: leave out known leftovers that the reference does not have (``num_batches_tracked``, …).
+
+    Raises:
+        SelectionError: several sections could be meant, on either side.
+        KeyCollisionError: two keys would meet; both are named.
+    """
+    section = target(checkpoint)
+    refuse_objects(section.kind, checkpoint.path)
+    found = like(section, target(reference))
+    pairs = dict(found.keys.pairs)
+    notes = []
+    if drop_mismatched:
+        pairs.update((key, None) for key, _ in found.mismatched)
+    for key in found.extra if drop_harmless else ():
+        reason = HARMLESS.get(key.rpartition(".")[2])
+        if reason is not None:
+            pairs[key] = None
+            notes.append(f"{key} was dropped: {reason}")
+    keys = KeyMap(pairs)
+    made = Plan("remap", checkpoint, {section.pointer: keys}, notes + _counted_by_optimizers(checkpoint, keys))
+    made.matching = found
+    return made
 
 
 def _counted_by_optimizers(checkpoint: Checkpoint, keys: KeyMap) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SelectionError
 from ..formats.renames import entry_keys
@@ -11,6 +11,9 @@ from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.metadata import map_paths
 from ..model.section import Section, Value
+
+if TYPE_CHECKING:
+    from .like import Matching
 
 SCHEMA = "ckpt-inspect/plan/1"
 
@@ -32,12 +35,14 @@ class Plan:
         command: the command that made it.
         changes: one for each section that changes.
         notes: what was left alone and why, and what else is to be known.
+        matching: how a reference was matched, for a plan made from one.
     """
 
     def __init__(self, command: str, original: Checkpoint, maps: Mapping[str, KeyMap], notes: list[str]) -> None:
         self.command = command
         self.original = original
         self.notes = notes
+        self.matching: Matching | None = None
         self.changes = [
             Change(original.sections[pointer], keys, _lost(original.sections[pointer], keys))
             for pointer, keys in maps.items()
@@ -61,7 +66,18 @@ class Plan:
             "out": out,
             "bytes_copied": bytes_copied,
             "notes": self.notes,
+            **(_matching_dict(self.matching) if self.matching is not None else {}),
         }
+
+
+def _matching_dict(found: Matching) -> dict[str, Any]:
+    return {
+        "matches": [match._asdict() for match in found.matches],
+        "ambiguous": [{"file": ours, "reference": theirs} for ours, theirs in found.ambiguous],
+        "missing": found.missing,
+        "extra": found.extra,
+        "mismatched": [{"file": ours, "reference": theirs} for ours, theirs in found.mismatched],
+    }
 
 
 def _lost(section: Section, keys: KeyMap) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..operations.like import Matching
 from ..operations.rename import Plan
 from .text import Line, escape, plural
 
@@ -28,7 +29,31 @@ def lines(plan: Plan, command: str | None = None, all_of_it: bool = True) -> Ite
             yield [(f"    {plural(change.keys.kept, 'key')} kept", "dim")]
         for lost in change.lost_metadata:
             yield [(f"    _metadata: the entry of {lost!r} has no place any more", "dim")]
+    if plan.matching is not None:
+        yield from _matching(plan.matching, all_of_it)
     for note in plan.notes:
         yield [("  note  ", "label"), (escape(note), "")]
     if command is not None:
         yield [("  do it ", "label"), (escape(command), "command")]
+
+
+def _matching(found: Matching, all_of_it: bool) -> Iterator[Line]:
+    """How each rule was found, and what was left out because nothing is certain."""
+    for match in found.matches:
+        yield [("  found ", "label"), (escape(match.rule), "command"),
+               (f"   by {match.how}: {plural(match.tensors, 'tensor')}, {plural(match.parameters, 'parameter')}", "")]  # fmt: skip
+    for ours, theirs in found.ambiguous:
+        yield [("  ambiguous ", "bad"), (f"{_listed(ours, all_of_it)} fit {_listed(theirs, all_of_it)}: left out", "")]
+    for name, keys, why in (
+        ("missing", found.missing, "the reference has them, the file does not"),
+        ("extra", found.extra, "the file has them, the reference does not"),
+        ("mismatched", [ours for ours, _ in found.mismatched], "same name, another shape"),
+    ):
+        if keys:
+            yield [(f"  {name} ", "bad"), (f"{len(keys)}: {_listed(keys, all_of_it)}   ({why})", "")]
+
+
+def _listed(keys: list[str], all_of_it: bool) -> str:
+    shown = keys if all_of_it or len(keys) <= 6 else keys[:5]
+    left = len(keys) - len(shown)
+    return escape(", ".join(shown)) + (f" and {left} more" if left else "")

@@ -168,6 +168,8 @@ LINES = [
      ["layers.10.** -> layers.11.**  4", "layers.11.** -> layers.12.**  4"]),
     ("first one elsewhere", by(lambda k: shifted(-1)(k) if not k.startswith("layers.0.") else f"stem.{k[9:]}", LAYERS),
      ["layers.0.** -> stem.**  4", "layers.{n}.** -> layers.{n-1}.**  44"]),
+    ("two are no line", {"conv1.w": "0.w", "conv2.w": "3.w", "fc.w": "6.w"},
+     ["conv1.** -> 0.**  1", "conv2.** -> 3.**  1", "fc.** -> 6.**  1"]),
     ("round", by(lambda k: re.sub(r"[0-9]+", lambda m: str(11 - int(m[0])), k), LAYERS),
      ["layers.{n}.** -> layers.{11-n}.**  48"]),
     ("named to numbered", {f"conv{i}.{x}": f"model1.{2 * i - 2}.{x}" for i in (1, 2, 3) for x in ("weight", "bias")},

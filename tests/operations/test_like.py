@@ -15,6 +15,8 @@ from torch import nn
 
 import ckpt_inspect as ci
 from ckpt_inspect.errors import KeyCollisionError
+from ckpt_inspect.model.section import Section
+from ckpt_inspect.model.tensor import TensorInfo
 from ckpt_inspect.model.wrappers import without_wrappers
 from ckpt_inspect.operations.like import Matching, bare_names, like
 from ckpt_inspect.operations.rules import Rules
@@ -237,6 +239,20 @@ def test_mangled_names(match: Match) -> None:
     found = match(state, seeded(Cnn1, 1).state_dict())
     assert complete(found)
     seeded(Cnn1, 2).load_state_dict(renamed(state, found), strict=True)
+
+
+def test_many_numbers_take_linear_time() -> None:
+    found = like(unread("h", 10_000), unread("h", 10_000, "more"))
+    assert len(found.how) == 20_000
+    assert found.missing == ["more"]
+
+
+def unread(name: str, count: int, *more: str) -> Section:
+    """Tensors without values: a file on ``meta``, or a model."""
+    section = Section("", "state_dict")
+    for key in (*(f"{name}.{index}.{leaf}" for index in range(count) for leaf in ("weight", "bias")), *more):
+        section.tensors[key] = TensorInfo(key, "float32", (4,), (1,), None, 0, None)
+    return section
 
 
 def test_names_that_would_meet(match: Match) -> None:
