@@ -64,7 +64,11 @@ def command(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    made = _plan_like(file, section, like, rule, rules, drop_mismatched, drop_harmless) if like is not None else None
+    made = (
+        _plan_like(file, section, like, (rule, rules, drop, keep), drop_mismatched, drop_harmless)
+        if like is not None
+        else None
+    )
     if made is None:
         made = _plan_rules(
             file, section, (rule, rules, drop, keep), reverse, allow_unused, drop_mismatched or drop_harmless
@@ -101,12 +105,20 @@ def _plan_rules(
 
 
 def _plan_like(
-    file: str, section: str | None, like: str, rule: list[str], rules: str | None, mismatched: bool, harmless: bool
+    file: str,
+    section: str | None,
+    like: str,
+    given: tuple[list[str], str | None, list[str], list[str]],
+    mismatched: bool,
+    harmless: bool,
 ) -> Plan:
     from ..errors import SelectionError
     from ..formats import open_checkpoint
     from ..operations.remap import plan_like
 
-    if rule or rules is not None:
-        raise SelectionError("--like works the rules out; --rule and --rules give them", hint="Give one or the other.")
-    return plan_like(open_checkpoint(file, section), open_checkpoint(like), mismatched, harmless)
+    rule, rules, drop, keep = given
+    if rule or rules is not None or keep:
+        raise SelectionError(
+            "--like works the rules out; --rule, --rules and --keep give them", hint="Give one or the other."
+        )
+    return plan_like(open_checkpoint(file, section), open_checkpoint(like), mismatched, harmless, drop)

@@ -45,7 +45,11 @@ def plan(checkpoint: Checkpoint, rules: Rules, reverse: bool = False, allow_unus
 
 
 def plan_like(
-    checkpoint: Checkpoint, reference: Checkpoint, drop_mismatched: bool = False, drop_harmless: bool = False
+    checkpoint: Checkpoint,
+    reference: Checkpoint,
+    drop_mismatched: bool = False,
+    drop_harmless: bool = False,
+    drop: Sequence[str] = (),
 ) -> Plan:
     """Plan the renaming that gives the weights the names of a reference, as far as that is certain (design 4, Matching).
 
@@ -54,6 +58,7 @@ def plan_like(
         reference: a checkpoint with the wanted names.
         drop_mismatched: leave out keys that the reference has with another shape.
         drop_harmless: leave out known leftovers that the reference does not have (``num_batches_tracked``, …).
+        drop: patterns of keys, as the file has them, to leave out.
 
     Raises:
         SelectionError: several sections could be meant, on either side.
@@ -64,6 +69,8 @@ def plan_like(
     found = like(section, target(reference))
     pairs = dict(found.keys.pairs)
     notes = []
+    if drop:
+        pairs.update((key, None) for key in Rules.parse(drop=drop).keymap(list(pairs)).dropped)
     if drop_mismatched:
         pairs.update((key, None) for key, _ in found.mismatched)
     for key in found.extra if drop_harmless else ():

@@ -189,3 +189,23 @@ def test_interrupted_edit_is_seen_through_and_undone(ckpt: Run, run_ckpt: Path) 
     assert ckpt("recover", run_ckpt).returncode == 0
     assert run_ckpt.read_bytes() == before
     assert os.listdir(run_ckpt.parent) == ["run.ckpt"]
+
+
+def test_like_works_the_rules_out(ckpt: Run, tmp_path: Path) -> None:
+    from tests.zoo import MODELS
+
+    torch.save(MODELS["cifar"]().state_dict(), tmp_path / "named.pt")
+    torch.save(MODELS["cifar-seq"]().state_dict(), tmp_path / "numbered.pt")
+    done = ckpt("remap", "named.pt", "--like", "numbered.pt", "-o", "out.pt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "conv{n}.** -> model1.{2*n-2}.**" in done.stdout
+    MODELS["cifar-seq"]().load_state_dict(torch.load(tmp_path / "out.pt", weights_only=True), strict=True)
+    back = ckpt("remap", "out.pt", "--like", "named.pt", "--dry-run", "--json", cwd=tmp_path)
+    found = json.loads(back.stdout)
+    assert {pair["from"]: pair["to"] for pair in found["renamed"]}["model1.8.bias"] == "linear2.bias"
+    assert found["matches"]
+    assert ckpt("remap", "named.pt", "--like", "numbered.pt", "--rule", "a -> b", cwd=tmp_path).returncode == 2
+    dropped = ckpt(
+        "remap", "named.pt", "--like", "numbered.pt", "--drop", "linear2.*", "--dry-run", "--json", cwd=tmp_path
+    )
+    assert json.loads(dropped.stdout)["dropped"] == ["linear2.weight", "linear2.bias"]
