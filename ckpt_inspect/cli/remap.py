@@ -64,15 +64,11 @@ def command(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    made = (
-        _plan_like(file, section, like, (rule, rules, drop, keep), drop_mismatched, drop_harmless)
-        if like is not None
-        else None
-    )
-    if made is None:
-        made = _plan_rules(
-            file, section, (rule, rules, drop, keep), reverse, allow_unused, drop_mismatched or drop_harmless
-        )
+    given = (rule, rules, drop, keep)
+    if like is not None:
+        made = _plan_like(file, section, like, given, drop_mismatched, drop_harmless)
+    else:
+        made = _plan_rules(file, section, given, reverse, allow_unused, drop_mismatched or drop_harmless)
     if save_rules is not None:
         from ..operations.save import save_text
 

@@ -103,12 +103,15 @@ def command(path: str) -> list[str]:
     from ckpt_inspect.cli.app import run
 
     here = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    streams = [io.BytesIO(), io.BytesIO()]
+    sys.stdout, sys.stderr = (io.TextIOWrapper(stream, "utf-8", write_through=True) for stream in streams)
     try:
         status = run(["info", path])
-        texts = [sys.stdout.getvalue(), sys.stderr.getvalue()]
     finally:
+        out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = here
+    texts = [stream.getvalue().decode("utf-8", "surrogatepass") for stream in streams]
+    del out, err
     if status not in (0, 2):
         raise SystemError(f"exit status {status}")
     return texts
