@@ -69,7 +69,7 @@ def _flatten(builder: Builder, root: Opaque) -> list[tuple[str, Opaque, dict[str
     waiting: list[tuple[str, Opaque, Any]] = [("", root, None)]
     while waiting:
         path, node, chain = waiting.pop()
-        builder.spend(path)
+        builder.spend(path, len(path) >> 4)
         link, depth = chain, 0
         while link is not None and link[0] is not node:
             link, depth = link[1], depth + 1
@@ -145,7 +145,7 @@ def _attribute(builder: Builder, section: Section, node: Any, where: str, regist
     seen = set(registered)
     while waiting:
         value, key, depth = waiting.pop()
-        builder.spend(key)
+        builder.spend(key, values.length(value))
         if type(value) in (Opaque, Persistent):
             info = builder.tensor(value, section.name_of(key))
             if info is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import BY_NAME, BY_STORAGE, ITEMSIZE, PACKED, DType
-from ..model.graph import Dict, Global, Opaque, Persistent
+from ..model.graph import Dict, Global, Opaque, Persistent, Pickle
 from ..model.storage import Record, Storage
 from ..model.tensor import TensorInfo
 from . import numpy_values
@@ -36,6 +36,12 @@ def storage_dtype(cls: Any) -> DType | None:
 def is_storage(node: Any) -> bool:
     """Whether a persistent id is a storage's, of the right length at least."""
     return type(node) is Persistent and type(node.pid) is tuple and len(node.pid) >= 5 and node.pid[0] == "storage"
+
+
+def storage_keys(pickle: Pickle) -> set[str]:
+    """Keys of all storages that a pickle names; what is no text or number is none."""
+    keys = (node.pid[2] for node in pickle.persistent if is_storage(node))
+    return {str(key) for key in keys if isinstance(key, str) or type(key) is int}
 
 
 class Storages:

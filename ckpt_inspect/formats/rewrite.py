@@ -15,7 +15,7 @@ from ..containers.zip import ZipArchive, ZipRecord
 from ..containers.zip_writer import Piece, appended, rewrite
 from ..errors import CorruptError, UnsupportedError
 from ..model.checkpoint import Checkpoint
-from ..model.graph import Persistent, Pickle
+from ..model.graph import Pickle
 from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.source import BytesSource
@@ -23,6 +23,7 @@ from ..model.storage import Container
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
 from . import objects
+from .rebuild import storage_keys
 from .renames import Replacements, entry_keys
 
 Keys = Mapping[str, str | None]
@@ -106,7 +107,7 @@ def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes:
                     _follow(replacements, other, section.renamed.pairs)
     data = write_pickle(pickle.root, pickle.protocol, replacements.nodes)
     back = read_pickle(BytesSource(data, ""))
-    if back.end != len(data) or not _storage_keys(back) <= _storage_keys(pickle):
+    if back.end != len(data) or not storage_keys(back) <= storage_keys(pickle):
         raise CorruptError("the new pickle does not read back as what it was made from: nothing was written")
     return data
 
@@ -121,12 +122,6 @@ def _follow(replacements: Replacements, optimizer: Section, keys: Keys) -> None:
             replacements.names(inside.get(name), keys)
 
 
-def _storage_keys(pickle: Pickle) -> set[str]:
-    return {
-        str(node.pid[2]) for node in pickle.persistent if type(node) is Persistent and type(node.pid) is tuple and len(node.pid) > 2
-    }  # fmt: skip
-
-
 # -- torch zip --------------------------------------------------------------------------------------------------
 
 
@@ -134,8 +129,8 @@ def _torch_zip(checkpoint: Checkpoint, container: Container, sections: Mapping[s
     archive = _archive(container)
     pickle: Pickle = container.graphs["data.pkl"]
     data = new_pickle(pickle, sections)
-    kept = _storage_keys(read_pickle(BytesSource(data, "")))
-    dropped = {f"data/{key}" for key in _storage_keys(pickle) - kept}
+    kept = storage_keys(read_pickle(BytesSource(data, "")))
+    dropped = {f"data/{key}" for key in storage_keys(pickle) - kept}
     if dropped:
         dropped.add(".format_version")  # computed offsets would no longer be right (formats 4.4)
     alignment = _alignment(archive)
@@ -165,8 +160,8 @@ def _legacy(checkpoint: Checkpoint, container: Container, sections: Mapping[str,
     pickle: Pickle = container.graphs["object"]
     keys: Pickle = container.graphs["storage keys"]
     data = new_pickle(pickle, sections)
-    kept = _storage_keys(read_pickle(BytesSource(data, "")))
-    gone = _storage_keys(pickle) - kept
+    kept = storage_keys(read_pickle(BytesSource(data, "")))
+    gone = storage_keys(pickle) - kept
     pieces: list[Piece] = [source.slice(0, pickle.start), data]
     if not gone:
         pieces.append(source.slice(pickle.end, source.size - pickle.end))

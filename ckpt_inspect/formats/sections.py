@@ -17,7 +17,19 @@ from ..model.section import Section, Value
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT, Limits
 from . import modules, objects, values
-from .rebuild import Malformed, Rebuilder, is_storage
+from .rebuild import Malformed, Rebuilder, storage_keys
+
+
+def walk_budget(pickle: Pickle) -> int:
+    """What a walk may spend: one for a place, and for what is long there its length.
+
+    All that a pickle spells is at most as long as the pickle. Only what is shared costs more, and an honest file
+    shares an object among a few names; it is no tower of them, and not one long text in a hundred thousand places.
+    """
+    return min(100_000 + 4 * (pickle.end - pickle.start), _MOST_PLACES)
+
+
+_MOST_PLACES = 200_000_000
 
 
 class _Place(NamedTuple):
@@ -46,8 +58,7 @@ class Builder:
 
     def build(self, pickle: Pickle) -> None:
         """Walk everything that the root of ``pickle`` holds."""
-        # An honest file may hold one object under several names, not a tower of them.
-        self.budget = 1_000_000 + 16 * (len(pickle.calls) + len(pickle.persistent))
+        self.budget = walk_budget(pickle)
         self.place(pickle.root, "", 0, None, None, self._root_section)
         while self._waiting:
             place = self._waiting.pop()
@@ -68,7 +79,7 @@ class Builder:
 
     def _unreached(self, pickle: Pickle) -> None:
         """Say what was not found: storages of objects that nobody here understands."""
-        named = {str(node.pid[2]) for node in pickle.persistent if is_storage(node)}
+        named = storage_keys(pickle)
         lost = sorted(named - self.rebuilder.storages.reached)
         if lost and not self.problems:  # a problem that was told explains it
             listed = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
@@ -85,14 +96,19 @@ class Builder:
     def tensor(self, node: Any, name: str) -> TensorInfo | None:
         """The tensor that ``node`` is, None if it is none or is malformed: that is a problem then."""
         try:
-            return self.rebuilder.decode(node)
+            info = self.rebuilder.decode(node)
         except Malformed as error:
-            self.problems.append(f"{name or 'the root'}: {error}")
+            problem = f"{name or 'the root'}: {error}"
+            self.spend(name, 16 + (len(problem) >> 2))
+            self.problems.append(problem)
             return None
+        if info is not None:
+            self.spend(name, 8 * len(info.parts) + (len(info.storage.id) >> 3 if info.storage is not None else 0))
+        return info
 
     def place(self, node: Any, pointer: str, depth: int, chain: Any, owner: Section | None, keep: Any) -> str:
         """Sort one node in: ``tensor`` (given to ``keep``), ``value`` (listed) or ``container`` (entered later)."""
-        self.spend(pointer)
+        self.spend(pointer, values.length(node))
         if type(node) is Opaque or type(node) is Persistent:
             info = self.tensor(node, pointer)
             if info is not None:
@@ -114,8 +130,9 @@ class Builder:
         self._waiting.append(_Place(node, pointer, depth, (node, chain), owner))
         return "container"
 
-    def spend(self, pointer: str) -> None:
-        self.budget -= 1
+    def spend(self, pointer: str, length: int = 0) -> None:
+        """Pay for one place: its name, and the length of what is there."""
+        self.budget -= 1 + (len(pointer) >> 6) + length
         if self.budget < 0:
             raise LimitError(f"shared containers expand without end (at {pointer[:80]!r}): refused")
 
@@ -134,6 +151,9 @@ class Builder:
                 self.sections[pointer] = section
             return
         inside, shape = objects.children(node)
+        for key, _ in inside:
+            if type(key) is not str or len(key) > 256:
+                self.spend("", values.length(key))
         found, twice = objects.entries(inside)
         for key in twice[:10]:
             self.problems.append(f"the key {pointers.join(pointer, key)!r} stands twice; the last one counts")

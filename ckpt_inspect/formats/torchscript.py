@@ -23,6 +23,7 @@ from . import torchscript_code as code_records
 from . import values
 from .finish import finish
 from .rebuild import Malformed, Rebuilder, Storages
+from .sections import walk_budget
 
 NAME = "torchscript"
 
@@ -86,7 +87,7 @@ class _Reader:
         self.limits = limits
         storages = Storages(container.records, prefix, "little", checkpoint.problems)
         self.rebuilder = Rebuilder(storages, container.path)
-        self.budget = 1_000_000
+        self.budget = 0
 
     def tensor(self, node: Any, name: str) -> TensorInfo | None:
         if type(node) not in (Opaque, Persistent):
@@ -97,21 +98,21 @@ class _Reader:
             self.checkpoint.problems.append(f"{name}: {error}")
             return None
 
-    def spend(self) -> None:
-        self.budget -= 1
+    def spend(self, key: str = "", node: Any = None) -> None:
+        self.budget -= 1 + (len(key) >> 4) + values.length(node)
         if self.budget < 0:
             raise LimitError("shared objects expand without end: refused", record="data.pkl", path=self.checkpoint.path)
 
     def module(self, pickle: Pickle) -> Section:
         """The tree of modules below the root of ``data.pkl``."""
-        self.budget += 16 * len(pickle.calls)
+        self.budget = walk_budget(pickle)
         root = pickle.root
         section = Section("", "module", _class_name(root), root)
         waiting: list[tuple[str, Any, Any, int]] = [("", root, None, 0)]
         attributes: list[tuple[str, dict[str, Any], frozenset[str]]] = []
         while waiting:
             path, node, chain, depth = waiting.pop()
-            self.spend()
+            self.spend(path)
             if depth > self.limits.depth:
                 raise LimitError(
                     f"modules nested more than {self.limits.depth} deep: refused", path=self.checkpoint.path
@@ -174,7 +175,7 @@ class _Reader:
         seen: set[int] = set()
         while waiting:
             value, key, depth = waiting.pop()
-            self.spend()
+            self.spend(key, value)
             info = self.tensor(value, key)
             if info is not None:
                 section.tensors.setdefault(key, info.outside_state_dict(key))

@@ -34,6 +34,28 @@ def is_leaf(node: Any) -> bool:
     return True
 
 
+def length(node: Any) -> int:
+    """How long a value is, roughly, as text or list: what showing it once more costs."""
+    if isinstance(node, (str, bytes, bytearray)):
+        return len(node) >> 2
+    if type(node) in (list, tuple):
+        return len(node)
+    if type(node) is Set:
+        return len(node.members)
+    if type(node) is Opaque and type(node.args) is tuple:
+        return sum(_part_length(part) for part in node.args[:16]) + len(node.args)
+    return 0
+
+
+def _part_length(node: Any, inside: bool = True) -> int:
+    """Of an argument; one call inside it is looked into: bytes are spelled as a call."""
+    if inside and type(node) is Opaque and type(node.args) is tuple:
+        return sum(_part_length(part, False) for part in node.args[:4])
+    if type(node) is Dict:
+        return len(node.pairs)
+    return len(node) if isinstance(node, (str, bytes, list, tuple)) else 0
+
+
 def leaf(node: Any) -> Leaf:
     """Describe a value that is not entered further."""
     if isinstance(node, (str, bytes, bytearray, Blob)) or node is None or isinstance(node, (bool, int, float)):

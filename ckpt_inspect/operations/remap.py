@@ -40,7 +40,9 @@ def plan(checkpoint: Checkpoint, rules: Rules, reverse: bool = False, allow_unus
     section = target(checkpoint)
     refuse_objects(section.kind, checkpoint.path)
     found = section_keys(section)
-    keys: KeyMap = rules.reverse(found, allow_unused=allow_unused) if reverse else rules.keymap(found, allow_unused=allow_unused)
+    keys: KeyMap = (
+        rules.reverse(found, allow_unused=allow_unused) if reverse else rules.keymap(found, allow_unused=allow_unused)
+    )
     return Plan("remap", checkpoint, {section.pointer: keys}, _counted_by_optimizers(checkpoint, keys))
 
 

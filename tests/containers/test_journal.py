@@ -910,7 +910,7 @@ def test_what_something_else_has_saved_since_is_never_undone(path: Path, how: st
         file.commit()
     data = {
         "shorter": OLD[:-1],
-        "longer": NEW + OLD,
+        "longer": path.read_bytes() + b"more",
         "other bytes": random.Random(5).randbytes(len(OLD)),
         "few other bytes at the end": OLD[:-10] + bytes(10),
         "another file": path.read_bytes(),

@@ -175,8 +175,9 @@ def test_a_source_that_changes_is_noticed(
 
     if when == "before":
         change()
+    halves: list[Piece] = [source.slice(0, 150_000), source.slice(150_000, 150_000)]
     with open(tmp_path / "out", "wb") as out, pytest.raises(CorruptError) as caught:
-        write_pieces(out.fileno(), [bytes(100_000), source], change if when == "while" else None)
+        write_pieces(out.fileno(), halves, change if when == "while" else None)
     assert caught.value.path == source.path
 
 

@@ -55,7 +55,7 @@ def dict_of(*pairs: bytes) -> bytes:
 
 
 def name(module: str | bytes, qualified: str | bytes) -> bytes:
-    parts = [part.encode() if isinstance(part, str) else part for part in (module, qualified)]
+    parts = [part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part for part in (module, qualified)]
     return b"c" + parts[0] + b"\n" + parts[1] + b"\n"
 
 

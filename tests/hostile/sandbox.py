@@ -76,7 +76,6 @@ def look(path: str) -> Iterator[str]:
     from ckpt_inspect.render import html, info, json, ls, plain, terminal, tree
 
     checkpoint = ckpt_inspect.open(path)
-    yield from checkpoint.problems
     listing = ckpt_inspect.ls(checkpoint)
     yield from json.chunks(listing.to_dict())
     yield from ls.plain(listing, True, path)

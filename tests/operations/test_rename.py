@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -285,3 +287,37 @@ def test_real_files_there_and_back(tmp_path: Path) -> None:
 
 def digest(source: Any) -> str:
     return hashlib.sha256(source.read_at(0, source.size)).hexdigest()
+
+
+_COUNTING = """
+import sys
+import ckpt_inspect as ci
+def counted():
+    lines = open("/proc/self/io").read().split()
+    return int(lines[1]), int(lines[3])
+import ckpt_inspect.containers.journal, ckpt_inspect.operations.save, ckpt_inspect.operations.strip_prefix
+before = counted()
+view = ci.strip_prefix(ci.open(sys.argv[1]))
+ci.save_in_place(view) if len(sys.argv) == 2 else ci.save(view, sys.argv[2])
+after = counted()
+print(after[0] - before[0], after[1] - before[1])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="counts as Linux does")
+def test_bytes_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({f"module.w{i}": torch.zeros(1_000_000) for i in range(10)}, path)
+    size = path.stat().st_size
+
+    def run(*arguments: Path) -> tuple[int, int]:
+        command = [sys.executable, "-c", _COUNTING, *map(str, arguments)]
+        read, written = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return int(read), int(written)
+
+    read, written = run(path, tmp_path / "b.pt")
+    assert written <= size + 100_000
+    assert read <= size + 2_000_000
+    read, written = run(path)
+    assert read < 2_000_000
+    assert written < 100_000
