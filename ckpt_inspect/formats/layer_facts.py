@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import objects
+from .values import is_scalar
 
 _CONV = (("in_channels", "out_channels"), (("kernel_size", None), ("stride", 1), ("padding", 0), ("dilation", 1),
          ("output_padding", 0), ("groups", 1), ("padding_mode", "zeros")))  # fmt: skip
@@ -85,7 +86,7 @@ def from_attributes(cls: str, fields: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str | None:
     if type(value) in (list, tuple) and value:
-        items = [_text(item) for item in value]
+        items = [_text(item) if is_scalar(item) else None for item in value]
         if None in items:
             return None
         # (3, 3) is written as the 3 it was given as

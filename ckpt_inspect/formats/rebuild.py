@@ -5,6 +5,7 @@ Nothing is called: the arguments are read where they lie, checked against the st
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import BY_NAME, BY_STORAGE, ITEMSIZE, PACKED, DType
@@ -79,7 +80,7 @@ class Storages:
         location, numel = pid[3], pid[4]
         if isinstance(location, bytes):
             location = location.decode("latin-1")
-        if dtype is None or not isinstance(location, str) or type(numel) is not int or numel < 0:
+        if dtype is None or not isinstance(location, str) or type(numel) is not int or not 0 <= numel <= _LARGEST:
             raise Malformed("a malformed storage id")
         nbytes = numel * dtype.itemsize
         name = self.prefix + key
@@ -176,8 +177,8 @@ class Rebuilder:
         """A view of a storage, its bounds checked with Python's integers (formats 2.3, Bounds on load)."""
         storage, storage_type, _ = self.storages.get(storage_node)
         element = dtype or storage_type
-        shape, steps = dims(size), dims(stride)
-        if type(offset) is not int or offset < 0 or len(shape) != len(steps):
+        shape, steps = counted(dims(size)), dims(stride)
+        if type(offset) is not int or not 0 <= offset <= _LARGEST or len(shape) != len(steps):
             raise Malformed("an impossible view")
         last = offset
         empty = False
@@ -216,9 +217,19 @@ def dims(value: Any) -> tuple[int, ...]:
         value = value.args[0]
     result = tuple(value)
     for item in result:
-        if type(item) is not int or item < 0:
+        if type(item) is not int or not 0 <= item <= _LARGEST:
             raise Malformed("a dimension that is no count")
     return result
+
+
+_LARGEST = 2**63 - 1  # torch counts with 64 bits
+
+
+def counted(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``shape``, if its elements can be counted as torch counts them."""
+    if 0 not in shape and prod(shape) > _LARGEST:
+        raise Malformed("more elements than 64 bits can count")
+    return shape
 
 
 def pairs_of(node: Any) -> dict[str, Any]:
@@ -420,7 +431,7 @@ def _meta(r: Rebuilder, node: Opaque) -> TensorInfo:
     # dtype, size, stride, requires_grad; there is no storage
     dtype, size, stride, grad = node.args
     return TensorInfo(
-        "", dtype_of(dtype).name, dims(size), dims(stride), None, 0, "meta", "strided", False, False,
+        "", dtype_of(dtype).name, counted(dims(size)), dims(stride), None, 0, "meta", "strided", False, False,
         grad if type(grad) is bool else None, None, (), node,
     )  # fmt: skip
 

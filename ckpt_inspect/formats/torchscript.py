@@ -223,14 +223,19 @@ def _fields(node: Any) -> dict[str, Any]:
 
 
 def _inside(node: Any) -> list[tuple[str, Any]]:
+    if type(node) is Opaque:
+        args = node.args if type(node.args) is tuple else ()
+        # build_tensorlist([…]), restore_type_tag(…, 'Dict[str, Tensor]') and the like hold their content there
+        first = args[0] if args else None
+        return [*([("0", first)] if type(first) is Opaque else _items(first)), *_fields(node).items()]
+    return _items(node)
+
+
+def _items(node: Any) -> list[tuple[str, Any]]:
     if type(node) in (list, tuple):
         return [(str(index), value) for index, value in enumerate(node)]
     if type(node) is Dict:
         return [(str(key) if isinstance(key, (str, int)) else "<key>", value) for key, value in node.items()]
-    if type(node) is Opaque:
-        args = node.args if type(node.args) is tuple else ()
-        # build_tensorlist([…]), restore_type_tag(…, 'Dict[str, Tensor]') and the like hold their content there
-        return [*_inside(args[0] if args else None), *_fields(node).items()]
     return []
 
 

@@ -61,6 +61,8 @@ def leaf(node: Any) -> Leaf:
     if isinstance(node, (str, bytes, bytearray, Blob)) or node is None or isinstance(node, (bool, int, float)):
         return _scalar(node)
     if type(node) in (list, tuple):
+        if not is_leaf(node):
+            return Leaf(type(node).__name__, None, "(…)" if type(node) is tuple else "[…]")
         parts = [_scalar(item) for item in node]
         brackets = "()" if type(node) is tuple else "[]"
         inner = ", ".join(part.text for part in parts)

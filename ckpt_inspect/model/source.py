@@ -40,6 +40,8 @@ class FileSource:
             raise MissingFileError("there is no such file", path=path) from error
         except OSError as error:
             raise FileError(_reason(error), path=path) from error
+        except ValueError as error:  # a name that this system cannot spell
+            raise FileError(str(error), path=path) from error
         try:
             status = os.fstat(self.fd)
             if not stat.S_ISREG(status.st_mode):

@@ -43,6 +43,8 @@ def size(nbytes: int) -> str:
     """Bytes in decimal units: ``48 B``, ``1.3 KB``, ``326 KB``, ``4.0 GB``."""
     if nbytes < 1000:
         return f"{nbytes} B"
+    if nbytes >= 1 << 100:
+        return "> 1,000,000,000,000 EB"
     value = float(nbytes)
     for unit in ("KB", "MB", "GB", "TB", "PB", "EB"):
         value /= 1000

@@ -106,9 +106,22 @@ def module(*, parameters: bytes = DICT, buffers: bytes = DICT, modules: bytes = 
     return new(name("torch.nn.modules.module", "Module"), dict_of(*state))
 
 
+GOOD = tensor()  # of the storage that every archive here has
+
+
 def tower(leaf: bytes, levels: int, join: bytes) -> bytes:
     """A value that is held twice by a value that is held twice by …: ``join`` makes one of two."""
     return leaf + (DUP + join) * levels
+
+
+def keep(index: int, value: bytes = b"") -> bytes:
+    """Put a value, or what is on the stack, into the memo and off the stack."""
+    return value + put(index) + POP
+
+
+def repeated(value: bytes, times: int) -> bytes:
+    """A list of the same opcodes again and again."""
+    return LIST + MARK + value * times + APPENDS
 
 
 # -- zip -------------------------------------------------------------------------------------------------
@@ -142,6 +155,7 @@ def deflated(data: bytes) -> bytes:
 def archive(
     members: Iterable[Member], *, prefix: bytes = b"", between: bytes = b"", comment: bytes = b"", count: int | None = None,
     shift: int = 0, directory_size: int | None = None, end64: tuple[int, int, int] | None = None, disk: int = 0,
+    trailing: bytes = b"",
 ) -> bytes:  # fmt: skip
     """A zip file; ``end64`` adds a zip64 end record with this count, size and offset of the directory (-1: the true one)."""
     body, entries, total = bytearray(prefix), bytearray(), 0
@@ -174,7 +188,7 @@ def archive(
         body += struct.pack("<4sIQI", b"PK\x06\x07", 0, at, 1)
     here = min(total, 0xFFFF)
     body += struct.pack("<4s4H2IH", b"PK\x05\x06", disk, disk, here, here, size, start + shift, len(comment)) + comment
-    return bytes(body)
+    return bytes(body) + trailing
 
 
 def members(pickle: bytes, *more: Member, storages: int = 1, deflate: bool = False) -> list[Member]:
