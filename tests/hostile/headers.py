@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .build import checkpoint, dict_of, entry, pickled, safetensors, text
-from .pickles import BOMB, DANGEROUS, GOOD, beside
+from .build import GOOD, checkpoint, dict_of, entry, pickled, safetensors, text
+from .pickles import BOMB, DANGEROUS, beside
 from .registry import ANY, CORRUPT, FORMAT, LIMIT, OPENS, add, add_directory, add_path
 
 # -- safetensors ---------------------------------------------------------------------------------------------
