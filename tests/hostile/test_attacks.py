@@ -5,6 +5,7 @@ Each file is opened in a fork of its own, with an audit hook and limits on memor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _AMPLIFIED = ("0,000 times", "0,000 modules", "0,000 state_dicts", "0,000 keys",
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
+    os.environ.setdefault("CKPT_HOSTILE_SECONDS", "2")  # a file that takes longer is ended: a guard, not a verdict
     box = Sandbox()
     yield box
     box.close()
