@@ -13,7 +13,8 @@ _PROBE = """
 import sys
 from ckpt_inspect.cli.app import run
 status = run(sys.argv[1:])
-heavy = [name for name in ("torch", "numpy", "rich", "safetensors") if name in sys.modules]
+# the oldest Typer imports the bare package rich, an empty shell, to see whether it is there
+heavy = [name for name in ("torch", "numpy", "rich.console", "safetensors") if name in sys.modules]
 print(heavy, file=sys.stderr)
 sys.exit(status)
 """
