@@ -15,7 +15,7 @@ import torch
 
 from ..dtypes import BY_NAME, PACKED
 from ..errors import CheckpointError, CorruptError, UnsupportedError
-from ..formats import numpy_values
+from ..formats.logical import FROM_TYPE, REBUILT_PARAMETER, innermost, stored_dtype
 from ..formats.rebuild import pairs_of
 from ..model.graph import Global, Opaque
 from .storages import Storages
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
 _STORAGE = "torch.storage"  # how a storage that was saved without a tensor is called
 _JAGGED = "torch.nested._internal.nested_tensor.NestedTensor"
-_FROM_TYPE = ("torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type_v2")
-_REBUILT_PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _PARAMETER = "torch.nn.parameter.Parameter"
-_FROM_NUMPY = ("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor")
 
 
 class Loader:
@@ -72,12 +69,12 @@ class Loader:
             return made.requires_grad_() if info.requires_grad and not made.requires_grad else made
 
     def _make(self, info: TensorInfo) -> torch.Tensor:
-        call = _innermost(info.node)
+        call = innermost(info.node)
         if info.layout in _COMPOUND:
             return self._compound(info, call)
         if _is_quantized(info):
             return self._quantized(info, call)
-        return self._strided(info, call)
+        return self._strided(info)
 
     def _compound(self, info: TensorInfo, call: Opaque | None) -> torch.Tensor:
         build, count = _COMPOUND[info.layout]
@@ -92,11 +89,11 @@ class Loader:
             return self._host.tensor(part)
         return self.tensor(part)
 
-    def _strided(self, info: TensorInfo, call: Opaque | None) -> torch.Tensor:
+    def _strided(self, info: TensorInfo) -> torch.Tensor:
         if info.storage is None:
             with _torch_may_refuse(info):
                 return torch.empty_strided(info.shape, info.stride or (), dtype=_dtype(info.dtype), device="meta")
-        name = _stored_dtype(info, call)
+        name = stored_dtype(info)
         made = self._view(info, name, partial(torch.empty, (0,)))
         with _torch_may_refuse(info):
             bits = {bit: True for bit, is_set in (("conj", info.conj), ("neg", info.neg)) if is_set}
@@ -181,34 +178,11 @@ def to_tensor(info: TensorInfo, *, device: str | torch.device | None = None) -> 
 # -- what the graph knows and TensorInfo does not -------------------------------------------------------------
 
 
-def _innermost(node: Any) -> Opaque | None:
-    """The call that makes the tensor itself, inside those that make it a parameter or give it attributes."""
-    for _ in range(32):
-        name = node.qualname if type(node) is Opaque else ""
-        if name in _REBUILT_PARAMETER:
-            node = node.args[0]
-        elif name in _FROM_TYPE:
-            node = Opaque("REDUCE", node.args[0], node.args[2])
-        else:
-            break
-    return node if type(node) is Opaque and type(node.callee) is Global else None
-
-
 def _is_parameter(node: Any) -> bool:
     name = node.qualname if type(node) is Opaque else ""
-    if name in _FROM_TYPE:
+    if name in FROM_TYPE:
         return type(node.args[1]) is Global and node.args[1].qualname == _PARAMETER
-    return name == _PARAMETER or name in _REBUILT_PARAMETER
-
-
-def _stored_dtype(info: TensorInfo, call: Opaque | None) -> str:
-    """The dtype of the bytes: tensors that went through numpy became what numpy has (bfloat16: float32)."""
-    array = numpy_values.array(call.args[0]) if call is not None and call.qualname in _FROM_NUMPY else None
-    if array is None:
-        return info.dtype
-    if array.dtype not in BY_NAME or (array.code[0] == ">" and BY_NAME[array.dtype].itemsize > 1):
-        raise UnsupportedError(f"{info.key!r} is a numpy array of {array.code}, which torch cannot read")
-    return array.dtype
+    return name == _PARAMETER or name in REBUILT_PARAMETER
 
 
 def _dtype(name: str) -> torch.dtype:
