@@ -16,6 +16,7 @@ from ..errors import CheckpointError, FileError
 from .complaints import ERROR, complain, write_error
 
 OK, INTERRUPTED = 0, 130
+_HELP_LACKS_MARKUP = ("0.17.0", "0.17.1", "0.17.2")  # their help uses rich.markup and does not import it
 
 
 class LazyGroup(TyperGroup):
@@ -68,6 +69,8 @@ def run(arguments: list[str]) -> int:
     """Run the command line; the exit status of design 3."""
     gc.disable()  # a command makes its result and ends; collecting would only look at it again and again
     _prepare_streams()
+    if typer.__version__ in _HELP_LACKS_MARKUP and (not arguments or {"-h", "--help"} & {*arguments}):
+        import rich.markup  # noqa: F401
     as_json = "--json" in arguments
     try:
         status = app(args=arguments, standalone_mode=False, prog_name="ckpt")
