@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .operations.save import save, save_in_place
     from .operations.strip_prefix import strip_prefix
     from .operations.tree import tree
+    from .operations.verify import verify
     from .pickles.limits import Limits
 
 _WHERE = {
@@ -65,6 +66,7 @@ _WHERE = {
     "save_in_place": "operations.save",
     "strip_prefix": "operations.strip_prefix",
     "tree": "operations.tree",
+    "verify": "operations.verify",
 }
 
 __all__ = [
@@ -94,6 +96,7 @@ __all__ = [
     "save_in_place",
     "strip_prefix",
     "tree",
+    "verify",
 ]
 
 

@@ -9,5 +9,6 @@ COMMANDS: dict[str, str] = {
     "strip-prefix": "Take wrapper prefixes (module., _orig_mod., …) out of the keys.",
     "add-prefix": "Put a prefix before every key of the weights.",
     "remap": "Rename, drop and keep keys by rules.",
+    "verify": "Check integrity: checksums, lengths, bounds; damage is named by the tensors it hurts.",
     "recover": "Undo an edit in place that was interrupted.",
 }

@@ -143,6 +143,8 @@ class ZipArchive:
         truncated: whether the directory was missing and members were found by their local headers.
         headers: offsets of the local headers, ascending.
         inflated: declared bytes of the deflated members that were read whole so far.
+        everything: all members, those outside the root too, in the order of the directory.
+        end_offset: where the end record is, 0 without one.
     """
 
     def __init__(self, source: Source) -> None:
@@ -154,6 +156,8 @@ class ZipArchive:
         self.truncated = False
         self.headers: list[int] = []
         self.inflated = 0
+        self.everything: list[ZipRecord] = []
+        self.end_offset = 0
 
     def next_header(self, offset: int) -> int:
         """Where the record ends at the latest whose header is at ``offset``."""
@@ -165,6 +169,7 @@ class _Directory(NamedTuple):
     offset: int
     nbytes: int
     entries: int
+    end: int
 
 
 def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
@@ -182,7 +187,7 @@ def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
         return archive
     if directory.entries > limits.records:
         raise LimitError(f"an archive of {directory.entries:,} records: refused", offset=directory.offset)
-    archive.directory_offset = directory.offset
+    archive.directory_offset, archive.end_offset = directory.offset, directory.end
     _read_directory(archive, directory)
     return archive
 
@@ -233,7 +238,7 @@ def _check_end(source: Source, end_offset: int, end: bytes) -> _Directory | None
             "programs would see different archives",
             offset=offset + nbytes,
         )
-    return _Directory(offset, nbytes, count)
+    return _Directory(offset, nbytes, count, end_offset)
 
 
 def _read_directory(archive: ZipArchive, directory: _Directory) -> None:
@@ -307,7 +312,8 @@ def _add(archive: ZipArchive, record: ZipRecord, folded: dict[bytes, str]) -> No
         raise CorruptError("a stored record with two lengths", record=name)
     if record.header_offset + LOCAL.size + len(record.raw_name) + record.compressed > archive.directory_offset:
         raise CorruptError("the record reaches beyond the archive", record=name)
-    if not archive.records and not archive.outside:
+    archive.everything.append(record)
+    if len(archive.everything) == 1:
         archive.root, slash, _ = name.partition("/")
         archive.root += slash
     if archive.root.endswith("/") and name.startswith(archive.root):

@@ -8,11 +8,14 @@ from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
+from ..model.problem import Problem
 from ..model.source import BytesSource, Source
 from ..model.storage import Container
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
 from . import official
+
+WRONG_CHECKSUM = "fails its checksum: it was damaged after it was written"
 
 
 def matches(head: bytes, source: Source) -> bool:
@@ -101,7 +104,7 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
     container.graphs[name] = pickle
     if not archive.truncated:
         if record.crc is not None and _crc(source) != record.crc:
-            problems.append(f"record {name} fails its checksum: it was damaged after it was written")
+            problems.append(Problem(f"record {name} {WRONG_CHECKSUM}", name))
         if pickle.notes:
             container.facts[f"{name} oddities"] = "; ".join(pickle.notes)
         if pickle.end != record.nbytes:

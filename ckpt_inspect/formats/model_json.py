@@ -9,6 +9,7 @@ from ..containers.zip import ZipArchive
 from ..dtypes import BY_NAME
 from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
+from ..model.problem import Problem
 from ..model.section import ModuleInfo, Section
 from ..model.source import Source
 from ..model.storage import Container, Storage
@@ -102,9 +103,9 @@ def _tensor(container: Container, entry: Any, index: int, checkpoint: Checkpoint
         return None
     needed = (offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) + 1) * dtype.itemsize
     if record is None:
-        checkpoint.problems.append(f"record {name[:80]} is missing")
+        checkpoint.problems.append(Problem(f"record {name[:80]} is missing", name))
     elif 0 not in shape and needed > record.nbytes:
-        checkpoint.problems.append(f"tensor {index} of model.json reaches beyond record {name[:80]}")
+        checkpoint.problems.append(Problem(f"tensor {index} of model.json reaches beyond record {name[:80]}", name))
         return None
     storage = Storage(name, record.nbytes if record else max(0, needed), device, record)
     grad = entry.get("requiresGrad")

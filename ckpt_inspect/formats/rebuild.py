@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import BY_NAME, BY_STORAGE, ITEMSIZE, PACKED, DType
 from ..model.graph import Dict, Global, Opaque, Persistent, Pickle
+from ..model.problem import Problem
 from ..model.storage import Record, Storage
 from ..model.tensor import TensorInfo
 from . import numpy_values
@@ -90,9 +91,8 @@ class Storages:
         if record is None:
             self.missing(storage)
         elif record.nbytes != nbytes:
-            self.problems.append(
-                f"record {name} has {record.nbytes:,} bytes where the pickle needs {nbytes:,}: damaged or rewritten"
-            )
+            text = f"record {name} has {record.nbytes:,} bytes where the pickle needs {nbytes:,}: damaged or rewritten"
+            self.problems.append(Problem(text, name))
             if record.nbytes < nbytes:
                 storage.record = None
         known = (storage, dtype, pid[1])
@@ -102,7 +102,7 @@ class Storages:
     def missing(self, storage: Storage) -> None:
         """What to say when a storage has no record."""
         if storage.location != "meta":
-            self.problems.append(f"record {storage.id} is missing: {storage.nbytes:,} bytes")
+            self.problems.append(Problem(f"record {storage.id} is missing: {storage.nbytes:,} bytes", storage.id))
 
     def _compare(self, key: str, known: tuple[Storage, DType, Any], pid: tuple[Any, ...]) -> None:
         dtype = storage_dtype(pid[1])
@@ -113,7 +113,7 @@ class Storages:
         if not (dtype.bits == 8 and known[1].bits == 8):  # untyped and byte views of one storage are usual
             text = f"storage {key} is called {known[1].name} and {dtype.name}; torch takes the first"
             if text not in self.problems:
-                self.problems.append(text)
+                self.problems.append(Problem(text, known[0].id))
 
     def add_inline(self, data: Any, path: str, location: str) -> Storage:
         """A storage whose bytes lie inside the pickle."""

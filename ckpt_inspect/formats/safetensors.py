@@ -11,6 +11,7 @@ from ..dtypes import BY_SAFETENSORS, DType
 from ..errors import CorruptError, LimitError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
+from ..model.problem import Problem
 from ..model.section import Section, Value
 from ..model.source import Source
 from ..model.storage import Container, Record, Storage
@@ -190,7 +191,7 @@ def _check_tiling(source: Source, base: int, spans: list[tuple[int, int, str]], 
     for begin, stop, key in spans:
         if begin != end:
             what = "overlaps the one before" if begin < end else f"leaves a hole of {begin - end:,} bytes before it"
-            problems.append(f"tensor {key[:80]!r} {what}: safetensors refuses the file")
+            problems.append(Problem(f"tensor {key[:80]!r} {what}: safetensors refuses the file", names=(key,)))
         end = max(end, stop)
     there = source.size - base
     if there < end:

@@ -13,6 +13,7 @@ from ..errors import LimitError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque, Persistent, Pickle
+from ..model.problem import Problem
 from ..model.section import Section, Value
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT, Limits
@@ -100,7 +101,7 @@ class Builder:
         except Malformed as error:
             problem = f"{name or 'the root'}: {error}"
             self.spend(name, 16 + (len(problem) >> 2))
-            self.problems.append(problem)
+            self.problems.append(Problem(problem, names=(name,)))
             return None
         if info is not None:
             self.spend(name, 8 * len(info.parts) + (len(info.storage.id) >> 3 if info.storage is not None else 0))

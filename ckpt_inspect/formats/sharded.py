@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
+from ..model.problem import Problem
 from ..model.section import Section
 from ..model.storage import Container
 from ..pickles.limits import Limits
@@ -96,14 +97,15 @@ def _add_shard(
     except CheckpointError as error:
         if isinstance(error, FileNotFoundError):
             listed = ", ".join(sorted(wanted))
-            checkpoint.problems.append(f"shard {name[:255]} is missing: {len(wanted)} tensors ({listed})")
+            text = f"shard {name[:255]} is missing: {len(wanted)} tensors ({listed})"
+            checkpoint.problems.append(Problem(text, name, sorted(wanted)))
         else:
-            checkpoint.problems.append(f"shard {name[:255]}: {error.message}")
+            checkpoint.problems.append(Problem(f"shard {name[:255]}: {error.message}", name, sorted(wanted)))
         return
     checkpoint.size += shard.size
     checkpoint.parts.append(shard)
     checkpoint.containers += shard.containers
-    checkpoint.problems += [f"shard {name}: {problem}" for problem in shard.problems]
+    checkpoint.problems += [Problem.of(problem).in_shard(name) for problem in shard.problems]
     known = {value.name: value.value for value in checkpoint.values}
     for value in shard.values:
         if value.name not in known:
@@ -119,10 +121,14 @@ def _add_shard(
                 storages.add(id(storage))
                 storage.id = f"{name}:{storage.id}"
         if key in section.tensors:
-            checkpoint.problems.append(f"{key} is in two shards, {name} among them; the first counts")
+            checkpoint.problems.append(
+                Problem(f"{key} is in two shards, {name} among them; the first counts", names=(key,))
+            )
         elif key in wanted:
             section.tensors[key] = info.with_role(None, None) if info.role_from == "inferred" else info
         else:
-            checkpoint.problems.append(f"shard {name} holds {key}, which the index does not place there")
+            text = f"shard {name} holds {key}, which the index does not place there"
+            checkpoint.problems.append(Problem(text, names=(key,)))
     for key in sorted(wanted - found.keys())[:20]:
-        checkpoint.problems.append(f"{key} is not in shard {name}, where the index places it")
+        text = f"{key} is not in shard {name}, where the index places it"
+        checkpoint.problems.append(Problem(text, names=(key,)))

@@ -6,7 +6,7 @@ import re
 from html import unescape
 from shlex import quote
 
-from ..errors import CheckpointError, FormatError, UnsupportedError
+from ..errors import CheckpointError, CorruptError, FormatError, UnsupportedError
 from ..model.source import Source
 
 # first bytes -> what it is, what to type next
@@ -65,6 +65,13 @@ def explain(source: Source, head: bytes) -> CheckpointError:
             "a TensorFlow checkpoint index",
             path=path,
             hint="List it with tf.train.list_variables on the path without .index.",
+        )
+    first_name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    if first_name.endswith(b"/data.pkl"):  # a local header, but for its magic number
+        return CorruptError(
+            f"a torch archive whose first bytes are damaged: {head[:4].hex(' ')} where 50 4b 03 04 should be",
+            path=path,
+            offset=0,
         )
     before = head.find(b"PK\x03\x04")
     if before > 0 and b"/data.pkl" in head:

@@ -8,6 +8,7 @@ from ..dtypes import DType
 from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
+from ..model.problem import Problem
 from ..model.source import Source
 from ..model.storage import Container, Record, Storage
 from ..pickles.limits import DEFAULT, Limits
@@ -149,10 +150,11 @@ def _locate(
             _cut(problems, source, offset, storages, {str(key) for key in keys.root[:position]})
             return
         if numel * dtype.itemsize != storage.nbytes:
-            problems.append(
+            text = (
                 f"storage {str(key)[:40]}: the stream has {numel:,} elements where the pickle needs "
                 f"{storage.nbytes // max(dtype.itemsize, 1):,}; what follows cannot be found"
             )
+            problems.append(Problem(text, storage.id))
             return
         record = Record(str(key), storage.nbytes, source.slice(start, storage.nbytes))
         container.records[record.name] = record
@@ -162,7 +164,7 @@ def _locate(
         part.record = root.record
     for key_text, (storage, _, _) in storages.by_key.items():
         if storage.record is None and storage.location != "meta":
-            problems.append(f"storage {key_text[:40]} is missing: {storage.nbytes:,} bytes")
+            problems.append(Problem(f"storage {key_text[:40]} is missing: {storage.nbytes:,} bytes", storage.id))
     if offset < source.size:
         container.facts["trailing"] = f"{source.size - offset:,} bytes after the last storage"
 

@@ -9,6 +9,7 @@ from ..dtypes import DType
 from ..errors import CorruptError, FormatError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Persistent
+from ..model.problem import Problem
 from ..model.source import Source
 from ..model.storage import Container, Record, Storage
 from ..model.tensor import TensorInfo
@@ -110,10 +111,8 @@ class _TarStorages(Storages):
             storage = Storage(name, nbytes, str(location))
             self.by_key[str(key)] = (storage, dtype, cls)
             if start + nbytes > source.size:
-                self.problems.append(
-                    f"storage {key} is cut: {max(0, source.size - start):,} of {nbytes:,} bytes are there; "
-                    "what follows cannot be found"
-                )
+                text = f"storage {key} is cut: {max(0, source.size - start):,} of {nbytes:,} bytes are there"
+                self.problems.append(Problem(f"{text}; what follows cannot be found", name))
                 return
             storage.record = Record(name, nbytes, source.slice(start, nbytes))
             offset = start + nbytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..containers.zip import ZipArchive
 from ..model.checkpoint import Checkpoint
+from ..model.problem import Problem
 from ..model.source import Source
 from ..model.storage import Record, Storage
 from ..pickles.limits import Limits
@@ -48,7 +49,9 @@ def _byteorder(archive: ZipArchive, checkpoint: Checkpoint) -> str:
     if text is None:
         return "little"
     if text not in ("little", "big"):
-        checkpoint.problems.append(f"record byteorder says {text[:40]!r}: torch accepts little and big alone")
+        checkpoint.problems.append(
+            Problem(f"record byteorder says {text[:40]!r}: torch accepts little and big alone", "byteorder")
+        )
         return "little"
     checkpoint.facts["byteorder"] = text
     return text
@@ -57,11 +60,11 @@ def _byteorder(archive: ZipArchive, checkpoint: Checkpoint) -> str:
 def _version(archive: ZipArchive, checkpoint: Checkpoint) -> None:
     text = archives.small(archive, ".data/version") or archives.small(archive, "version")
     if text is None:
-        checkpoint.problems.append("record version is missing: torch.load refuses the file")
+        checkpoint.problems.append(Problem("record version is missing: torch.load refuses the file", "version"))
         return
     digits = text[: len(text) - len(text.lstrip("0123456789"))]  # stoull's leniency: formats 1.2
     if not digits or not 1 <= int(digits[:9]) <= 10:
-        checkpoint.problems.append(f"record version says {text[:40]!r}: torch 2.13 reads 1 to 10")
+        checkpoint.problems.append(Problem(f"record version says {text[:40]!r}: torch 2.13 reads 1 to 10", "version"))
     checkpoint.facts["version"] = text[:40]
 
 

@@ -13,6 +13,7 @@ from ..containers.zip import ZipArchive
 from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Global, Opaque, Persistent, Pickle
+from ..model.problem import Problem
 from ..model.section import ModuleInfo, Section, Value
 from ..model.source import Source
 from ..model.storage import Container
@@ -51,7 +52,7 @@ def _code(archive: ZipArchive, checkpoint: Checkpoint, limits: Limits) -> code_r
             source = archives.content(record, limits)
             texts.append((name, source.read_at(0, source.size)))
     code = code_records.parse(texts)
-    checkpoint.problems += [f"record {problem.record}: {problem.message}" for problem in code.problems]
+    checkpoint.problems += [Problem(f"record {p.record}: {p.message}", p.record) for p in code.problems]
     return code
 
 
@@ -95,7 +96,7 @@ class _Reader:
         try:
             return self.rebuilder.decode(node)
         except Malformed as error:
-            self.checkpoint.problems.append(f"{name}: {error}")
+            self.checkpoint.problems.append(Problem(f"{name}: {error}", names=(name,)))
             return None
 
     def spend(self, key: str = "", node: Any = None) -> None:

@@ -20,7 +20,7 @@ sys.exit(status)
 """
 
 
-@pytest.mark.parametrize("command", ["info", "tree", "ls"])
+@pytest.mark.parametrize("command", ["info", "tree", "ls", "verify"])
 @pytest.mark.parametrize(
     "name", ["run.ckpt", "gpt.safetensors", "traced.pt", "legacy.pth", "tar2017.pth.tar", "sharded", "lightning.ckpt"]
 )

@@ -1,0 +1,34 @@
+"""What is wrong with a file: words, and what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Problem(str):
+    """A sentence; where it is known, the record that is damaged and the tensors that are hurt by it.
+
+    Attributes:
+        record: name of the member of the archive, or id of the storage; None: not one of them.
+        names: tensors that the problem names itself; others follow from the record.
+    """
+
+    __slots__ = ("names", "record")
+
+    record: str | None
+    names: tuple[str, ...]
+
+    def __new__(cls, text: str, record: str | None = None, names: Sequence[str] = ()) -> Problem:
+        self = super().__new__(cls, text)
+        self.record = record
+        self.names = tuple(names)
+        return self
+
+    @classmethod
+    def of(cls, text: str) -> Problem:
+        """A problem that may be bare words."""
+        return text if isinstance(text, Problem) else cls(text)
+
+    def in_shard(self, name: str) -> Problem:
+        """The same, as the whole says it that the shard is a part of."""
+        return Problem(f"shard {name}: {self}", f"{name}:{self.record}" if self.record else None, self.names)

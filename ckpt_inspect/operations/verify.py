@@ -1,0 +1,346 @@
+"""``ckpt verify``: every check that can be made without running anything, named in the user's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ..containers.checksums import Span, checksums
+from ..containers.copying import check_unchanged
+from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
+from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
+from ..errors import CheckpointError, CorruptError, LimitError, UnsupportedError
+from ..formats.archive import WRONG_CHECKSUM
+from ..model.checkpoint import Checkpoint
+from ..model.problem import Problem
+from ..model.source import FileSource
+from ..model.storage import Container, Record, Storage
+from ..model.tensor import TensorInfo
+from .plain import safe
+from .sums import files_of, match, stretches
+
+SCHEMA = "ckpt-inspect/verify/1"
+
+Progress = Callable[[int], None]
+UNSUMMED = (
+    "this format has no checksums: structure and lengths were checked, a changed value would not be seen; "
+    "--write-sums SUMS records checksums, --sums SUMS compares"
+)
+
+
+class Damage(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+        record: the member of the archive, or storage, None where it is the file itself.
+        why: what is wrong with it.
+        names: the tensors that are hurt; tied ones each.
+    """
+
+    record: str | None
+    why: str
+    names: list[str]
+
+
+class Verification:
+    """What ``verify`` found.
+
+    Attributes:
+        path, format: of the file; format is None where it could not be opened.
+        damaged: what is wrong, the file itself first.
+        notes: what is odd or could not be checked, but is no damage.
+        checked_bytes: bytes that were compared with a checksum.
+        compared: how many records, or stretches of a file of sums, those are.
+        tensors: how many the file has; ``hurt``: how many of them are named as damaged.
+        tied: for each tensor that is tied to an earlier one, the name of that one.
+    """
+
+    def __init__(self, path: str, format: str | None) -> None:
+        self.path = path
+        self.format = format
+        self.damaged: list[Damage] = []
+        self.notes: list[str] = []
+        self.checked_bytes = 0
+        self.compared = 0
+        self.tensors = 0
+        self.tied: dict[str, str] = {}
+
+    @property
+    def ok(self) -> bool:
+        return not self.damaged
+
+    @property
+    def hurt(self) -> int:
+        return len({name for damage in self.damaged for name in damage.names})
+
+    def add(self, record: str | None, why: str, names: list[str]) -> None:
+        """Add a finding; several about one record become one."""
+        for index, known in enumerate(self.damaged):
+            if record is not None and known.record == record:
+                if why not in known.why:
+                    both = list(dict.fromkeys([*known.names, *names]))
+                    self.damaged[index] = Damage(record, f"{known.why}; {why}", both)
+                return
+        self.damaged.append(Damage(record, why, names))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's document."""
+        return {
+            "schema": SCHEMA,
+            "path": self.path,
+            "ok": self.ok,
+            "checked_bytes": safe(self.checked_bytes),
+            "damaged": [damage._asdict() for damage in self.damaged],
+            "notes": self.notes,
+        }
+
+    def __repr__(self) -> str:
+        return f"<verification of {self.path}: {'ok' if self.ok else f'{len(self.damaged)} damaged'}>"
+
+
+class Names:
+    """Which tensors lie in a record, and which all records of a file hold."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.by_record: dict[int, list[str]] = {}
+        self.by_storage: dict[str, list[str]] = {}
+        self.all: list[str] = []
+        for name, _, info in checkpoint.tensors():
+            self.all.append(name)
+            for part in components(info):
+                if part.storage is not None:
+                    _note(self.by_storage, part.storage.id, name)
+                    if part.storage.record is not None:
+                        _note(self.by_record, id(part.storage.record), name)
+        self.in_container: dict[int, list[str]] = {}
+        for part_of in checkpoint.parts:
+            for container in part_of.containers:
+                keys = [key for section in part_of.sections.values() for key in section.tensors]
+                self.in_container[id(container)] = [name for name in self.all if name in set(keys)]
+
+    def of_container(self, container: Container) -> list[str]:
+        return self.in_container.get(id(container), self.all)
+
+    def of_record(self, container: Container, record: Record | None) -> list[str]:
+        """Tensors that a damaged record hurts: those in it; all, where it says what the others mean."""
+        if record is None or record.name in container.graphs or record.name in _SAY_WHAT_OTHERS_MEAN:
+            return self.of_container(container)
+        return self.by_record.get(id(record), [])
+
+    def of_problem(self, problem: Problem) -> list[str]:
+        hurt = [*problem.names, *self.by_storage.get(problem.record or "", ())]
+        return list(dict.fromkeys(hurt))
+
+
+_SAY_WHAT_OTHERS_MEAN = frozenset(["byteorder", "tensors", "storages", "pickle", "model.json"])
+
+
+def _note(table: dict[Any, list[str]], key: Any, name: str) -> None:
+    names = table.setdefault(key, [])
+    if not names or names[-1] != name:
+        names.append(name)
+
+
+def components(info: TensorInfo) -> Iterator[TensorInfo]:
+    """A tensor, and the components of a compound one."""
+    yield info
+    for part in info.parts:
+        yield from components(part)
+
+
+def verify_file(path: str, section: str | None = None, *, sums: str | None = None,
+                progress: Progress | None = None) -> Verification:  # fmt: skip
+    """Open a file and verify it; a file that breaks the rules of its format so that it cannot be opened is damaged.
+
+    Raises:
+        CheckpointError: it is no checkpoint, cannot be read, or is refused (``LimitError``).
+    """
+    from ..formats import open_checkpoint
+
+    try:
+        checkpoint = open_checkpoint(path, section)
+    except LimitError:
+        raise
+    except (CorruptError, UnsupportedError) as error:
+        found = _unopened(path, error, progress)
+        if found is None:
+            raise
+        return found
+    with checkpoint:
+        return verify(checkpoint, sums=sums, progress=progress)
+
+
+def _unopened(path: str, error: CheckpointError, progress: Progress | None) -> Verification | None:
+    """A file whose tensors cannot be named; the records of an archive can be checked all the same.
+
+    None for a format that is known and is no archive: nothing can be said of it.
+    """
+    found = Verification(path, None)
+    if isinstance(error, CorruptError):
+        where = f" (byte {error.offset:,})" if error.offset is not None else ""
+        found.add(error.record, f"{error.message}{where}", [])
+    else:
+        found.notes.append(f"{error.message}: its records are checked, its tensors are not named")
+    try:
+        source = FileSource(path)
+    except CheckpointError:
+        return found if found.damaged else None
+    try:
+        archive = read_archive(source) if source.read_at(0, 4) == LOCAL_MAGIC else None
+        if archive is not None:
+            found.format = "zip"
+            container = Container(path, "zip", source)
+            _check_archive(found, Names(Checkpoint(path, "zip", source.size)), "", container, archive, progress)
+    except CheckpointError:  # said already
+        archive = None
+    finally:
+        source.close()
+    return found if found.damaged or archive is not None else None
+
+
+def verify(checkpoint: Checkpoint, *, sums: str | None = None, progress: Progress | None = None) -> Verification:
+    """Check everything about an open checkpoint but the meaning of its values; all its files are read once.
+
+    Args:
+        checkpoint: the whole of it is checked, a selected part too.
+        sums: a file of checksums that ``write_sums`` made, to compare with.
+        progress: called with the number of bytes just read.
+
+    Raises:
+        CorruptError: the file was written to meanwhile.
+        SelectionError: ``sums`` are of another file.
+    """
+    checkpoint = checkpoint.whole or checkpoint
+    found = Verification(checkpoint.path, checkpoint.format)
+    names = Names(checkpoint)
+    for group in checkpoint.tied():
+        found.tied.update(dict.fromkeys(group[1:], group[0]))
+    _add_problems(found, names, checkpoint)
+    files = files_of(checkpoint)
+    for name, container in files.items():
+        label = f"{name}:" if container.path != checkpoint.path and len(files) > 1 else ""
+        archive = archive_of(container)
+        if archive is not None:
+            _check_archive(found, names, label, container, archive, progress)
+        elif sums is None:
+            _check_readable(found, names, label, container, progress)
+    if sums is not None:
+        _compare(found, names, checkpoint, sums, progress)
+    for container in checkpoint.containers:
+        whole = container.source.file_range()
+        if whole is not None:
+            check_unchanged(whole[0])
+    found.tensors = len({*names.all, *(name for damage in found.damaged for name in damage.names)})
+    found.notes += [f"{label}: {text}" for label, text in checkpoint.facts.items() if label.endswith(_NOTABLE)]
+    return found
+
+
+_NOTABLE = ("oddities", "trailing", "edit in place")
+
+
+def archive_of(container: Container) -> ZipArchive | None:
+    """The zip archive that a container is, None if it is none."""
+    first = next(iter(container.records.values()), None)
+    return first.archive if isinstance(first, ZipRecord) else None
+
+
+def is_whole(info: TensorInfo) -> bool:
+    """Whether the bytes of a tensor are all in the file, as far as lengths tell."""
+    stored = (part.storage for part in components(info))
+    return all(storage is None or storage.location == "meta" or _is_there(storage) for storage in stored)
+
+
+def _is_there(storage: Storage) -> bool:
+    record = storage.record
+    if record is None:
+        return False
+    where = record.source.file_range()
+    return where is None or where[1] + storage.offset + storage.nbytes <= where[0].size
+
+
+def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> None:
+    """What reading the structure met already."""
+    cut = []
+    if any("file is cut" in problem for problem in checkpoint.problems):
+        cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info)]
+    for text in checkpoint.problems:
+        problem = Problem.of(text)
+        if problem.endswith(WRONG_CHECKSUM):
+            continue  # the checksums of all records come below
+        why = problem.removeprefix(f"record {problem.record} ")
+        found.add(problem.record, why, cut if "file is cut" in problem else names.of_problem(problem))
+
+
+def _check_archive(
+    found: Verification, names: Names, label: str, container: Container, archive: ZipArchive, progress: Progress | None
+) -> None:
+    """Checksums of all members, their local headers and descriptors, and what lies between them."""
+    if archive.truncated:
+        return
+    members: list[ZipRecord] = []
+    for record in archive.everything:
+        try:
+            for why in check_record(record):
+                found.add(label + record.name, why, [])
+            members.append(record)
+        except CheckpointError as error:
+            found.add(label + record.name, error.message, names.of_record(container, record))
+    spans = [Span(record.source, record.nbytes) for record in members]
+    unsummed = 0
+    for record, outcome in zip(members, checksums(spans, progress), strict=True):
+        if isinstance(outcome, CheckpointError):
+            found.add(label + record.name, outcome.message, names.of_record(container, record))
+        elif record.crc is None:
+            unsummed += record.nbytes > 0
+        else:
+            found.checked_bytes += record.nbytes
+            found.compared += 1
+            if outcome != record.crc:
+                found.add(label + record.name, WRONG_CHECKSUM, names.of_record(container, record))
+    if unsummed:
+        which = "no record has" if unsummed == sum(r.nbytes > 0 for r in members) else f"{unsummed:,} records have no"
+        found.notes.append(
+            f"{label}{which} a checksum: written with torch.serialization.set_crc32_options(False) or skip_data(); "
+            "a changed value there would not be seen"
+        )
+    for count, what in (
+        (dead_bytes(archive), "belong to no record: edits in place leave some behind"),
+        (trailing_bytes(archive), "follow the archive"),
+    ):
+        if count:
+            found.notes.append(f"{label}{count:,} bytes {what}")
+
+
+def _check_readable(
+    found: Verification, names: Names, label: str, container: Container, progress: Progress | None
+) -> None:
+    """Without checksums: whether the disk gives all bytes."""
+    parts = stretches(container)
+    for part, outcome in zip(parts, checksums([part.span for part in parts], progress), strict=True):
+        if isinstance(outcome, CheckpointError):
+            found.add(label + part.name, outcome.message, names.of_record(container, part.record))
+    if container.format != "index" and UNSUMMED not in found.notes:
+        found.notes.append(UNSUMMED)
+
+
+def _compare(found: Verification, names: Names, checkpoint: Checkpoint, path: str, progress: Progress | None) -> None:
+    """Every byte against a file of checksums, in the stretches that it names."""
+    for name, container, known in match(checkpoint, path):
+        label = f"{name}:" if len(checkpoint.containers) > 1 else ""
+        size = sum(nbytes for _, nbytes, _ in known)
+        if size != container.source.size:
+            found.add(None, f"{name} has {container.source.size:,} bytes, its checksums were made of {size:,}", [])
+        spans, offset = [], 0
+        for _, nbytes, _ in known:
+            there = max(0, min(nbytes, container.source.size - offset))
+            spans.append(Span(container.source.slice(offset, there), there))
+            offset += nbytes
+        for (part, nbytes, crc), outcome in zip(known, checksums(spans, progress), strict=True):
+            hurt = names.of_record(container, container.records.get(part))
+            if isinstance(outcome, CheckpointError):
+                found.add(label + part, outcome.message, hurt)
+                continue
+            found.checked_bytes += nbytes
+            found.compared += 1
+            if outcome != crc:
+                found.add(label + part, f"differs from its checksum in {path}", hurt)

@@ -1,0 +1,259 @@
+"""What is damaged is found and named. Oracles: zipfile for the records, torch for the tensors that change."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpt_inspect.cli.app import run
+from ckpt_inspect.containers.checksums import Span, checksums, combined
+from ckpt_inspect.model.source import BytesSource, FileSource
+from ckpt_inspect.operations.verify import Verification, verify_file
+from tests.conftest import FIXTURES
+
+ZIPS = ["lenet.pt", "lightning.ckpt", "mnist.ckpt", "run.ckpt", "tied.pt", "scripted.pt", "traced.pt"]
+PLAIN = ["gpt.safetensors", "legacy.pth", "tar2017.pth.tar"]
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_two_sums_make_one(first: bytes, second: bytes) -> None:
+    assert combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+
+
+def test_a_long_file_is_summed_in_stretches(tmp_path: Path) -> None:
+    path = tmp_path / "long"
+    block = random.Random(0).randbytes(1 << 20)
+    path.write_bytes(block * 70 + b"end")
+    source = FileSource(str(path))
+    seen: list[int] = []
+    spans = [Span(source, source.size), Span(source.slice(5, 40 << 20), 40 << 20), Span(BytesSource(b"x", ""), 1)]
+    expected = [zlib.crc32(data) for data in (path.read_bytes(), path.read_bytes()[5 : 5 + (40 << 20)], b"x")]
+    assert checksums(spans, seen.append, threads=3) == expected
+    assert sum(seen) == sum(span.nbytes for span in spans)
+
+
+@pytest.mark.parametrize("name", [*ZIPS, *PLAIN, "sharded"])
+def test_fixtures_are_sound(name: str) -> None:
+    found = verify_file(str(FIXTURES / name))
+    assert found.ok, found.damaged
+    assert found.tensors > 0
+
+
+def _flipped(data: bytes, at: int, chance: random.Random) -> bytes:
+    changed = bytearray(data)
+    changed[at] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", ZIPS)
+def test_a_flipped_byte_in_any_record_is_found(name: str, tmp_path: Path) -> None:
+    data = (FIXTURES / name).read_bytes()
+    path = tmp_path / name
+    chance = random.Random(name)
+    with zipfile.ZipFile(FIXTURES / name) as archive:
+        places = [
+            (info, info.header_offset + 30 + int.from_bytes(data[info.header_offset + 26 :][:2], "little")
+             + int.from_bytes(data[info.header_offset + 28 :][:2], "little"))
+            for info in archive.infolist() if info.compress_size
+        ]  # fmt: skip
+    for info, start in places:
+        path.write_bytes(_flipped(data, start + chance.randrange(info.compress_size), chance))
+        found = verify_file(str(path))
+        record = info.filename.partition("/")[2]
+        assert record in {damage.record for damage in found.damaged}, (record, found.damaged)
+        if record.startswith("data/"):
+            (damage,) = found.damaged
+            assert damage.names
+        if record == "data.pkl" and found.tensors:
+            assert found.hurt == found.tensors
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    named = [(str(key).replace("~", "~0").replace("/", "~1"), item) for key, item in items]
+    return {k: v for key, item in named for k, v in _leaves(item, f"{name}/{key}" if name else key).items()}
+
+
+@pytest.mark.parametrize("name", ["run.ckpt", "tied.pt", "lightning.ckpt"])
+def test_the_names_are_those_that_torch_reads_differently(name: str, tmp_path: Path) -> None:
+    data = (FIXTURES / name).read_bytes()
+    path = tmp_path / name
+    chance = random.Random(1)
+    before = _leaves(torch.load(FIXTURES / name, weights_only=False))
+    sound = verify_file(str(FIXTURES / name))
+    with zipfile.ZipFile(FIXTURES / name) as archive:
+        storages = [info for info in archive.infolist() if "/data/" in info.filename and info.file_size]
+    for info in storages[::3]:
+        start = data.find(archive_content(name, info), info.header_offset)
+        path.write_bytes(_flipped(data, start + chance.randrange(info.file_size), chance))
+        after = _leaves(torch.load(path, weights_only=False))
+        changed = {k for k in before if before[k].numpy(force=True).tobytes() != after[k].numpy(force=True).tobytes()}
+        (damage,) = verify_file(str(path)).damaged
+        assert changed <= set(damage.names)
+        assert sound.tensors >= len(damage.names)
+
+
+def archive_content(name: str, info: zipfile.ZipInfo) -> bytes:
+    with zipfile.ZipFile(FIXTURES / name) as archive:
+        return archive.read(info)
+
+
+@pytest.mark.parametrize("name", ["lenet.pt", "tied.pt"])
+def test_a_flipped_byte_anywhere_before_the_directory_is_seen(name: str, tmp_path: Path) -> None:
+    """Local headers, padding and descriptors too, which no reader looks at; only times and versions say nothing."""
+    data = (FIXTURES / name).read_bytes()
+    path = tmp_path / name
+    with zipfile.ZipFile(FIXTURES / name) as archive:
+        headers = [info.header_offset for info in archive.infolist()]
+        end = archive.start_dir
+    silent = {at + offset for at in headers for offset in (4, 5, 10, 11, 12, 13)}  # version needed, time and date
+    for at in range(0, end, 37):
+        if at in silent:
+            continue
+        path.write_bytes(_flipped(data, at, random.Random(at)))
+        assert not verify_file(str(path)).ok, at
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_sums_see_any_flipped_byte(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    shutil.copy(FIXTURES / name, path)
+    data = path.read_bytes()
+    sums = tmp_path / "sums.json"
+    assert run(["verify", str(path), "--write-sums", str(sums)]) == 0
+    sound = verify_file(str(path), sums=str(sums))
+    assert sound.ok
+    assert sound.checked_bytes == len(data)
+    for at in range(0, len(data), len(data) // 60):
+        path.write_bytes(_flipped(data, at, random.Random(at)))
+        found = verify_file(str(path), sums=str(sums))
+        assert not found.ok, at
+        if name == "gpt.safetensors" and at > 20_000:
+            names = {name for damage in found.damaged for name in damage.names}
+            assert names == _reads_differently(FIXTURES / name, path)
+    path.write_bytes(data[:-1])
+    assert not verify_file(str(path), sums=str(sums)).ok
+    capsys.readouterr()
+
+
+def _reads_differently(one: Path, other: Path) -> set[str]:
+    from safetensors.torch import load_file
+
+    before, after = load_file(one), load_file(other)
+    return {k for k in before if before[k].numpy().tobytes() != after[k].numpy().tobytes()}
+
+
+def test_sums_of_shards_name_the_shard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "sharded"
+    shutil.copytree(FIXTURES / "sharded", folder)
+    sums = str(tmp_path / "sums.json")
+    assert run(["verify", str(folder), "--write-sums", sums]) == 0
+    shard = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")[-1]
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (damage,) = verify_file(str(folder), sums=sums).damaged
+    assert damage.record is not None
+    assert damage.record.startswith(shard.name)
+    assert len(damage.names) == 1
+    shard.unlink()
+    found = verify_file(str(folder))
+    assert [damage.record for damage in found.damaged] == [shard.name]
+    assert damage.names[0] in found.damaged[0].names
+    capsys.readouterr()
+
+
+def test_checksums_switched_off_are_said_and_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "unsummed.pt"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(9.0)}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    found = verify_file(str(path))
+    assert found.ok
+    assert any("no record has a checksum" in note for note in found.notes)
+    assert found.checked_bytes == 0
+
+
+def test_cut_files_name_what_is_not_there(tmp_path: Path) -> None:
+    for name in ("gpt.safetensors", "legacy.pth"):
+        data = (FIXTURES / name).read_bytes()
+        path = tmp_path / name
+        path.write_bytes(data[: int(len(data) * 0.6)])
+        found = verify_file(str(path))
+        assert not found.ok
+        assert 0 < found.hurt < found.tensors
+
+
+def test_an_edit_in_place_leaves_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.ckpt"
+    shutil.copy(FIXTURES / "run.ckpt", path)
+    assert run(["strip-prefix", str(path), "--in-place"]) == 0
+    found = verify_file(str(path))
+    assert found.ok
+    assert any("belong to no record" in note for note in found.notes)
+    capsys.readouterr()
+
+
+def test_archives_that_are_no_checkpoints_are_checked_too(tmp_path: Path) -> None:
+    path = tmp_path / "program.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.ones(1, 3),)), path)
+    assert verify_file(str(path)).ok
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        (info,) = [info for info in archive.infolist() if info.filename.endswith("models/model.json")]
+    path.write_bytes(_flipped(data, info.header_offset + 400, random.Random(0)))
+    assert any((damage.record or "").endswith("models/model.json") for damage in verify_file(str(path)).damaged)
+
+
+def _verify(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = run(["verify", *arguments])
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (FIXTURES / "tied.pt").read_bytes()
+    bad = tmp_path / "bad.pt"
+    content = archive_content("tied.pt", zipfile.ZipFile(FIXTURES / "tied.pt").getinfo("tied/data/0"))
+    bad.write_bytes(_flipped(data, data.find(content), random.Random(0)))
+    good = str(FIXTURES / "lenet.pt")
+    assert _verify(capsys, good)[0] == 0
+    status, out, _ = _verify(capsys, str(bad))
+    assert status == 1
+    assert "record data/0 fails its checksum" in out
+    assert "(tied)" in out
+    status, out, _ = _verify(capsys, str(bad), good)
+    assert status == 1
+    assert out.splitlines()[-1] == "2 files · 1 ok · 1 damaged"
+    status, out, err = _verify(capsys, good, str(FIXTURES / "page.pt"), "--json")
+    assert status == 2
+    assert [document["schema"] for document in json.loads(out)["files"]] == [
+        "ckpt-inspect/verify/1",
+        "ckpt-inspect/error/1",
+    ]
+    assert "HTML" in json.loads(err)["error"]["message"]
+    document = json.loads(_verify(capsys, str(bad), "--json")[1])
+    assert list(document) == ["schema", "path", "ok", "checked_bytes", "damaged", "notes"]
+    assert document["damaged"][0]["record"] == "data/0"
+    assert _verify(capsys, str(bad), "--write-sums", str(tmp_path / "sums"))[0] == 2
+    assert not (tmp_path / "sums").exists()
+
+
+def test_repr_says_what_it_is() -> None:
+    assert repr(Verification("a.pt", "torch-zip")) == "<verification of a.pt: ok>"
