@@ -10,5 +10,6 @@ COMMANDS: dict[str, str] = {
     "add-prefix": "Put a prefix before every key of the weights.",
     "remap": "Rename, drop and keep keys by rules.",
     "verify": "Check integrity: checksums, lengths, bounds; damage is named by the tensors it hurts.",
+    "check": "Will it load into a model? What is missing, why, and the command that fixes it.",
     "recover": "Undo an edit in place that was interrupted.",
 }

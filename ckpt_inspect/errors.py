@@ -13,6 +13,7 @@
     ├── KeyCollisionError    two names would meet                         (ValueError)
     ├── RuleError            a rule that cannot be followed                (ValueError)
     ├── OutputExistsError    the output is there already                  (FileExistsError)
+    ├── ModelError           the user's model fails; it is quoted          (RuntimeError)
     └── UnsupportedError     known, but not done here: says who does it   (ValueError)
 
 No other exception leaves the library, whatever the bytes of the input.
@@ -115,6 +116,10 @@ class RuleError(CheckpointError, ValueError):
 
 class OutputExistsError(CheckpointError, FileExistsError):
     """The output is there already."""
+
+
+class ModelError(CheckpointError, RuntimeError):
+    """The user's own model cannot be imported, built or run; the message quotes it, the hint names its line."""
 
 
 class UnsupportedError(CheckpointError, ValueError):

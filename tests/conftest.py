@@ -19,6 +19,21 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def in_process(arguments: list[str]) -> int:
+    """``ckpt ARGS`` in this process, for what imports torch: in another that would take seconds. The exit status."""
+    import gc
+    import signal
+
+    from ckpt_inspect.cli.app import run
+
+    handler = signal.getsignal(signal.SIGPIPE)
+    try:
+        return run(arguments)
+    finally:
+        gc.enable()
+        signal.signal(signal.SIGPIPE, handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--overwrite", action="store_true", help="write the golden outputs anew")
 

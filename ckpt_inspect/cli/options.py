@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from .complaints import complain
+
+if TYPE_CHECKING:
+    from ..render.text import Line
 
 
 def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -51,6 +54,11 @@ def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
 Files = Annotated[
     list[str],
     typer.Argument(metavar="FILE", help="Checkpoint files or directories; FILE#SECTION is a part.",
+                   autocompletion=complete_file, show_default=False),
+]  # fmt: skip
+File = Annotated[
+    str,
+    typer.Argument(metavar="FILE", help="Checkpoint file or directory; FILE#SECTION is a part.",
                    autocompletion=complete_file, show_default=False),
 ]  # fmt: skip
 Section = Annotated[
@@ -118,6 +126,18 @@ def report_problems(checkpoint: Checkpoint) -> None:
         typer.echo(f"ckpt: {escape(checkpoint.path)}: {escape(problem)}", err=True)
     if len(checkpoint.problems) > 10:
         typer.echo(f"ckpt: … and {len(checkpoint.problems) - 10:,} more problems; --json lists them all", err=True)
+
+
+def print_lines(lines: Iterable[Line], hanging: int) -> None:
+    """Lines onto stdout: wrapped on a terminal, as they are elsewhere."""
+    if is_terminal():
+        from ..render.terminal import show_wrapped
+
+        show_wrapped(lines, hanging)
+    else:
+        from ..render.plain import texts
+
+        write(texts(lines))
 
 
 def write(texts: Iterable[str]) -> None:

@@ -81,7 +81,12 @@ def from_attributes(cls: str, fields: Mapping[str, Any]) -> str:
         name: value for name, value in objects.mapping_items(fields.get("_parameters")) if isinstance(name, str)
     }
     bias = registered["bias"] is not None if "bias" in registered else None
-    return describe(cls, lambda fact: _text(fields[fact]) if fact in fields else None, bias)
+    return describe(cls, lambda fact: text_of(fields, fact), bias)
+
+
+def text_of(fields: Mapping[str, Any], fact: str) -> str | None:
+    """A fact as torch would write it, None where it is not there or no plain data."""
+    return _text(fields[fact]) if fact in fields else None
 
 
 def _text(value: Any) -> str | None:

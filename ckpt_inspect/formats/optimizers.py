@@ -77,6 +77,29 @@ def link(optimizer: Section, groups: list[Group], candidates: list[Section], val
     return _fill(optimizer, told, fitting, "derived")
 
 
+def misfit(optimizer: Section, groups: list[Group], parameters: list[tuple[str, Shape, bool]]) -> str | None:
+    """Why this state will not fit an optimizer of a model's parameters; None: nothing speaks against it.
+
+    Args:
+        parameters: of the model, in order of registration: key, shape, ``requires_grad``.
+    """
+    total = sum(len(group.indices) for group in groups)
+    trained = [(key, shape) for key, shape, grad in parameters if grad]
+    everything = [(key, shape) for key, shape, _ in parameters]
+    fitting = next((some for some in (everything, trained) if len(some) == total), None)
+    if fitting is None:
+        and_trained = f", {len(trained):,} of them trained" if len(trained) < len(everything) else ""
+        return f"it has the state of {total:,} parameters, the model has {len(everything):,}{and_trained}"
+    if len(groups) > 1:  # which order the groups were made in is not known
+        return None
+    states = _states(optimizer)
+    for index, (key, shape) in zip(groups[0].indices, fitting, strict=True):
+        found = _shape(optimizer, states.get(pointers.escape(str(index)), []))
+        if found not in (None, shape):
+            return f"its parameter {index} has the shape {found}, the model's {key} has {shape}"
+    return None
+
+
 def _fill(
     optimizer: Section, told: dict[str, list[str]], fitting: list[tuple[Section, dict[str, str]]], how: str
 ) -> Section | None:

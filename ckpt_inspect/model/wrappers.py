@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 # Segments that nobody calls a module of theirs: wrappers wherever they stand.
@@ -56,3 +57,66 @@ def find_prefixes(keys: Iterable[str]) -> list[Prefix]:
         if count:
             found.append(Prefix(segment + ".", count, total))
     return found
+
+
+def dotted(prefix: str) -> str:
+    """``P`` and ``P.`` are the same prefix."""
+    return prefix if prefix.endswith(".") else prefix + "."
+
+
+def strip_given(keys: list[str], prefixes: Sequence[str], times: int | None = None) -> list[str]:
+    """Keys without given prefixes, each taken off all keys ``times`` times, or once, or not at all."""
+    found = keys
+    for prefix in prefixes:
+        found = _repeat(found, partial(_without_prefix, dotted(prefix)), times if times is not None else 1)
+    return found
+
+
+def _without_prefix(prefix: str, key: str) -> str | None:
+    return key[len(prefix) :] if key.startswith(prefix) else None
+
+
+def strip_wrappers(keys: list[str], nested: bool = False, times: int | None = None) -> list[str]:
+    """To a fixed point: wrappers that stand anywhere, then a ``module`` that leads every key (design 4)."""
+    found = [_without_anywhere(key) for key in keys]
+    found = _repeat(found, partial(_without_prefix, LEADING + "."), times)
+    return _without_nested(found) if nested else found
+
+
+def _without_anywhere(key: str) -> str:
+    segments = key.split(".")
+    return ".".join([*(s for s in segments[:-1] if s not in ANYWHERE), segments[-1]])
+
+
+def _repeat(keys: list[str], strip: Callable[[str], str | None], times: int | None) -> list[str]:
+    """Take one leading piece off all keys, as long as all have it (``n_averaged`` apart), at most ``times``."""
+    while times is None or times > 0:
+        stripped = [key if key == COUNTER else strip(key) for key in keys]
+        if None in stripped or stripped == keys:
+            return keys
+        keys = [key for key in stripped if key is not None]
+        times = None if times is None else times - 1
+    return keys
+
+
+def _without_nested(keys: list[str]) -> list[str]:
+    """Take out ``module`` wherever it is its parent's only child, until there is none."""
+    while True:
+        children: dict[str, set[str]] = {}
+        for key in keys:
+            segments = key.split(".")
+            for depth in range(len(segments)):
+                children.setdefault(".".join(segments[:depth]), set()).add(segments[depth])
+        only = {path for path, names in children.items() if names == {LEADING}}
+        new = [_without_child(key, only) for key in keys]
+        if new == keys:
+            return keys
+        keys = new
+
+
+def _without_child(key: str, only: set[str]) -> str:
+    segments = key.split(".")
+    for depth in range(len(segments) - 1):
+        if segments[depth] == LEADING and ".".join(segments[:depth]) in only:
+            return ".".join(segments[:depth] + segments[depth + 1 :])
+    return key

@@ -68,11 +68,12 @@ def plan_like(
     """
     section = target(checkpoint)
     refuse_objects(section.kind, checkpoint.path)
-    found = like(section, target(reference))
-    pairs = dict(found.keys.pairs)
+    gone: dict[str, str | None] = {}
+    if drop:  # what is left out does not stand in the way of what is matched
+        gone = dict.fromkeys(Rules.parse(drop=drop).keymap(section_keys(section)).dropped)
+    found = like(section.with_keys(KeyMap(gone)) if gone else section, target(reference))
+    pairs = {key: gone.get(key, found.keys.pairs.get(key)) for key in section_keys(section)}
     notes = []
-    if drop:
-        pairs.update((key, None) for key in Rules.parse(drop=drop).keymap(list(pairs)).dropped)
     if drop_mismatched:
         pairs.update((key, None) for key, _ in found.mismatched)
     for key in found.extra if drop_harmless else ():

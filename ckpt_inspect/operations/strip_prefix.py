@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from ..errors import SelectionError
 from ..formats.modules import child_module
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
-from ..model.wrappers import ANYWHERE, COUNTER, LEADING
+from ..model.wrappers import COUNTER, LEADING, dotted, strip_given, strip_wrappers
 from .rename import Plan, section_keys
 
 _WRAPPER_CLASSES = {
@@ -47,13 +46,13 @@ def plan(checkpoint: Checkpoint, prefixes: Sequence[str] = (), nested: bool = Fa
             _root_module(section, maps, notes, prefixes)
         elif section.kind == "state_dict":
             keys = section_keys(section)
-            new = _strip_given(keys, prefixes, times) if prefixes else _strip_wrappers(keys, nested, times)
+            new = strip_given(keys, prefixes, times) if prefixes else strip_wrappers(keys, nested, times)
             found = KeyMap(dict(zip(keys, new, strict=True)))
             if not found.is_identity():
                 maps[pointer] = found
             notes += _left_alone(section, keys, new, prefixes)
     if not maps:
-        wanted = " or ".join(repr(_dotted(p)) for p in prefixes) if prefixes else "a wrapper prefix"
+        wanted = " or ".join(repr(dotted(p)) for p in prefixes) if prefixes else "a wrapper prefix"
         raise SelectionError(
             "; ".join([f"no section carries {wanted} on all its keys", *notes]),
             path=checkpoint.path,
@@ -67,77 +66,15 @@ def plan(checkpoint: Checkpoint, prefixes: Sequence[str] = (), nested: bool = Fa
     return made
 
 
-def _dotted(prefix: str) -> str:
-    return prefix if prefix.endswith(".") else prefix + "."
-
-
-def _strip_given(keys: list[str], prefixes: Sequence[str], times: int | None) -> list[str]:
-    found = keys
-    for prefix in prefixes:
-        dotted = _dotted(prefix)
-        found = _repeat(found, partial(_without_prefix, dotted), times if times is not None else 1)
-    return found
-
-
-def _without_prefix(prefix: str, key: str) -> str | None:
-    return key[len(prefix) :] if key.startswith(prefix) else None
-
-
-def _strip_wrappers(keys: list[str], nested: bool, times: int | None) -> list[str]:
-    """To a fixed point: wrappers that stand anywhere, then a ``module`` that leads every key."""
-    found = [_without_anywhere(key) for key in keys]
-    found = _repeat(found, partial(_without_prefix, LEADING + "."), times)
-    return _without_nested(found) if nested else found
-
-
-def _without_anywhere(key: str) -> str:
-    segments = key.split(".")
-    return ".".join([*(s for s in segments[:-1] if s not in ANYWHERE), segments[-1]])
-
-
-def _repeat(keys: list[str], strip: Callable[[str], str | None], times: int | None) -> list[str]:
-    """Take one leading piece off all keys, as long as all have it (``n_averaged`` apart), at most ``times``."""
-    while times is None or times > 0:
-        stripped = [key if key == COUNTER else strip(key) for key in keys]
-        if None in stripped or stripped == keys:
-            return keys
-        keys = [key for key in stripped if key is not None]
-        times = None if times is None else times - 1
-    return keys
-
-
-def _without_nested(keys: list[str]) -> list[str]:
-    """Take out ``module`` wherever it is its parent's only child, until there is none."""
-    while True:
-        children: dict[str, set[str]] = {}
-        for key in keys:
-            segments = key.split(".")
-            for depth in range(len(segments)):
-                children.setdefault(".".join(segments[:depth]), set()).add(segments[depth])
-        only = {path for path, names in children.items() if names == {LEADING}}
-        new = [_without_child(key, only) for key in keys]
-        if new == keys:
-            return keys
-        keys = new
-
-
-def _without_child(key: str, only: set[str]) -> str:
-    segments = key.split(".")
-    for depth in range(len(segments) - 1):
-        if segments[depth] == LEADING and ".".join(segments[:depth]) in only:
-            return ".".join(segments[:depth] + segments[depth + 1 :])
-    return key
-
-
 def _left_alone(section: Section, keys: list[str], new: list[str], prefixes: Sequence[str]) -> list[str]:
     """Say where a prefix is on some keys only: that may be a module of the user's, and is not touched."""
     found = []
     where = section.pointer or "the root"
     for prefix in prefixes or [LEADING]:
-        dotted = _dotted(prefix)
-        still = [key for key in new if key.startswith(dotted)]
+        lead = dotted(prefix)
+        still = [key for key in new if key.startswith(lead)]
         if still and len(still) < len([key for key in keys if key != COUNTER]):
-            found.append(f"{where}: {dotted!r} leads {len(still)} of {len(keys)} keys and was left alone")
+            found.append(f"{where}: {lead!r} leads {len(still)} of {len(keys)} keys and was left alone")
     if new != keys and COUNTER in keys:
         found.append(f"{where}: {COUNTER} was kept: a plain model will call it unexpected")
     return found

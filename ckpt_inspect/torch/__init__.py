@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
+from .models import Model
 from .state_dicts import state_dict
 from .tensors import Loader, to_tensor
 
-__all__ = ["Loader", "state_dict", "to_tensor"]
+__all__ = ["Loader", "Model", "state_dict", "to_tensor"]

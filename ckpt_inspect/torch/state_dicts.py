@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import warnings
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import CheckpointError, CorruptError, SelectionError
+from ..errors import CheckpointError, CorruptError, KeyCollisionError, SelectionError
 from ..formats import objects, open_checkpoint
 from ..formats.rebuild import is_rebuild
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque
+from ..model.metadata import map_paths
+from ..model.wrappers import dotted, strip_wrappers
 from .plain import NotPlain, Plain
 from .tensors import Loader
 
@@ -28,7 +31,8 @@ _METADATA = "__metadata__/"
 
 def state_dict(
     source: str | os.PathLike[str] | Checkpoint, *, section: str | None = None,
-    device: str | torch.device | None = None, mmap: bool = True,
+    device: str | torch.device | None = None, dtype: torch.dtype | None = None, strip_prefix: str | None = None,
+    mmap: bool = True,
 ) -> OrderedDict[str, torch.Tensor]:  # fmt: skip
     """The weights of a checkpoint, whatever its format, ready for ``model.load_state_dict``.
 
@@ -42,10 +46,13 @@ def state_dict(
         source: a file, a directory that is a checkpoint, ``FILE#SECTION``, or a checkpoint that is open.
         section: pointer of the part to take; None takes the one weights candidate.
         device: where the tensors go, whatever device the file names; None is the CPU.
+        dtype: floating tensors are cast to it, each storage once, so that ties stay ties; None leaves them.
+        strip_prefix: a prefix that every key carries, ``module`` or ``model.encoder``, to be taken off, names in
+            ``_metadata`` too; ``"auto"`` takes off wrapper segments, as ``ckpt strip-prefix`` does.
         mmap: False reads everything now, so that the file may be written over.
 
     Raises:
-        SelectionError: no part, or several, can be meant; they are listed.
+        SelectionError: no part, or several, can be meant; they are listed. A prefix that not every key carries.
         MissingKeyError: there is no such section.
         CorruptError: bytes are missing. Other damage is a warning.
         UnsupportedError: one of the tensors is of a class of the file's own.
@@ -59,22 +66,36 @@ def state_dict(
     <All keys matched successfully>
     """
     loader = Loader(device=device, mmap=mmap)
+    with opened(source) as checkpoint:
+        chosen = choose(checkpoint, section)
+        if checkpoint.problems:
+            warnings.warn(f"{checkpoint.path}: {'; '.join(checkpoint.problems[:5])}", stacklevel=2)
+        found = entries_of(checkpoint, chosen, loader)
+    if strip_prefix is not None:
+        found = _without_prefix(found, strip_prefix, checkpoint.path)
+    return found if dtype is None else cast(found, dtype)
+
+
+@contextmanager
+def opened(source: str | os.PathLike[str] | Checkpoint) -> Iterator[Checkpoint]:
+    """A checkpoint that is open already, or one that is opened, and closed again."""
     if isinstance(source, Checkpoint):
-        return _load(source, section, loader)
+        yield source
+        return
     with open_checkpoint(os.fspath(source)) as checkpoint:
-        return _load(checkpoint, section, loader)
+        yield checkpoint
 
 
-def _load(checkpoint: Checkpoint, pointer: str | None, loader: Loader) -> OrderedDict[str, torch.Tensor]:
-    section = _choose(checkpoint, pointer)
-    if checkpoint.problems:
-        warnings.warn(f"{checkpoint.path}: {'; '.join(checkpoint.problems[:5])}", stacklevel=3)
+def entries_of(
+    checkpoint: Checkpoint, section: Section, loader: Loader, ties: bool = True
+) -> OrderedDict[str, torch.Tensor]:
+    """The state_dict of a section; without ``ties``, names that safetensors dropped stay away."""
     try:
         found = OrderedDict(_entries(checkpoint, section, loader))
     except CheckpointError as error:
         error.path = error.path or checkpoint.path
         raise
-    for key, kept in _dropped_ties(checkpoint, section):
+    for key, kept in dropped_ties(checkpoint, section) if ties else ():
         found[key] = found[kept]
     if section.metadata is not None:
         found._metadata = OrderedDict(  # type: ignore[attr-defined]
@@ -83,10 +104,90 @@ def _load(checkpoint: Checkpoint, pointer: str | None, loader: Loader) -> Ordere
     return found
 
 
+def _without_prefix(found: OrderedDict[str, torch.Tensor], prefix: str, path: str) -> OrderedDict[str, torch.Tensor]:
+    names = _bare(list(found)) if prefix == "auto" else _stripped(list(found), dotted(prefix), path)
+    return under(found, names)
+
+
+def under(found: OrderedDict[str, Any], names: dict[str, str | None]) -> OrderedDict[str, Any]:
+    """A state_dict under other names, None leaves out; ``_metadata`` follows, and the given one is not changed."""
+    made = OrderedDict((new, value) for key, value in found.items() if (new := names.get(key, key)) is not None)
+    metadata = getattr(found, "_metadata", None)
+    if metadata is not None:
+        moved = map_paths(list(metadata), names).moved
+        made._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (new, {"version": 1} if old is None else dict(metadata[old])) for old, new in moved
+        )
+    return made
+
+
+def _bare(keys: list[str]) -> dict[str, str | None]:
+    names = strip_wrappers(keys)
+    if len(set(names)) < len(names):
+        raise KeyCollisionError("without wrapper segments two keys would have the same name")
+    return dict(zip(keys, names, strict=True))
+
+
+def _stripped(keys: list[str], prefix: str, path: str) -> dict[str, str | None]:
+    other = next((key for key in keys if not key.startswith(prefix)), None)
+    if other is not None:
+        raise SelectionError(f"not every key carries {prefix!r}: {other!r} does not", path=path)
+    return {key: key[len(prefix) :] for key in keys}
+
+
+def cast(found: OrderedDict[str, torch.Tensor], dtype: torch.dtype) -> OrderedDict[str, torch.Tensor]:
+    """Floating tensors in another dtype; tied ones stay tied, views of one storage stay views of one storage."""
+    views: dict[int, set[tuple[Any, ...]]] = {}
+    for tensor in found.values():
+        if _castable(tensor, dtype):
+            views.setdefault(tensor.untyped_storage()._cdata, set()).add(_view_of(tensor))
+    made: dict[tuple[Any, ...], torch.Tensor] = {}
+    result: OrderedDict[str, Any] = OrderedDict()
+    for key, tensor in found.items():
+        result[key] = tensor
+        if _castable(tensor, dtype):
+            alone = len(views[tensor.untyped_storage()._cdata]) == 1
+            result[key] = _cast_one(tensor, dtype, alone, made)
+        elif isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            result[key] = tensor.detach().to(dtype)
+    if hasattr(found, "_metadata"):
+        result._metadata = found._metadata  # type: ignore[attr-defined]
+    return result
+
+
+def _castable(tensor: Any, dtype: torch.dtype) -> bool:
+    """Whether it has a storage of its own kind that others may share."""
+    return (
+        isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.dtype != dtype
+        and tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_neg()
+    )  # fmt: skip
+
+
+def _view_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
+def _cast_one(
+    tensor: torch.Tensor, dtype: torch.dtype, alone: bool, made: dict[tuple[Any, ...], torch.Tensor]
+) -> torch.Tensor:
+    """``alone``: nothing else looks at its storage, save in the same way."""
+    held = tensor.untyped_storage()
+    key = held._cdata, tensor.dtype
+    if key not in made:
+        whole = tensor.detach()
+        if not alone:
+            length = held.nbytes() // tensor.element_size()
+            whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(held, 0, (length,), (1,))
+        made[key] = whole.to(dtype)
+    if alone:
+        return made[key]
+    return made[key].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
 # -- which part -----------------------------------------------------------------------------------------------
 
 
-def _choose(checkpoint: Checkpoint, pointer: str | None) -> Section:
+def choose(checkpoint: Checkpoint, pointer: str | None) -> Section:
     """The section that is meant: the named one, or that of the one weights candidate (design 2, Which part)."""
     if pointer is None:
         pointer = checkpoint.selected
@@ -193,7 +294,7 @@ class _Nested:
         return self.loader.tensor(info)
 
 
-def _dropped_ties(checkpoint: Checkpoint, section: Section) -> Iterator[tuple[str, str]]:
+def dropped_ties(checkpoint: Checkpoint, section: Section) -> Iterator[tuple[str, str]]:
     """Names that ``safetensors.torch.save_model`` left out, with the name of the tensor they are tied to.
 
     It writes them to ``__metadata__``: dropped name -> kept name.

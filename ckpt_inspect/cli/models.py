@@ -1,0 +1,47 @@
+"""Options that name the user's model, and what it is run on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SelectionError
+
+if TYPE_CHECKING:
+    from ..torch.models import Model
+
+Spec = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="SPEC", help="Your model: pkg.mod:Net or path/to/file.py:Net; it is imported."),
+]  # fmt: skip
+Args = Annotated[str | None, typer.Option("--args", metavar="JSON", help="What it is called with: '[10]'.")]
+Kwargs = Annotated[str | None, typer.Option("--kwargs", metavar="JSON", help="The same by name: '{\"classes\": 2}'.")]
+
+
+def parse(spec: str, args: str | None, kwargs: str | None) -> Model:
+    """The model that the options name.
+
+    Raises:
+        SelectionError: the arguments are no JSON of the right kind.
+        ModelError: it cannot be imported.
+    """
+    given = _json("--args", args, list, "'[10, 0.5]'")
+    named = _json("--kwargs", kwargs, dict, "'{\"classes\": 2}'")
+    from ..torch.models import Model
+
+    return Model(spec, given or (), named)
+
+
+def _json(option: str, text: str | None, kind: type, example: str) -> Any:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SelectionError(f"{option} is not JSON: {error}", hint=f"For example: {option} {example}") from error
+    if not isinstance(value, kind):
+        what = "an array" if kind is list else "an object"
+        raise SelectionError(f"{option} must be {what} of JSON", hint=f"For example: {option} {example}")
+    return value

@@ -1,0 +1,304 @@
+"""``ckpt check``: will the weights load into a model, and if not, which one command makes them?
+
+The verdict is torch's own ``load_state_dict(strict=True)``, run without values on ``meta``.
+"""
+
+from __future__ import annotations
+
+import json
+from shlex import join, quote
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import ModelError, SelectionError
+from ..formats.optimizers import Group, groups_of, misfit
+from ..model.checkpoint import Checkpoint
+from ..model.keymap import KeyMap
+from ..model.section import Section
+from .causes import causes
+from .fix import Fix, dropping, find_fix
+from .leftovers import harmless
+from .plain import safe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..torch.models import Model
+
+SCHEMA = "ckpt-inspect/check/1"
+
+
+class Wrong(NamedTuple):
+    """A key that both have, in two shapes; why, as far as it is known."""
+
+    key: str
+    file: tuple[int, ...]
+    model: tuple[int, ...]
+    cause: str | None
+
+
+class OptimizerFacts(NamedTuple):
+    """An optimizer beside the weights, against the model's parameters: sizes of its groups, and what does not fit."""
+
+    section: str
+    groups: list[int]
+    parameters: int
+    misfit: str | None
+
+
+class Check:
+    """What ``check`` found.
+
+    Attributes:
+        checkpoint, section: the file, and the weights in it.
+        name: how the model is called.
+        model: its own section: classes, parameters, buffers; no values.
+        built: where it was built, ``meta`` or ``cpu``; ``why_cpu``: what it said on ``meta``.
+        loads: ``load_state_dict(strict=True)`` succeeds, and something matches.
+        matched, of, of_file: tensors: that match, of the model, of the file; ``matched_numel``, ``of_numel``: elements.
+        parameters, of_parameters: the same without buffers, tied ones counted once.
+        missing, unexpected: torch's own lists; ``mismatched``: keys of another shape, with their causes.
+        errors: what else torch has to say; ``text``: its whole error, None if there is none.
+        harmless: those of ``missing`` and ``unexpected`` that do no harm -> why.
+        optimizers: one for each optimizer in the file.
+        fix: the command that makes it load, or load more; None if there is none.
+        otherwise: where the fix is to build the model differently, the command that changes the file.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, section: Section, name: str, model: Section) -> None:
+        self.checkpoint = checkpoint
+        self.section = section
+        self.name = name
+        self.model = model
+        self.built = "meta"
+        self.why_cpu: str | None = None
+        self.loads = False
+        self.matched = self.matched_numel = 0
+        self.of = sum(info.persistent for info in model.values())
+        self.of_numel = sum(info.numel for info in model.values() if info.persistent)
+        self.of_file = sum(info.persistent for info in section.values())
+        self.parameters = self.of_parameters = 0
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+        self.mismatched: list[Wrong] = []
+        self.errors: list[str] = []
+        self.text: str | None = None
+        self.harmless: dict[str, str] = {}
+        self.optimizers: list[OptimizerFacts] = []
+        self.fix: Fix | None = None
+        self.otherwise: Fix | None = None
+
+    @property
+    def only_harmless(self) -> bool:
+        """Nothing stands in the way but keys that do no harm."""
+        keys = [*self.missing, *self.unexpected]
+        return (
+            bool(keys and self.matched)
+            and all(key in self.harmless for key in keys)
+            and not (self.mismatched or self.errors)
+        )
+
+    def __repr__(self) -> str:
+        verdict = "loads" if self.loads else "would not load"
+        fix = f"; {self.fix.command}" if self.fix is not None else ""
+        return f"<Check: {verdict}: {self.matched} of {self.of} tensors match{fix}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's document."""
+        return {
+            "schema": SCHEMA,
+            "loads": self.loads,
+            "matched": self.matched,
+            "of": self.of,
+            "of_file": self.of_file,
+            "matched_numel": safe(self.matched_numel),
+            "of_numel": safe(self.of_numel),
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "mismatched": [
+                {"key": one.key, "file": safe(list(one.file)), "model": safe(list(one.model)), "cause": one.cause}
+                for one in self.mismatched
+            ],
+            "harmless": [{"key": key, "why": why} for key, why in self.harmless.items()],
+            "fix": _fix_dict(self.fix),
+            "otherwise": _fix_dict(self.otherwise),
+            "path": self.checkpoint.path,
+            "section": self.section.pointer,
+            "model": self.name,
+            "built": self.built,
+            "errors": self.errors,
+            "optimizers": [one._asdict() for one in self.optimizers],
+        }
+
+
+def _fix_dict(fix: Fix | None) -> dict[str, Any] | None:
+    if fix is None:
+        return None
+    return {"command": fix.command, "matched": fix.matched, "of": fix.of, "loads": fix.loads}
+
+
+def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None = None) -> Check:
+    """Try the one set of weights in a checkpoint on a model. Nothing is loaded, and the model is not changed.
+
+    Args:
+        checkpoint: the file, or a selected part.
+        model: a model by name (:class:`ckpt_inspect.torch.Model`), or a live one.
+        section: pointer of the weights; None takes the one weights candidate.
+
+    Raises:
+        SelectionError: several sets of weights could be meant; how many tensors of each match is said.
+        ModelError: the model cannot be imported or built; it is quoted.
+    """
+    from ..torch.live import section_of
+    from ..torch.models import Built, Model
+    from ..torch.state_dicts import choose, entries_of
+    from ..torch.tensors import Loader
+
+    built = model.build() if isinstance(model, Model) else Built(model, "meta")
+    shown = section_of(built.module)
+    try:
+        chosen = choose(checkpoint, section)
+    except SelectionError as error:
+        raise _with_scores(error, checkpoint, shown) from error
+    name = model.spec if isinstance(model, Model) else type(model).__name__
+    found = Check(checkpoint, chosen, name, shown)
+    found.built, found.why_cpu = built.device, built.why
+    entries = entries_of(checkpoint, chosen, Loader(device="meta"), ties=False)
+    judge = _Judge(checkpoint, chosen, built.module, entries)
+    _fill(found, judge, entries)
+    if not found.loads:
+        words = model_words(model) if isinstance(model, Model) else [name]
+        found.fix = find_fix(checkpoint, chosen, shown, words, judge.loads, found.matched)
+        if found.fix is None and found.mismatched and found.matched:
+            found.fix = dropping(checkpoint, chosen, (one.key for one in found.mismatched), found.of, found.matched)
+            built_so = _built_otherwise(found, model, entries) if isinstance(model, Model) else None
+            if built_so is not None:
+                found.fix, found.otherwise = built_so, found.fix
+    found.optimizers = _optimizers(checkpoint, chosen, shown)
+    return found
+
+
+def _built_otherwise(found: Check, model: Model, entries: Any) -> Fix | None:
+    """The arguments with which the model would have the file's shapes: ``classes=10``, where it was built with 2."""
+    from ..torch.live import section_of
+    from ..torch.verdicts import NeedsValues, verdict
+
+    sizes = {(mine, its) for one in found.mismatched for mine, its in zip(one.model, one.file, strict=False)}
+    changed = {
+        name: its for name, value in model.numbers().items() for mine, its in sorted(sizes) if value == mine != its
+    }
+    for kwargs in [{name: its} for name, its in changed.items()] + ([changed] if len(changed) > 1 else []):
+        try:
+            other = model.with_kwargs(kwargs)
+            module = other.build().module
+            strict = verdict(module, entries).strict
+        except (ModelError, NeedsValues):
+            continue
+        if strict:
+            of = len(section_of(module))
+            command = join(["ckpt", "check", _named(found), "--model", *model_words(other)])
+            return Fix(command, of, of, True, KeyMap({}))
+    return None
+
+
+def _named(found: Check) -> str:
+    selected = found.checkpoint.selected
+    return found.checkpoint.path if selected is None else f"{found.checkpoint.path}#{selected}"
+
+
+def model_words(model: Model) -> list[str]:
+    """How the command line names this model."""
+    words = [model.spec]
+    if model.args:
+        words += ["--args", json.dumps(list(model.args))]
+    if model.kwargs:
+        words += ["--kwargs", json.dumps(model.kwargs)]
+    return words
+
+
+class _Judge:
+    """Torch's verdicts on the same weights under several names."""
+
+    def __init__(self, checkpoint: Checkpoint, section: Section, module: nn.Module, entries: Any) -> None:
+        self.checkpoint = checkpoint
+        self.section = section
+        self.module = module
+        self.entries = entries
+        self.needs_values = False
+
+    def verdict(self, keys: KeyMap | None = None) -> Any:
+        from ..torch.state_dicts import under
+        from ..torch.verdicts import NeedsValues, verdict
+
+        entries = self.entries if keys is None else under(self.entries, keys.pairs)
+        try:
+            return verdict(self.module, entries)
+        except NeedsValues:
+            self.needs_values = True
+            return self._with_values(keys)
+
+    def _with_values(self, keys: KeyMap | None) -> Any:
+        """Some models read values while they load: then the real ones, mapped."""
+        from ..torch.state_dicts import entries_of, under
+        from ..torch.tensors import Loader
+        from ..torch.verdicts import verdict_with_values
+
+        entries = entries_of(self.checkpoint, self.section, Loader(), ties=False)
+        return verdict_with_values(self.module, entries if keys is None else under(entries, keys.pairs))
+
+    def loads(self, keys: KeyMap) -> bool:
+        return bool(self.verdict(keys).strict)
+
+
+def _fill(found: Check, judge: _Judge, entries: Any) -> None:
+    verdict = judge.verdict()
+    found.missing, found.unexpected = verdict.missing, verdict.unexpected
+    found.errors, found.text = verdict.errors, verdict.text
+    reasons = causes(verdict.mismatched, found.model)
+    found.mismatched = [Wrong(one.key, one.file, one.model, reasons[one.key]) for one in verdict.mismatched]
+    wrong = {*found.missing, *(one.key for one in found.mismatched)}
+    counted: set[Any] = set()
+    for key, info in found.model.items():
+        made_by_torch = key not in entries and key.rpartition(".")[2] == "num_batches_tracked"
+        failed = any(f'named "{key}"' in error for error in found.errors)
+        fits = info.persistent and key not in wrong and not made_by_torch and not failed
+        found.matched += fits
+        found.matched_numel += info.numel * fits
+        if info.role == "parameter" and (info.view_of is None or info.view_of not in counted):
+            counted.add(info.view_of)
+            found.parameters += info.numel * fits
+            found.of_parameters += info.numel
+    found.loads = verdict.strict and found.matched > 0
+    found.harmless = harmless(found.missing, found.unexpected, found.section, found.model)
+
+
+def _with_scores(error: SelectionError, checkpoint: Checkpoint, model: Section) -> SelectionError:
+    """Which of several sets of weights the model is for."""
+    scores = []
+    for pointer, section in checkpoint.sections.items():
+        if section.kind in ("state_dict", "module"):
+            fits = sum(key in model.tensors and model[key].shape == info.shape for key, info in section.items())
+            scores.append((fits, pointer))
+    scores = sorted(scores, key=lambda one: -one[0])
+    if scores and scores[0][0]:
+        of = sum(info.persistent for info in model.values())
+        listed = ", ".join(f"{pointer}: {fits} of {of} tensors match" for fits, pointer in scores[:4])
+        error.hint = f"{listed}. Name one: {quote(f'{checkpoint.path}#{scores[0][1]}')}"
+    return error
+
+
+def _optimizers(checkpoint: Checkpoint, weights: Section, model: Section) -> list[OptimizerFacts]:
+    """Each optimizer of the whole file against the model's parameters, tied ones counted once."""
+    seen: set[Any] = set()
+    parameters = []
+    for key, info in model.items():
+        if info.role == "parameter" and (info.view_of is None or info.view_of not in seen):
+            seen.add(info.view_of)
+            parameters.append((key, info.shape, info.requires_grad is not False))
+    whole = checkpoint.whole or checkpoint
+    found = []
+    for pointer, section in whole.sections.items():
+        groups: list[Group] = groups_of(section, whole.values) if section.kind == "optimizer" else []
+        if groups:
+            sizes = [len(group.indices) for group in groups]
+            found.append(OptimizerFacts(pointer, sizes, len(parameters), misfit(section, groups, parameters)))
+    return found

@@ -1,0 +1,275 @@
+"""The one command after which a file loads into a model: candidates are tried, the best is kept.
+
+Wrapper prefixes, a prefix of the file's own, a prefix of the model's, one part of a larger model, the newer names of
+weight norm, and what ``remap --like`` finds. Each gives a map of keys; names and shapes choose, torch has the last word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from shlex import join
+from typing import NamedTuple
+
+from ..errors import CheckpointError
+from ..model.checkpoint import Checkpoint
+from ..model.keymap import KeyMap
+from ..model.section import Section
+from ..model.wrappers import COUNTER
+from .like import HARMLESS, like
+from .rename import Plan, section_keys
+from .rules import Rules
+
+_FEW = 6  # rules and globs that are spelled out; beyond, --like says it shorter
+_VERIFIED = 6  # candidates that torch is asked about
+_PREFIXES = 100  # parts of a larger model that are tried
+
+_WEIGHT_NORM = (
+    "**.parametrizations.weight.original0 -> **.weight_g",
+    "**.parametrizations.weight.original1 -> **.weight_v",
+)
+
+
+class Fix(NamedTuple):
+    """A command and what it gives.
+
+    Attributes:
+        command: to be pasted.
+        matched, of: tensors of the model that the new file will have, of how many.
+        loads: whether ``load_state_dict(strict=True)`` then succeeds.
+        keys: the map it applies.
+    """
+
+    command: str
+    matched: int
+    of: int
+    loads: bool
+    keys: KeyMap
+
+    @property
+    def short(self) -> str:
+        """``ckpt strip-prefix``: the command without its arguments."""
+        return " ".join(self.command.split(" ", 2)[:2])
+
+
+class _Candidate(NamedTuple):
+    words: list[str]  # of the command, without OUT
+    suffix: str  # of the name of OUT
+    keys: KeyMap
+    matched: int
+    left: int  # keys that the model would still call unexpected
+
+
+def find_fix(
+    checkpoint: Checkpoint,
+    section: Section,
+    model: Section,
+    model_words: list[str],
+    loads: Callable[[KeyMap], bool],
+    matched: int,
+) -> Fix | None:
+    """The best command, None if none gives more than there is.
+
+    Args:
+        checkpoint: the file, or a selected part.
+        section: the weights in it.
+        model: the section of the model.
+        model_words: how the command line names the model: ``pkg.mod:Net --kwargs '{…}'``.
+        loads: torch's verdict on the file's weights under other names.
+        matched: how many tensors match as they are.
+    """
+    search = _Search(checkpoint, section, model, model_words)
+    found = sorted(search.candidates(), key=lambda one: (-one.matched, one.left, len(one.words)))
+    of = sum(info.persistent for info in model.values())
+    for one in found[:_VERIFIED]:
+        if one.matched == of and one.left == 0 and loads(one.keys):
+            return search.fix(one, of, True)
+    best = found[0] if found else None
+    if best is None or best.matched <= matched:
+        return None
+    return search.fix(best, of, loads(best.keys))
+
+
+def dropping(checkpoint: Checkpoint, section: Section, keys: Iterable[str], of: int, matched: int) -> Fix | None:
+    """The command that leaves out keys of another shape, which even ``strict=False`` refuses."""
+    gone = set(keys)
+    pairs = KeyMap({key: None if key in gone else key for key in section_keys(section)})
+    if section.kind == "module" or not gone or len(gone) == len(pairs):
+        return None
+    words = ["remap", _argument(checkpoint, section), *_options("--drop", pairs.drops())]
+    return Fix(join(["ckpt", *words, "-o", beside(checkpoint.path, "partial")]), matched, of, False, pairs)
+
+
+class _Search:
+    def __init__(self, checkpoint: Checkpoint, section: Section, model: Section, model_words: list[str]) -> None:
+        self.checkpoint = checkpoint
+        self.section = section
+        self.model_words = model_words
+        self.keys = section_keys(section)
+        self.shapes = {key: info.shape for key, info in section.items() if info.persistent}
+        self.model = model
+        self.wanted = {key: info.shape for key, info in model.items() if info.persistent}
+
+    def candidates(self) -> Iterator[_Candidate]:
+        """Those that rename something, and that can be written."""
+        argument = self.checkpoint.path
+        if self.checkpoint.selected is not None:
+            argument += f"#{self.checkpoint.selected}"
+        for words in (["strip-prefix", argument], ["strip-prefix", argument, "--nested"]):
+            yield from self._planned(words, "stripped", self._strip(nested="--nested" in words))
+        if self.section.kind == "module":  # its names are in code: nothing but its root can be changed
+            return
+        mine = _argument(self.checkpoint, self.section)
+        lead = list(_common_paths([key for key in self.keys if key != COUNTER]))
+        for prefix in lead:
+            yield from self._planned(["strip-prefix", argument, "--prefix", prefix], "stripped", self._strip([prefix]))
+        for prefix in _common_paths(list(self.wanted)):
+            yield from self._planned(["add-prefix", mine, prefix], "prefixed", self._add(prefix))
+        for keys in self._maps(lead):
+            yield from self._spelled(mine, keys)
+        yield from self._like(mine)
+
+    # -- plans of the other commands
+
+    def _strip(self, prefixes: Iterable[str] = (), nested: bool = False) -> Callable[[], Plan]:
+        from .strip_prefix import plan
+
+        return lambda: plan(self.checkpoint, list(prefixes), nested)
+
+    def _add(self, prefix: str) -> Callable[[], Plan]:
+        from .add_prefix import plan
+
+        part = self._part()
+        return lambda: plan(part, prefix)
+
+    def _part(self) -> Checkpoint:
+        """The checkpoint as ``remap`` is to be given it."""
+        return self.checkpoint if len(self.checkpoint.candidates()) == 1 else self._whole().select(self.section.pointer)
+
+    def _whole(self) -> Checkpoint:
+        return self.checkpoint.whole or self.checkpoint
+
+    def _planned(self, words: list[str], suffix: str, make: Callable[[], Plan]) -> Iterator[_Candidate]:
+        try:
+            changes = make().changes
+        except CheckpointError:  # no such prefix, or two keys would meet
+            return
+        for change in changes:
+            if change.section.pointer == self.section.pointer:
+                yield self._scored(words, suffix, change.keys)
+
+    # -- maps of our own, spelled as rules
+
+    def _maps(self, lead: list[str]) -> Iterator[KeyMap]:
+        """One part of a larger model; the counter of AveragedModel with it; the other names of weight norm."""
+        for prefix in list(dict.fromkeys([*lead, *_paths(self.keys)]))[:_PREFIXES]:
+            dotted = prefix + "."
+            yield KeyMap({key: key[len(dotted) :] if key.startswith(dotted) else None for key in self.keys})
+        if any(key.endswith(".weight_g") for key in self.wanted):
+            rules = Rules.parse(_WEIGHT_NORM)
+            yield rules.keymap(self.keys, allow_unused=True)
+
+    def _like(self, argument: str) -> Iterator[_Candidate]:
+        yield from self._matched(argument, [])
+        if twins := self._twins():
+            yield from self._matched(argument, twins)
+
+    def _twins(self) -> list[str]:
+        """Second names of tied tensors that the model does not have: what is matched may go by the first."""
+        groups: dict[object, list[str]] = {}
+        for key, info in self.section.items():
+            if info.view_of is not None and info.persistent and info.numel:
+                groups.setdefault(info.view_of, []).append(key)
+        return [key for keys in groups.values() for key in keys[1:] if key not in self.wanted]
+
+    def _matched(self, argument: str, gone: list[str]) -> Iterator[_Candidate]:
+        """What ``remap --like`` finds, without some keys; then what it would leave over is dropped too."""
+        dropped: dict[str, str | None] = dict.fromkeys(gone)
+        found = like(self.section.with_keys(KeyMap(dropped)) if gone else self.section, self.model)
+        pairs: dict[str, str | None] = {**found.keys.pairs, **dropped}
+        given = {new for key, new in pairs.items() if key in found.how}
+        loose = [key for key in found.extra if pairs.get(key) not in self.wanted or pairs.get(key) in given]
+        plain = dict(pairs)
+        pairs.update(dict.fromkeys(loose))
+        keys = KeyMap(pairs)
+        if keys.is_identity():
+            return
+        harmless = [key for key in loose if key in found.extra and key.rpartition(".")[2] in HARMLESS]
+        others = [*gone, *(key for key in loose if key not in set(harmless))]
+        options = ["--drop-harmless"] if harmless else []
+        if others:
+            options += _options("--drop", KeyMap({**plain, **dict.fromkeys(others)}).drops())
+        words = ["remap", argument, "--like", *self.model_words, *options]
+        yield from self._spelled(argument, keys, words)
+
+    def _spelled(self, argument: str, keys: KeyMap, otherwise: list[str] | None = None) -> Iterator[_Candidate]:
+        """The map as rules where they are few; else the other way to say it."""
+        new = set(keys.pairs.values())
+        if keys.is_identity() or len(new - {None}) < len(keys.pairs) - len(keys.dropped):
+            return
+        scored = self._scored([], "remapped", keys)
+        if not scored.matched:
+            return
+        rules, drops = keys.rules(), keys.drops()
+        if len(rules) + len(drops) > _FEW and otherwise is not None:
+            yield scored._replace(words=otherwise)
+        elif len(rules) + len(drops) <= _FEW:
+            words = ["remap", argument, *_options("--rule", rules), *_options("--drop", drops)]
+            yield scored._replace(words=words)
+
+    def _scored(self, words: list[str], suffix: str, keys: KeyMap) -> _Candidate:
+        matched = left = 0
+        for key, shape in self.shapes.items():
+            new = keys.pairs.get(key, key)
+            if new is not None:
+                fits = self.wanted.get(new) == shape
+                matched += fits
+                left += not fits
+        return _Candidate(words, suffix, keys, matched, left)
+
+    def fix(self, one: _Candidate, of: int, loads: bool) -> Fix:
+        out = beside(self.checkpoint.path, one.suffix)
+        return Fix(join(["ckpt", *one.words, "-o", out]), one.matched, of, loads, one.keys)
+
+
+def beside(path: str, word: str) -> str:
+    """A name for a new file beside this one, that is not there yet: ``run.stripped.ckpt``."""
+    stem, dot, suffix = path.rstrip("/").rpartition(".")
+    if not dot or "/" in suffix:
+        stem, suffix = path.rstrip("/"), ""
+    end = f".{suffix}" if suffix else ""
+    name, number = f"{stem}.{word}{end}", 2
+    while os.path.exists(name):
+        name, number = f"{stem}.{word}-{number}{end}", number + 1
+    return name
+
+
+def _argument(checkpoint: Checkpoint, section: Section) -> str:
+    """FILE, or FILE#SECTION where that needs to be said."""
+    whole = checkpoint.whole or checkpoint
+    if whole.candidates() == [section.pointer]:
+        return checkpoint.path
+    return f"{checkpoint.path}#{section.pointer}"
+
+
+def _options(name: str, values: Iterable[str]) -> list[str]:
+    return [word for value in values for word in (name, value)]
+
+
+def _common_paths(keys: list[str]) -> Iterator[str]:
+    """Module paths that lead every key: ``model``, ``model.net``."""
+    if not keys:
+        return
+    first = keys[0].split(".")[:-1]
+    for length in range(1, len(first) + 1):
+        path = ".".join(first[:length])
+        if not path or not all(key.startswith(path + ".") for key in keys):
+            return
+        yield path
+
+
+def _paths(keys: list[str]) -> Iterator[str]:
+    """Module paths of one and two and three segments, those near the root first."""
+    split = [key.split(".")[:-1] for key in keys]
+    for length in (1, 2, 3):
+        yield from dict.fromkeys(".".join(path[:length]) for path in split if len(path) >= length and all(path))

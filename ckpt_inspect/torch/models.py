@@ -1,0 +1,291 @@
+"""The user's own model: imported because the user named it, built without weights where that can be done.
+
+``pkg.mod:Net`` or ``path/to/file.py:Net``: a class, a function that gives a module, or a module. Nothing else of
+this package imports code of the user's, and nothing that a checkpoint names is ever imported.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import inspect
+import linecache
+import os
+import sys
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import torch
+from torch import nn
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import ModuleType, TracebackType
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__))
+_LONGEST = 300  # characters of an exception that are quoted
+
+
+class Built(NamedTuple):
+    """A module, and how it came about.
+
+    Attributes:
+        module: of class ``nn.Module``.
+        device: ``meta``, or ``cpu`` where it could not be built without memory.
+        why: what the model said on ``meta``; None if it was built there.
+    """
+
+    module: nn.Module
+    device: str
+    why: str | None = None
+
+
+class Model:
+    """A model by name, built on request.
+
+    Args:
+        spec: ``pkg.mod:Net`` or ``path/to/file.py:Net``.
+        args, kwargs: what ``Net`` is called with.
+
+    Raises:
+        ModelError: it cannot be imported; the model's own exception and its line are quoted.
+    """
+
+    def __init__(self, spec: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
+        self.spec = spec
+        self.args = tuple(args)
+        self.kwargs = dict(kwargs or {})
+        with their_code(f"{spec} cannot be imported"):
+            self.target = _find(spec)
+
+    def build(self) -> Built:
+        """On ``meta``, so that it takes no memory; on the CPU if it cannot be built there.
+
+        Raises:
+            ModelError: it cannot be built at all.
+        """
+        if isinstance(self.target, nn.Module):
+            return Built(self.target, "cpu")
+        try:
+            with redirect_stdout(sys.stderr), torch.device("meta"):
+                made = self.target(*self.args, **self.kwargs)
+        except Exception as error:
+            return Built(self.build_on_cpu(), "cpu", said(error))
+        return Built(self._checked(made), "meta")
+
+    def build_on_cpu(self) -> nn.Module:
+        """As the model itself makes it, with its initial weights.
+
+        Raises:
+            ModelError: it cannot be built.
+        """
+        if isinstance(self.target, nn.Module):
+            return self.target
+        with their_code(f"{self.spec} cannot be built", self._takes()):
+            made = self.target(*self.args, **self.kwargs)
+        return self._checked(made)
+
+    def numbers(self) -> dict[str, int]:
+        """The whole numbers it is called with, by name: those given and those it has by default."""
+        try:
+            bound = inspect.signature(self.target).bind(*self.args, **self.kwargs)
+        except (TypeError, ValueError):
+            return {}
+        bound.apply_defaults()
+        named = {**bound.arguments, **bound.arguments.get("kwargs", {})}
+        return {name: value for name, value in named.items() if type(value) is int}
+
+    def with_kwargs(self, kwargs: Mapping[str, Any]) -> Model:
+        """The same model, called with other arguments; those given by position are given by name."""
+        bound = inspect.signature(self.target).bind(*self.args, **self.kwargs)
+        given = {} if any(map(_is_variadic, bound.signature.parameters.values())) else dict(bound.arguments)
+        args = self.args if not given else ()
+        return Model(self.spec, args, {**self.kwargs, **given, **kwargs})
+
+    def _checked(self, made: Any) -> nn.Module:
+        if not isinstance(made, nn.Module):
+            raise ModelError(
+                f"{self.spec} gave a {type(made).__name__}, not a torch.nn.Module",
+                hint="Name a class of modules, or a function that gives one.",
+            )
+        return made
+
+    def _takes(self) -> str | None:
+        try:
+            return f"It takes {self.target.__name__}{inspect.signature(self.target)}."
+        except (TypeError, ValueError, AttributeError):
+            return None
+
+
+def _is_variadic(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def is_spec(text: str) -> bool:
+    """Whether ``text`` names a model rather than a file: ``pkg.mod:Net``, ``path/to/file.py:Net``."""
+    where, colon, name = text.rpartition(":")
+    if not colon or os.path.exists(text) or not all(part.isidentifier() for part in name.split(".")):
+        return False
+    return where.endswith(".py") or all(part.isidentifier() for part in where.split("."))
+
+
+# -- finding it ------------------------------------------------------------------------------------------------
+
+
+def _find(spec: str) -> Any:
+    if not is_spec(spec):
+        _refuse_spec(spec)
+    where, _, name = spec.rpartition(":")
+    _append_path(os.getcwd())
+    module = _import_file(where, spec) if where.endswith(".py") else importlib.import_module(where)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ModelError(f"there is no {name} in {_place(module)}", hint=_models_of(module, where))
+        found = getattr(found, part)
+    if not callable(found):
+        raise ModelError(f"{spec} is a {type(found).__name__}, not a model", hint=_models_of(module, where))
+    return found
+
+
+def _append_path(folder: str) -> None:
+    """Last, so that nothing that is installed is hidden by a file that lies about."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _import_file(path: str, spec: str) -> ModuleType:
+    path = os.path.abspath(path)
+    if not os.path.isfile(path):
+        raise ModelError("there is no such file of Python code", path=spec.rpartition(":")[0])
+    folder, name = os.path.dirname(path), os.path.basename(path)[: -len(".py")]
+    dotted = name
+    while os.path.exists(os.path.join(folder, "__init__.py")):  # of a package: its relative imports work then
+        folder, package = os.path.split(folder)
+        dotted = f"{package}.{dotted}"
+    _append_path(folder)
+    if "." in dotted:
+        try:
+            module = importlib.import_module(dotted)
+        except ModuleNotFoundError as error:
+            if not dotted.startswith(error.name or "."):
+                raise
+        else:
+            if os.path.realpath(module.__file__ or "") == os.path.realpath(path):
+                return module  # not another package of that name, which was installed
+    name = name if name not in sys.modules and name.isidentifier() else f"_model_{name}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _refuse_spec(spec: str) -> NoReturn:
+    path = spec.rpartition(":")[0] if not os.path.exists(spec) and ":" in spec else spec
+    if os.path.isfile(path) and not path.endswith(".py"):
+        raise ModelError(
+            f"{path} is no Python code: a model is needed here, as pkg.mod:Net or path/to/file.py:Net",
+            hint=f"A TorchScript archive is run by itself: ckpt run {path} --input SHAPE",
+        )
+    meant = spec.rpartition(".")
+    hint = f"For example: {meant[0]}:{meant[2]}" if meant[0] and ":" not in spec and not spec.endswith(".py") else None
+    raise ModelError(f"{spec!r} is no model: name it pkg.mod:Net or path/to/file.py:Net", hint=hint)
+
+
+def _place(module: ModuleType) -> str:
+    path = getattr(module, "__file__", None)
+    return f"{module.__name__} ({path})" if path else module.__name__
+
+
+def _models_of(module: ModuleType, where: str) -> str | None:
+    own = [
+        name for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    ]  # fmt: skip
+    return f"There is: {', '.join(f'{where}:{name}' for name in own[:6])}" if own else None
+
+
+# -- what it says when it fails ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def their_code(what: str, hint: str | None = None) -> Iterator[None]:
+    """Code of the user's: what it prints goes to stderr; its exceptions are quoted, with their line."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = line_of(error)
+        raise ModelError(f"{what}: {said(error)}", hint=f"At {place}" if place else hint) from error
+
+
+def said(error: BaseException) -> str:
+    """``TypeError: unexpected keyword argument 'classes'``: the first lines of an exception."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def line_of(error: BaseException) -> str | None:
+    """``nets.py, line 12: self.fc = nn.Linear(width)``: where in the user's code; None if it came to no such line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {(error.text or '').strip()}"
+    found = None
+    for frame, line in _frames(error.__traceback__):
+        path = frame.f_code.co_filename
+        if not path.startswith((_OURS, _TORCH, "<")):
+            found = path, line
+    if found is None:
+        return None
+    return f"{found[0]}, line {found[1]}: {linecache.getline(*found).strip()}"
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[Any, int]]:
+    while traceback is not None:
+        yield traceback.tb_frame, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+# -- without memory ----------------------------------------------------------------------------------------------
+
+
+def on_meta(module: nn.Module) -> nn.Module:
+    """A copy whose tensors have no values and take no memory; ties between parameters stay. ``module`` is not changed.
+
+    Raises:
+        ModelError: it cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
+            if isinstance(tensor, torch.Tensor) and id(tensor) not in memo:
+                twin = _twin(tensor)
+                if twin is not None:
+                    memo[id(tensor)] = twin
+    with their_code(f"{type(module).__name__} cannot be copied"):
+        return copy.deepcopy(module, memo)
+
+
+def _twin(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The same tensor on ``meta``; None for those that only their own class can copy."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.layout != torch.strided:
+        return None
+    if tensor.is_quantized:
+        return None
+    plain = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(plain, tensor.requires_grad)
+    return plain
