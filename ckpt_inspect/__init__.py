@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .operations.ls import ls
     from .operations.remap import remap
     from .operations.save import save, save_in_place
+    from .operations.scan import scan
     from .operations.strip_prefix import strip_prefix
     from .operations.tree import tree
     from .operations.verify import verify
@@ -66,6 +67,7 @@ _WHERE = {
     "remap": "operations.remap",
     "save": "operations.save",
     "save_in_place": "operations.save",
+    "scan": "operations.scan",
     "strip_prefix": "operations.strip_prefix",
     "tree": "operations.tree",
     "verify": "operations.verify",
@@ -97,6 +99,7 @@ __all__ = [
     "remap",
     "save",
     "save_in_place",
+    "scan",
     "strip_prefix",
     "tree",
     "verify",

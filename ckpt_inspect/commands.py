@@ -9,6 +9,7 @@ COMMANDS: dict[str, str] = {
     "strip-prefix": "Take wrapper prefixes (module., _orig_mod., …) out of the keys.",
     "add-prefix": "Put a prefix before every key of the weights.",
     "remap": "Rename, drop and keep keys by rules.",
+    "scan": "What the pickles would import and call, without doing it.",
     "verify": "Check integrity: checksums, lengths, bounds; damage is named by the tensors it hurts.",
     "check": "Will it load into a model? What is missing, why, and the command that fixes it.",
     "recover": "Undo an edit in place that was interrupted.",

@@ -113,7 +113,7 @@ class Storages:
         if not (dtype.bits == 8 and known[1].bits == 8):  # untyped and byte views of one storage are usual
             text = f"storage {key} is called {known[1].name} and {dtype.name}; torch takes the first"
             if text not in self.problems:
-                self.problems.append(Problem(text, known[0].id))
+                self.problems.append(Problem(text, known[0].id, damage=False))
 
     def add_inline(self, data: Any, path: str, location: str) -> Storage:
         """A storage whose bytes lie inside the pickle."""

@@ -84,7 +84,8 @@ class Builder:
         lost = sorted(named - self.rebuilder.storages.reached)
         if lost and not self.problems:  # a problem that was told explains it
             listed = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
-            self.problems.append(f"{len(lost)} storages belong to objects that are not understood: {listed}")
+            text = f"{len(lost)} storages belong to objects that are not understood: {listed}"
+            self.problems.append(Problem(text, damage=False))
 
     def fill(self, checkpoint: Checkpoint) -> None:
         checkpoint.sections, checkpoint.values, checkpoint.order = self.sections, self.values, self.order
@@ -157,7 +158,8 @@ class Builder:
                 self.spend("", values.length(key))
         found, twice = objects.entries(inside)
         for key in twice[:10]:
-            self.problems.append(f"the key {pointers.join(pointer, key)!r} stands twice; the last one counts")
+            text = f"the key {pointers.join(pointer, key)!r} stands twice; the last one counts"
+            self.problems.append(Problem(text, damage=False))
         if owner is None and _is_optimizer(shape, dict(found) if len(found) < 64 else {}):
             owner = self._section(pointer, "optimizer", node)
         if owner is not None and owner.kind == "optimizer":

@@ -22,7 +22,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _MAGIC_PICKLE = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # LONG1 of the magic number, STOP
 _LONGEST_KEY = 1000
-_PARTS = ("magic", "protocol", "sys_info", "object", "storage keys")
+PARTS = ("magic", "protocol", "sys_info", "object", "storage keys")
 
 
 def matches(head: bytes, source: Source) -> bool:
@@ -50,7 +50,7 @@ def read_stream(source: Source, format: str, problems: list[str], limits: Limits
     storages = _LegacyStorages(container.records, problems)
     pickles: list[Pickle] = []
     offset = 0
-    for name in _PARTS:
+    for name in PARTS:
         try:
             pickle = read_pickle(source, offset, limits)
         except CorruptError as error:

@@ -11,17 +11,20 @@ class Problem(str):
     Attributes:
         record: name of the member of the archive, or id of the storage; None: not one of them.
         names: tensors that the problem names itself; others follow from the record.
+        damage: False for what is odd, or not understood here, in a file that may be sound.
     """
 
-    __slots__ = ("names", "record")
+    __slots__ = ("damage", "names", "record")
 
     record: str | None
     names: tuple[str, ...]
+    damage: bool
 
-    def __new__(cls, text: str, record: str | None = None, names: Sequence[str] = ()) -> Problem:
+    def __new__(cls, text: str, record: str | None = None, names: Sequence[str] = (), damage: bool = True) -> Problem:
         self = super().__new__(cls, text)
         self.record = record
         self.names = tuple(names)
+        self.damage = damage
         return self
 
     @classmethod
@@ -31,4 +34,5 @@ class Problem(str):
 
     def in_shard(self, name: str) -> Problem:
         """The same, as the whole says it that the shard is a part of."""
-        return Problem(f"shard {name}: {self}", f"{name}:{self.record}" if self.record else None, self.names)
+        record = f"{name}:{self.record}" if self.record else None
+        return Problem(f"shard {name}: {self}", record, self.names, self.damage)

@@ -70,7 +70,7 @@ class Info:
         self.shared = checkpoint.tied()
         self.oversized = _oversized(checkpoint)
         self.globals = _globals(checkpoint)
-        self.weights_only = _verdict(checkpoint)
+        self.weights_only = verdict_of(checkpoint)
         self.load = _load_line(self)
         self.hints = _hints(self)
 
@@ -225,7 +225,8 @@ def _globals(checkpoint: Checkpoint) -> dict[str, int]:
     return {name: called[name] or n for name, n in named.items()}
 
 
-def _verdict(checkpoint: Checkpoint) -> Verdict:
+def verdict_of(checkpoint: Checkpoint) -> Verdict:
+    """What ``torch.load(weights_only=True)`` would say of a checkpoint."""
     reasons = {"torch-tar": "the tar container", "pickle": "not a file of torch.save"}
     if checkpoint.problems:
         return Verdict(False, [checkpoint.problems[0]])

@@ -267,6 +267,9 @@ def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> 
         problem = Problem.of(text)
         if problem.endswith(WRONG_CHECKSUM):
             continue  # the checksums of all records come below
+        if not problem.damage:
+            found.notes.append(problem)
+            continue
         why = problem.removeprefix(f"record {problem.record} ")
         found.add(problem.record, why, cut if "file is cut" in problem else names.of_problem(problem))
 

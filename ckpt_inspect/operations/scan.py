@@ -1,0 +1,366 @@
+"""``ckpt scan``: what the pickles of a file would import and call, found by executing them inertly."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..errors import CheckpointError, FormatError, LimitError
+from ..formats import open_checkpoint, open_source
+from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify
+from ..formats.streams import Found, Streams
+from ..formats.weights_only import TORCH, Verdict, verdict
+from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Pickle, Set
+from ..pickles.limits import DEFAULT, Limits
+from .info import verdict_of
+from .plain import safe
+
+SCHEMA = "ckpt-inspect/scan/1"
+
+_GETATTR = frozenset(["builtins.getattr", "__builtin__.getattr"])
+_TYPE = frozenset(["builtins.type", "__builtin__.type"])
+_IMPORT = frozenset(["importlib.import_module", "builtins.__import__", "__builtin__.__import__"])
+_MOST_FILES = 10_000  # of a directory
+_MOST_FINDINGS = 1000
+_LONGEST = 200
+
+
+class Finding(NamedTuple):
+    """One fact.
+
+    Attributes:
+        kind: ``call``, ``import``, ``patch``, ``archive`` or ``unknown``.
+        level: ``no-business`` or ``unknown``.
+        text: what would happen: ``would call os.system('id')``.
+        name: the global it is about, ``""`` for an archive.
+        where: the record; ``""`` is the file itself.
+        offset: of the pickle in the record.
+        times: how often.
+    """
+
+    kind: str
+    level: str
+    text: str
+    name: str
+    where: str
+    offset: int
+    times: int
+
+
+class Stream(NamedTuple):
+    """One pickle that was found."""
+
+    where: str
+    offset: int
+    nbytes: int
+    protocol: int
+    globals: int
+    calls: int
+    breaks: str | None
+    note: str
+
+
+class Scan:
+    """What ``scan`` found.
+
+    Attributes:
+        path: the file or directory.
+        format: as which it opens, None if it does not open as a checkpoint.
+        streams: every pickle, wherever it was.
+        names: by global: its kind, how often it is named or called.
+        findings: what is not harmless, the worst first.
+        notes: what could not be looked into, and oddities.
+        weights_only: what ``torch.load(weights_only=True)`` would say.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.format: str | None = None
+        self.streams: list[Stream] = []
+        self.names: dict[str, tuple[str, int]] = {}
+        self.findings: list[Finding] = []
+        self.notes: list[str] = []
+        self.weights_only: Verdict | None = None
+
+    @property
+    def no_business(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == NO_BUSINESS]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found that has no business in a checkpoint. No promise that the file is safe."""
+        return not self.no_business
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "path": self.path,
+            "format": self.format,
+            "ok": self.ok,
+            "findings": [finding._asdict() for finding in self.findings],
+            "globals": [{"name": name, "kind": kind, "count": n} for name, (kind, n) in self.names.items()],
+            "pickles": [{**s._asdict(), "offset": safe(s.offset), "nbytes": safe(s.nbytes)} for s in self.streams],
+            "weights_only": self.weights_only.to_dict() if self.weights_only is not None else None,
+            "notes": self.notes,
+        }
+
+    def __repr__(self) -> str:
+        return f"<scan of {self.path}: {len(self.streams)} pickles, {len(self.no_business)} findings>"
+
+
+def scan(path: str, limits: Limits = DEFAULT) -> Scan:
+    """Look at every pickle in a file, or in the files of a directory; nothing of it is imported or run.
+
+    Raises:
+        FormatError: it is no checkpoint, and there is no pickle in it.
+        FileError: it cannot be read.
+    """
+    found = Scan(path)
+    opened: CheckpointError | None = None
+    first: list[Pickle] = []
+    try:
+        with open_checkpoint(path, None, limits) as checkpoint:
+            found.format = checkpoint.format
+            found.weights_only = verdict_of(checkpoint)
+    except CheckpointError as error:
+        if isinstance(error, OSError):
+            raise
+        opened = error
+    judge = _Judge(found)
+    for name, file in _files(path):
+        streams = Streams(limits)
+        try:
+            _, source, _ = open_source(file)
+            for pickle in streams.of(source):
+                judge.pickle(pickle, name)
+                first = first or [pickle.pickle]
+        except CheckpointError as error:
+            if file == path and not found.streams:
+                raise
+            found.notes.append(f"{name or file}: {error.message}")
+        for where, text in streams.tricks:
+            judge.trick(_joined(name, where), text)
+        found.notes += [_joined(name, note) for note in streams.notes]
+    judge.finish()
+    if opened is not None:
+        _explain_unopened(found, opened, first)
+    return found
+
+
+def _explain_unopened(found: Scan, error: CheckpointError, first: list[Pickle]) -> None:
+    if not found.streams and (isinstance(error, (FormatError, LimitError)) or not found.findings):
+        raise error
+    found.notes.insert(0, f"it does not open as a checkpoint: {error.message}")
+    found.weights_only = verdict(first, "torch.load does not open it")
+
+
+def _joined(name: str, where: str) -> str:
+    return f"{name}:{where}" if name and where else name or where
+
+
+def _files(path: str) -> Iterator[tuple[str, str]]:
+    """The file, or all files of a directory as (relative name, path); links to directories are not followed."""
+    if not os.path.isdir(path):
+        yield "", path
+        return
+    count = 0
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            file = os.path.join(folder, name)
+            count += 1
+            if count > _MOST_FILES:
+                raise LimitError(f"a directory of more than {_MOST_FILES:,} files: refused", path=path)
+            if os.path.isfile(file):
+                yield os.path.relpath(file, path), file
+
+
+class _Judge:
+    """Sorts what pickles say into facts; several calls of the same text in one pickle are one fact."""
+
+    def __init__(self, found: Scan) -> None:
+        self.found = found
+        self.facts: dict[tuple[str, str, str, str, str, int], int] = {}
+        self.kinds: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()  # how often a name stands in a pickle
+        self.called: Counter[str] = Counter()
+        self.left = 0
+
+    def note(self, kind: str, level: str, text: str, name: str, where: str, offset: int) -> None:
+        key = (kind, level, text, name, where, offset)
+        if key not in self.facts and len(self.facts) >= _MOST_FINDINGS and level != NO_BUSINESS:
+            self.left += 1
+            return
+        if len(self.facts) < 10 * _MOST_FINDINGS or key in self.facts:
+            self.facts[key] = self.facts.get(key, 0) + 1
+        else:
+            self.left += 1
+
+    def trick(self, where: str, text: str) -> None:
+        self.note("archive", NO_BUSINESS, f"programs may see different contents: {text}", "", where, 0)
+
+    def pickle(self, found: Found, file: str) -> None:
+        pickle, where = found.pickle, _joined(file, found.where)
+        breaks = found.breaks.message if found.breaks is not None else None
+        end = pickle.end if found.breaks is None else (found.breaks.offset or pickle.start)
+        self.found.streams.append(
+            Stream(where, found.offset, max(0, end - pickle.start), pickle.protocol, len(pickle.globals), len(pickle.calls),
+                   breaks, found.note)
+        )  # fmt: skip
+        if found.note and (pickle.globals or pickle.calls):
+            self.found.notes.append(f"{where or 'the file'}, byte {found.offset:,}: a pickle {found.note}")
+        if breaks is not None:
+            self.found.notes.append(f"{where or 'the file'}: the pickle breaks, what comes before is run: {breaks}")
+        called = self._calls(pickle, where, found.offset)
+        self._names(pickle, called, where, found.offset)
+
+    def _names(self, pickle: Pickle, called: set[str], where: str, offset: int) -> None:
+        for node in pickle.globals:
+            name = node.qualname
+            self.counts[name] += 1
+            kind = self._kind(node.module, node.name)
+            if node.state is not None:
+                text = f"would change {name}: {describe(node.state[0])}"
+                self.note("patch", NO_BUSINESS, text, name, where, offset)
+            if kind != HARMLESS and name not in called:
+                self.note(
+                    "import" if kind == NO_BUSINESS else "unknown", kind, f"would import {name}", name, where, offset
+                )
+
+    def _kind(self, module: str, name: str) -> str:
+        full = f"{module}.{name}"
+        if full not in self.kinds:
+            self.kinds[full] = HARMLESS if full in _GETATTR or full in _TYPE else classify(module, name)
+        return self.kinds[full]
+
+    def _calls(self, pickle: Pickle, where: str, offset: int) -> set[str]:
+        """Judge every call; the names that were called."""
+        called: set[str] = set()
+        plain: dict[int, tuple[str, str]] = {}  # by identity of the callee: kind and name of those that need no look
+        for call in pickle.calls:
+            known = plain.get(id(call.callee))
+            if known is None:
+                name, kind, once = self._judge(call)
+                if once and kind != NO_BUSINESS:
+                    plain[id(call.callee)] = (kind, name)
+            else:
+                kind, name = known
+            called.add(name)
+            self.called[name] += 1
+            if kind == NO_BUSINESS:
+                self.note("call", kind, f"would call {describe(call)}", name, where, offset)
+            elif kind == UNKNOWN:
+                what = "make one" if call.how != "REDUCE" or name.rpartition(".")[2][:1].isupper() else "call it"
+                self.note("unknown", kind, f"would import {name} and {what}", name, where, offset)
+        return called
+
+    def _judge(self, call: Opaque) -> tuple[str, str, bool]:
+        """Name and kind of a call, and whether all calls of this callee are alike."""
+        path = path_of(call.callee)
+        if path is None:
+            return describe(call.callee), NO_BUSINESS, False
+        name = ".".join(filter(None, path))
+        if name in _GETATTR:
+            return name, self._getattr(call), False
+        if name in _TYPE:
+            return name, HARMLESS if type(call.args) is tuple and len(call.args) == 1 else NO_BUSINESS, False
+        return name, self._kind(*path), True
+
+    def _getattr(self, call: Opaque) -> str:
+        """``getattr(x, 'name')`` is how Python 2 pickled methods and nested classes: it is what it gives."""
+        args = call.args
+        if type(args) is not tuple or len(args) != 2 or not isinstance(args[1], str) or args[1] in WAYS_OUT:
+            return NO_BUSINESS
+        path = path_of(call)
+        if path is not None:
+            return self._kind(*path)
+        target = args[0]
+        if isinstance(target, (str, bytes, int, float, list, tuple, Dict, Set)) and not args[1].startswith("__"):
+            return HARMLESS  # a method of a plain value
+        if type(target) is Opaque and not args[1].startswith("__"):
+            owner = path_of(target.callee)
+            return self._kind(*owner) if owner is not None else NO_BUSINESS
+        return NO_BUSINESS
+
+    def finish(self) -> None:
+        found = self.found
+        found.names = {name: (self.kinds.get(name, UNKNOWN), self.called[name] or n) for name, n in self.counts.items()}
+        findings = [Finding(*key, n) for key, n in self.facts.items()]
+        found.findings = sorted(findings, key=lambda finding: finding.level != NO_BUSINESS)
+        if self.left:
+            found.notes.append(f"{self.left:,} more findings of the same kinds are not listed")
+
+
+def path_of(node: Any, depth: int = 0) -> tuple[str, str] | None:
+    """Module and attribute path that a node stands for, None if it is no name.
+
+    Follows ``getattr(x, 'name')`` and ``import_module('name')``, through which names are hidden.
+    """
+    if type(node) is Global:
+        return node.module, node.name
+    if type(node) is Persistent and type(node.pid) is tuple and len(node.pid) > 1 and node.pid[0] == "module":
+        return path_of(node.pid[1], depth + 1) if depth < 8 else None
+    if type(node) is not Opaque or type(node.args) is not tuple or not node.args or depth > 8:
+        return None
+    args = node.args
+    if node.qualname in _GETATTR and len(args) >= 2 and isinstance(args[1], str):
+        owner = path_of(args[0], depth + 1)
+        return (owner[0], f"{owner[1]}.{args[1]}" if owner[1] else str(args[1])) if owner is not None else None
+    if node.qualname in _IMPORT and isinstance(args[0], str):
+        return str(args[0]), ""
+    return None
+
+
+def describe(node: Any, depth: int = 0) -> str:
+    """A value as Python would write it, cut where it gets long; nothing of it is run."""
+    text = _described(node, depth)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _described(node: Any, depth: int) -> str:
+    if isinstance(node, str):
+        return repr(str(node[:80])) + ("…" if len(node) > 80 else "")
+    if isinstance(node, (bytes, bytearray)):
+        return repr(bytes(node[:40])) + ("…" if len(node) > 40 else "")
+    if node is None or isinstance(node, (bool, int, float)):
+        return (
+            repr(node)
+            if not isinstance(node, int) or node.bit_length() < 200
+            else f"an integer of {node.bit_length()} bits"
+        )
+    if type(node) is Blob:
+        return f"{node.nbytes:,} bytes"
+    if depth > 6:
+        return "…"
+    if type(node) is Global:
+        return node.qualname[:_LONGEST]
+    if type(node) is Opaque:
+        callee = _described(node.callee, depth + 1)
+        args = node.args if type(node.args) is tuple else (node.args,)
+        return f"{callee}({_listed(args, depth)})"
+    if type(node) is tuple:
+        return f"({_listed(node, depth)}{',' if len(node) == 1 else ''})"
+    if type(node) is list:
+        return f"[{_listed(node, depth)}]"
+    if type(node) is Set:
+        return f"{{{_listed(node.members, depth)}}}"
+    if type(node) is Dict:
+        pairs = node.pairs[:8]
+        shown = [
+            f"{_described(k, depth + 1)}: {_described(v, depth + 1)}"
+            for k, v in zip(pairs[::2], pairs[1::2], strict=True)
+        ]
+        return f"{{{', '.join(shown)}{', …' if len(node.pairs) > 8 else ''}}}"
+    if type(node) is Persistent:
+        return "a persistent object"
+    return type(node).__name__
+
+
+def _listed(items: Any, depth: int) -> str:
+    shown = [describe(item, depth + 1) for item in items[:4]]
+    return ", ".join(shown) + (", …" if len(items) > 4 else "")
+
+
+__all__ = ["SCHEMA", "TORCH", "Finding", "Scan", "Stream", "describe", "path_of", "scan"]
