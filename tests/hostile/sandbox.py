@@ -193,7 +193,7 @@ def _fork(path: str) -> Outcome:
     return Outcome(**facts, seconds=used.ru_utime + used.ru_stime, kilobytes=used.ru_maxrss)
 
 
-def _warm_up() -> None:
+def import_everything() -> None:
     """Import what is imported late, so that any import after this is one too many."""
     import ckpt_inspect
 
@@ -206,6 +206,10 @@ def _warm_up() -> None:
                  "encodings.utf_16", "encodings.utf_16_le", "encodings.utf_16_be", "encodings.utf_32", "encodings.utf_32_le",
                  "encodings.utf_32_be", "encodings.latin_1", "encodings.unicode_escape"):  # fmt: skip
         importlib.import_module(late)
+
+
+def _warm_up() -> None:
+    import_everything()
     from . import build
 
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"ckpt-sandbox-{os.getpid()}"
