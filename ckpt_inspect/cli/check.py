@@ -8,6 +8,10 @@ Example: ckpt check run.ckpt --model nets.py:LeNet --kwargs '{"classes": 10}'
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from . import models, options
 
 
@@ -17,22 +21,42 @@ def command(
     model: models.Spec = None,
     args: models.Args = None,
     kwargs: models.Kwargs = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Really load the weights, mapped on the CPU, streamed to a GPU.")
+    ] = False,
+    device: models.Device = "cpu",
+    inputs: models.Inputs = [],  # noqa: B006 - Typer reads the default, nobody changes it
+    seed: models.Seed = 0,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="OTHER", help="Compare outputs with those of this file.")
+    ] = None,
+    against_model: Annotated[
+        str | None, typer.Option("--against-model", metavar="SPEC", help="The model of OTHER, if it is another.")
+    ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
     from ..errors import SelectionError
     from ..formats import open_checkpoint
+    from ..model.inputs import parse_input
     from ..operations.check import check
+    from ..operations.trial import trial
 
     if model is None:
         raise SelectionError("no model was named", hint=f"For example: ckpt check {file} --model nets.py:Net")
     checkpoint = open_checkpoint(file, section)
     options.report_problems(checkpoint)
-    found = check(checkpoint, models.parse(model, args, kwargs))
+    fed = [parse_input(text) for text in inputs]
+    parsed = models.parse(model, args, kwargs)
+    found = check(checkpoint, parsed)
+    if found.loads and (load or fed or against is not None):
+        other = open_checkpoint(against) if against is not None else None
+        its = models.parse(against_model, None, None) if against_model is not None else None
+        found.trial = trial(checkpoint, parsed, None, device, fed, seed, other, its)
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:
         from ..render import check as render
 
         options.print_lines(render.lines(found, not options.is_terminal()), render.LABEL)
-    return 2 if checkpoint.problems else 0 if found.loads else 1
+    return 2 if checkpoint.problems else 0 if found.ok else 1

@@ -19,6 +19,14 @@ Spec = Annotated[
 Args = Annotated[str | None, typer.Option("--args", metavar="JSON", help="What it is called with: '[10]'.")]
 Kwargs = Annotated[str | None, typer.Option("--kwargs", metavar="JSON", help="The same by name: '{\"classes\": 2}'.")]
 
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Where it runs: cpu, cuda, cuda:1.")]
+Inputs = Annotated[
+    list[str],
+    typer.Option("--input", "-i", metavar="SHAPE[:DTYPE[:LOW..HIGH]]",
+                 help="Run it on random numbers: 1,3,32,32 or 1,16:int64:0..999. Repeatable: one for each argument."),
+]  # fmt: skip
+Seed = Annotated[int, typer.Option("--seed", help="Of the random numbers.")]
+
 
 def parse(spec: str, args: str | None, kwargs: str | None) -> Model:
     """The model that the options name.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..torch.models import Model
+    from .trial import Trial
 
 SCHEMA = "ckpt-inspect/check/1"
 
@@ -61,6 +62,7 @@ class Check:
         harmless: those of ``missing`` and ``unexpected`` that do no harm -> why.
         optimizers: one for each optimizer in the file.
         fix: the command that makes it load, or load more; None if there is none.
+        trial: what loading and running it gave, where that was asked for.
         otherwise: where the fix is to build the model differently, the command that changes the file.
     """
 
@@ -86,6 +88,12 @@ class Check:
         self.optimizers: list[OptimizerFacts] = []
         self.fix: Fix | None = None
         self.otherwise: Fix | None = None
+        self.trial: Trial | None = None
+
+    @property
+    def ok(self) -> bool:
+        """It loads, and what was tried with it went well."""
+        return self.loads and (self.trial is None or self.trial.ok)
 
     @property
     def only_harmless(self) -> bool:
@@ -127,6 +135,7 @@ class Check:
             "built": self.built,
             "errors": self.errors,
             "optimizers": [one._asdict() for one in self.optimizers],
+            **(self.trial.to_dict() if self.trial is not None else {}),
         }
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from ..model.inputs import InputSpec
 from ..model.section import Section
 from ..operations.check import Check, OptimizerFacts
 from ..operations.fix import Fix
+from ..operations.trial import Trial
 from .text import Line, escape, plural, shape, size
+
+if TYPE_CHECKING:
+    from ..torch.forward import Comparison, Forward, Output
 
 LABEL = 17
 _FEW = 8  # rows of a kind on a terminal; a pipe gets them all
@@ -33,6 +39,8 @@ def lines(found: Check, all_of_it: bool = True) -> Iterator[Line]:
     yield from _harmless(found, all_of_it)
     for facts in found.optimizers:
         yield _optimizer(facts)
+    if found.trial is not None:
+        yield from _trial(found.trial)
     for label, fix in (("fix", found.fix), ("or", found.otherwise)):
         if fix is not None:
             yield _row(label, _promise(found, fix), "hint")
@@ -135,3 +143,41 @@ def _optimizer(facts: OptimizerFacts) -> Line:
     if facts.misfit is None:
         return _row("optimizer", f"{what}; fits the model's {plural(facts.parameters, 'parameter tensor')}")
     return _row("optimizer", f"{what}; will not fit: {facts.misfit}", "bad")
+
+
+def _trial(trial: Trial) -> Iterator[Line]:
+    loaded = trial.loaded
+    how = f"{plural(loaded.matched, 'tensor')} · {size(loaded.nbytes)} on {loaded.device} in {trial.seconds:.3f} s"
+    cast = f" · {len(loaded.recast):,} cast to the model's dtype" if loaded.recast else ""
+    yield _row("loaded", how + cast)
+    if trial.forward is not None:
+        yield from forward_lines(trial.forward, trial.inputs, trial.seed)
+    if trial.comparison is not None and trial.against is not None:
+        yield _comparison(trial.comparison, trial.against)
+
+
+def forward_lines(forward: Forward, inputs: Sequence[InputSpec], seed: int) -> Iterator[Line]:
+    """What went in and what came out."""
+    for one in inputs:
+        yield _row("input", f"{one}   seed {seed}")
+    for output in forward.outputs:
+        name = f"{output.path}   " if output.path else ""
+        bounds = "" if output.low is None else f" · {output.low:.4g} … {output.high:.4g}"
+        yield [("output".ljust(LABEL), "label"), (escape(name), ""), (f"{shape(output.shape)} {output.dtype}", "shape"),
+               (" · finite", "good") if output.finite else (f" · {_not_finite(output)}", "bad"), (bounds, "")]  # fmt: skip
+    peak = f" · peak memory {size(forward.peak)}" if forward.peak is not None else ""
+    yield _row("ran", f"in {forward.seconds:.3f} s{peak}")
+
+
+def _not_finite(output: Output) -> str:
+    kinds = ((output.nans, "NaN"), (output.infinities, "infinite"))
+    return " and ".join(f"{count:,} {name}" for count, name in kinds if count)
+
+
+def _comparison(found: Comparison, path: str) -> Line:
+    if found.why is not None:
+        return _row("against", f"{path}: differs: {found.why}", "bad")
+    if found.equal:
+        return _row("against", f"{path}: equal, bit for bit", "good")
+    far = f"max |Δ| {found.max_abs:.3g}, relative {found.max_rel:.3g}"
+    return _row("against", f"{path}: {'close' if found.close else 'differs'}: {far}", "good" if found.close else "bad")

@@ -11,6 +11,7 @@ import torch
 from ..errors import CorruptError, FileError
 from ..model.source import COPY_CHUNK, FileSource, Source
 from ..model.storage import Record, Storage
+from .streaming import read_in
 
 
 class Storages:
@@ -55,6 +56,8 @@ class Storages:
     def _whole(self, storage: Storage, record: Record, alignment: int) -> torch.UntypedStorage:
         """All bytes of a record, in this machine's byte order, on the device."""
         source = record.source
+        if self.device.type == "cuda" and (storage.byteorder == sys.byteorder or storage.word == 1):
+            return _on_gpu(source, record.nbytes, self.device, storage.id)
         place = source.file_range()
         made = None
         if place is not None:
@@ -101,6 +104,13 @@ def _mapping(file: FileSource, start: int, nbytes: int) -> torch.UntypedStorage 
     except (OSError, ValueError, OverflowError):
         return None
     return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+
+
+def _on_gpu(source: Source, nbytes: int, device: torch.device, name: str) -> torch.UntypedStorage:
+    """Bytes straight onto a GPU: the file is neither mapped nor held in memory."""
+    made = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    read_in(source, made, name)
+    return made.untyped_storage()
 
 
 def _read(source: Source, nbytes: int, name: str) -> torch.UntypedStorage:

@@ -1,0 +1,140 @@
+"""``ckpt check --load --input --against``: the weights really in the model, the model really run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import ModelError, SelectionError
+from ..model.checkpoint import Checkpoint
+from ..model.inputs import InputSpec
+from .plain import safe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..torch.forward import Comparison, Forward
+    from ..torch.loading import Loaded
+    from ..torch.models import Model
+
+
+class Trial(NamedTuple):
+    """What was tried.
+
+    Attributes:
+        loaded: what ``load_into`` did, in ``seconds``.
+        inputs, seed: what the model was fed; none if it was not run.
+        forward: what came out.
+        against: path of the other file, and how its outputs compare.
+    """
+
+    loaded: Loaded
+    seconds: float
+    inputs: Sequence[InputSpec] = ()
+    seed: int = 0
+    forward: Forward | None = None
+    against: str | None = None
+    comparison: Comparison | None = None
+
+    @property
+    def ok(self) -> bool:
+        finite = self.forward is None or all(output.finite for output in self.forward.outputs)
+        return finite and (self.comparison is None or self.comparison.close)
+
+    def to_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "loaded": {
+                "tensors": self.loaded.matched,
+                "nbytes": safe(self.loaded.nbytes),
+                "device": str(self.loaded.device),
+                "seconds": self.seconds,
+                "recast": len(self.loaded.recast),
+            }
+        }
+        if self.forward is not None:
+            found["forward"] = forward_dict(self.forward, self.inputs, self.seed)
+        if self.comparison is not None:
+            comparison = {key: safe(value) for key, value in self.comparison._asdict().items()}
+            found["against"] = {"path": self.against, **comparison}
+        return found
+
+
+def forward_dict(forward: Forward, inputs: Sequence[InputSpec], seed: int) -> dict[str, Any]:
+    return {
+        "inputs": [{"shape": list(one.shape), "dtype": one.dtype} for one in inputs],
+        "seed": seed,
+        "outputs": [
+            {
+                "name": one.path, "shape": list(one.shape), "dtype": one.dtype, "finite": one.finite,
+                "nans": one.nans, "infinities": one.infinities, "min": safe(one.low), "max": safe(one.high),
+            }
+            for one in forward.outputs
+        ],
+        "seconds": forward.seconds,
+        "peak_bytes": safe(forward.peak),
+    }  # fmt: skip
+
+
+def trial(
+    checkpoint: Checkpoint,
+    model: Model,
+    section: str | None = None,
+    device: str = "cpu",
+    inputs: Sequence[InputSpec] = (),
+    seed: int = 0,
+    against: Checkpoint | None = None,
+    against_model: Model | None = None,
+) -> Trial:
+    """Load the weights into the model, run it, and compare it with another file in the same model, or its own.
+
+    Args:
+        checkpoint, section: weights that ``check`` says load.
+        device: ``cpu``, ``cuda``, ….
+        inputs: what the model is fed; without any it is not run.
+        against: another file; ``against_model``: its model, if it is another one.
+
+    Raises:
+        ModelError: the model fails, or the other file does not load; it is quoted.
+        SelectionError: there is no such device; ``against`` without inputs.
+    """
+    if against is not None and not inputs:
+        raise SelectionError("--against compares outputs", hint="Say what to feed: --input 1,3,32,32")
+    module, loaded, seconds = load(checkpoint, model, section, device)
+    if not inputs:
+        return Trial(loaded, seconds)
+    forward = run(module, inputs, seed, loaded)
+    if against is None:
+        return Trial(loaded, seconds, inputs, seed, forward)
+    from ..torch.forward import compare
+
+    del module
+    other, also, _ = load(against, against_model or model, None, device)
+    comparison = compare(forward.tensors, run(other, inputs, seed, also).tensors)
+    return Trial(loaded, seconds, inputs, seed, forward, against.path, comparison)
+
+
+def load(
+    checkpoint: Checkpoint, model: Model, section: str | None, device: str
+) -> tuple[nn.Module, Loaded, float]:  # fmt: skip
+    """The model with its weights, and how long they took. A model made on ``meta`` is enough where nothing is left there."""
+    from ..torch.loading import checked_device, load_into
+
+    target = checked_device(device)
+    module = model.build().module
+    start = perf_counter()
+    loaded = load_into(module, checkpoint, section=section, device=target, dtype="model")
+    if loaded.unfilled:  # buffers that are not persistent, and the like: the model has to make them itself
+        module = model.build_on_cpu()
+        start = perf_counter()
+        loaded = load_into(module, checkpoint, section=section, device=target, dtype="model")
+    return module, loaded, perf_counter() - start
+
+
+def run(module: nn.Module, inputs: Sequence[InputSpec], seed: int, loaded: Loaded) -> Forward:
+    """One pass on inputs made from a seed."""
+    from ..torch.forward import make_inputs, run_forward
+
+    if loaded.unfilled:
+        raise ModelError(f"{loaded.unfilled[0]!r} has no values: the model makes it on meta and never fills it")
+    return run_forward(module, make_inputs(inputs, seed, loaded.device))
