@@ -12,5 +12,6 @@ COMMANDS: dict[str, str] = {
     "scan": "What the pickles would import and call, without doing it.",
     "verify": "Check integrity: checksums, lengths, bounds; damage is named by the tensors it hurts.",
     "check": "Will it load into a model? What is missing, why, and the command that fixes it.",
+    "run": "Run a TorchScript archive or a model with these weights: shapes, parameters, FLOPs.",
     "recover": "Undo an edit in place that was interrupted.",
 }

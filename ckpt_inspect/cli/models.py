@@ -10,6 +10,7 @@ import typer
 from ..errors import SelectionError
 
 if TYPE_CHECKING:
+    from ..model.checkpoint import Checkpoint
     from ..torch.models import Model
 
 Spec = Annotated[
@@ -40,6 +41,18 @@ def parse(spec: str, args: str | None, kwargs: str | None) -> Model:
     from ..torch.models import Model
 
     return Model(spec, given or (), named)
+
+
+def reference(name: str, args: str | None = None, kwargs: str | None = None) -> Checkpoint:
+    """A checkpoint, or a model by name as if it were one.
+
+    Raises:
+        CheckpointError: it cannot be opened, or imported, or built.
+    """
+    from ..formats import open_checkpoint
+    from ..operations.live import is_spec, live
+
+    return live(parse(name, args, kwargs)) if is_spec(name) else open_checkpoint(name)
 
 
 def _json(option: str, text: str | None, kind: type, example: str) -> Any:

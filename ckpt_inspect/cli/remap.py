@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, writing
+from . import models, options, writing
 
 if TYPE_CHECKING:
     from ..operations.rename import Plan
@@ -41,8 +41,11 @@ def command(
         ),
     ] = [],  # noqa: B006
     like: Annotated[
-        str | None, typer.Option("--like", metavar="REF", help="Work the rules out from this checkpoint's names.")
+        str | None,
+        typer.Option("--like", metavar="REF", help="Work the rules out: from this checkpoint, or model (pkg.mod:Net)."),
     ] = None,
+    args: models.Args = None,
+    kwargs: models.Kwargs = None,
     drop_mismatched: Annotated[
         bool, typer.Option("--drop-mismatched", help="With --like: leave out other shapes.")
     ] = False,
@@ -66,7 +69,7 @@ def command(
 ) -> int:
     given = (rule, rules, drop, keep)
     if like is not None:
-        made = _plan_like(file, section, like, given, drop_mismatched, drop_harmless)
+        made = _plan_like(file, section, (like, args, kwargs), given, drop_mismatched, drop_harmless)
     else:
         made = _plan_rules(file, section, given, reverse, allow_unused, drop_mismatched or drop_harmless)
     if save_rules is not None:
@@ -103,7 +106,7 @@ def _plan_rules(
 def _plan_like(
     file: str,
     section: str | None,
-    like: str,
+    like: tuple[str, str | None, str | None],
     given: tuple[list[str], str | None, list[str], list[str]],
     mismatched: bool,
     harmless: bool,
@@ -117,4 +120,4 @@ def _plan_like(
         raise SelectionError(
             "--like works the rules out; --rule, --rules and --keep give them", hint="Give one or the other."
         )
-    return plan_like(open_checkpoint(file, section), open_checkpoint(like), mismatched, harmless, drop)
+    return plan_like(open_checkpoint(file, section), models.reference(*like), mismatched, harmless, drop)

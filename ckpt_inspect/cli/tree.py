@@ -7,21 +7,34 @@ Example: ckpt tree run.ckpt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from ..errors import SelectionError
 from ..model.checkpoint import Checkpoint
 from ..operations.tree import SCHEMA, Tree, tree
-from . import options
+from . import models, options
 
 
 def command(
-    files: options.Files,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help="Checkpoint files or directories; FILE#SECTION is a part.",
+            autocompletion=options.complete_file,
+            show_default=False,
+        ),
+    ] = None,
     section: options.Section = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels of modules to show.")] = None,
     filter: options.Filter = [],  # noqa: B006 - Typer reads the default, nobody changes it
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Show every block and every tensor.")] = False,
+    model: models.Spec = None,
+    args: models.Args = None,
+    kwargs: models.Kwargs = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -43,4 +56,25 @@ def command(
 
             options.write(texts(lines))
 
+    if model is not None:
+        return _live(model, args, kwargs, files, result, show, as_json, quiet)
+    if not files:
+        raise SelectionError("nothing to draw: name a file, or a model", hint="For example: ckpt tree run.ckpt")
     return options.each(files, section, as_json, quiet, SCHEMA, result, show)
+
+
+def _live(
+    model: str, args: str | None, kwargs: str | None, files: list[str] | None,
+    result: Callable[[Checkpoint], Tree], show: Callable[[Tree, str | None], None], as_json: bool, quiet: bool,
+) -> int:  # fmt: skip
+    """The tree of a live module, with the buffers that are not persistent and the parameters that are tied."""
+    from ..operations.live import live
+
+    if files:
+        raise SelectionError("--model draws the model alone", hint=f"For the two together: ckpt check {files[0]} …")
+    found = result(live(models.parse(model, args, kwargs)))
+    if as_json and not quiet:
+        options.write_json(found.to_dict())
+    elif not quiet:
+        show(found, None)
+    return 0

@@ -73,8 +73,9 @@ def _make_input(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """The module in ``eval()`` and without gradients; its modes are given back afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]  # frozen ones have none
+    if len(modes) and modes[0][0] is module:
+        module.eval()
     try:
         with torch.no_grad():
             yield

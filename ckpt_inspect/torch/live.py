@@ -35,7 +35,7 @@ def section_of(module: nn.Module) -> Section:
     """
     section = Section("", "module", _class(module))
     for path, part in _modules(module):
-        section.modules[path] = ModuleInfo(_class(part), _facts(part), part.training, tuple(_hooks(part)))
+        section.modules[path] = ModuleInfo(_class(part), facts_of(part), part.training, tuple(_hooks(part)))
     for key, tensor in tensors_of(module).items():
         section.tensors[key] = _info(key, tensor, _role(tensor))
     for key, tensor in _transient(module, section):
@@ -71,7 +71,8 @@ def _class(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def _facts(module: nn.Module) -> str:
+def facts_of(module: nn.Module) -> str:
+    """Constructor facts of a class of torch's, as the tree of a file shows them; of others none."""
     bias = module._parameters["bias"] is not None if "bias" in module._parameters else None
     return layer_facts.describe(_class(module), lambda fact: layer_facts.text_of(vars(module), fact), bias)
 
@@ -94,9 +95,10 @@ def _info(key: str, tensor: torch.Tensor, role: str, persistent: bool = True) ->
     if strided and type(tensor) in (torch.Tensor, nn.Parameter) and not tensor.is_quantized:
         held = tensor.untyped_storage()
         storage = Storage(f"model/{held._cdata}", held.nbytes(), str(tensor.device))
+    device = None if tensor.is_meta else str(tensor.device)  # built without values, it is nowhere
     return TensorInfo(
         key, str(tensor.dtype).removeprefix("torch."), shape, tuple(tensor.stride()) if strided else None,
-        storage, tensor.storage_offset() if strided else 0, str(tensor.device),
+        storage, tensor.storage_offset() if strided else 0, device,
         layout=str(tensor.layout).removeprefix("torch."), requires_grad=tensor.requires_grad,
         role=role, role_from="recorded", persistent=persistent,
     )  # fmt: skip

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..model.spec import is_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
+_STANDARD = os.path.dirname(os.path.abspath(os.__file__))
 _LONGEST = 300  # characters of an exception that are quoted
 
 
@@ -125,21 +127,13 @@ def _is_variadic(parameter: inspect.Parameter) -> bool:
     return parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-def is_spec(text: str) -> bool:
-    """Whether ``text`` names a model rather than a file: ``pkg.mod:Net``, ``path/to/file.py:Net``."""
-    where, colon, name = text.rpartition(":")
-    if not colon or os.path.exists(text) or not all(part.isidentifier() for part in name.split(".")):
-        return False
-    return where.endswith(".py") or all(part.isidentifier() for part in where.split("."))
-
-
 # -- finding it ------------------------------------------------------------------------------------------------
 
 
 def _find(spec: str) -> Any:
-    if not is_spec(spec):
-        _refuse_spec(spec)
     where, _, name = spec.rpartition(":")
+    if not is_spec(spec) or (os.path.isfile(where) and not where.endswith(".py")):
+        _refuse_spec(spec)
     _append_path(os.getcwd())
     module = _import_file(where, spec) if where.endswith(".py") else importlib.import_module(where)
     found: Any = module
@@ -235,6 +229,8 @@ def their_code(what: str, hint: str | None = None) -> Iterator[None]:
 def said(error: BaseException) -> str:
     """``TypeError: unexpected keyword argument 'classes'``: the first lines of an exception."""
     text = " ".join(str(error).split())
+    if "TorchScript interpreter" in text:  # a traceback of its own; what counts stands last
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -246,7 +242,8 @@ def line_of(error: BaseException) -> str | None:
     found = None
     for frame, line in _frames(error.__traceback__):
         path = frame.f_code.co_filename
-        if not path.startswith((_OURS, _TORCH, "<")):
+        standard = path.startswith(_STANDARD) and "site-packages" not in path
+        if not standard and not path.startswith((_OURS, _TORCH, "<")):
             found = path, line
     if found is None:
         return None

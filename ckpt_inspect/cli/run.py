@@ -1,0 +1,45 @@
+"""Run a TorchScript archive, or weights in your own model, and show what each module gives and costs.
+
+The code in a TorchScript archive is executed by this command, and by no other. FLOPs are counted by torch's own
+counter: of matrix products, convolutions and attention, a multiply-add as two.
+
+Example: ckpt run traced.pt --input 1,1,28,28
+"""
+
+from __future__ import annotations
+
+import typer
+
+from . import models, options
+
+
+def command(
+    file: options.File,
+    section: options.Section = None,
+    inputs: models.Inputs = [],  # noqa: B006 - Typer reads the default, nobody changes it
+    model: models.Spec = None,
+    args: models.Args = None,
+    kwargs: models.Kwargs = None,
+    device: models.Device = "cpu",
+    seed: models.Seed = 0,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    from ..formats import open_checkpoint
+    from ..model.inputs import parse_input
+    from ..operations.run import run
+
+    fed = [parse_input(text) for text in inputs]
+    checkpoint = open_checkpoint(file, section)
+    options.report_problems(checkpoint)
+    parsed = models.parse(model, args, kwargs) if model is not None else None
+    if parsed is None and checkpoint.format.startswith("torchscript") and fed:
+        typer.echo(f"ckpt: executing the TorchScript code in {file}", err=True)
+    found = run(checkpoint, fed, parsed, device, seed)
+    if as_json and not quiet:
+        options.write_json(found.to_dict())
+    elif not quiet:
+        from ..render import run as render
+
+        options.print_lines(render.lines(found), render.LABEL)
+    return 2 if checkpoint.problems else 0 if found.ok else 1

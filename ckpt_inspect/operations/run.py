@@ -1,0 +1,119 @@
+"""``ckpt run``: a TorchScript archive, or weights in a model, run once; what each module gave and cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SelectionError
+from ..model.checkpoint import Checkpoint
+from ..model.inputs import InputSpec
+from .plain import safe
+from .trial import forward_dict, load
+
+if TYPE_CHECKING:
+    from ..torch.forward import Forward
+    from ..torch.models import Model
+    from ..torch.running import Part
+
+SCHEMA = "ckpt-inspect/run/1"
+
+
+class Run:
+    """What a run gave.
+
+    Attributes:
+        checkpoint: the file; ``name``: the model, or the TorchScript class.
+        executed: the code in the file was run: it is TorchScript.
+        device: where it ran.
+        parts: modules in order of registration, the first is the whole.
+        why: why there are no more rows, None if there is nothing to say.
+        forward: outputs, seconds and peak memory of one pass; ``inputs`` and ``seed`` made it.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, name: str, executed: bool, device: str, parts: list[Part], why: str | None,
+        forward: Forward, inputs: Sequence[InputSpec], seed: int,
+    ) -> None:  # fmt: skip
+        self.checkpoint = checkpoint
+        self.name = name
+        self.executed = executed
+        self.device = device
+        self.parts = parts
+        self.why = why
+        self.forward = forward
+        self.inputs = inputs
+        self.seed = seed
+
+    @property
+    def ok(self) -> bool:
+        """All outputs are finite."""
+        return all(output.finite for output in self.forward.outputs)
+
+    def __repr__(self) -> str:
+        return f"<Run of {self.name}: {len(self.parts)} modules, {self.parts[0].flops or 0:,} FLOPs>"
+
+    def to_dict(self) -> dict[str, Any]:
+        whole = self.parts[0]
+        return {
+            "schema": SCHEMA,
+            "path": self.checkpoint.path,
+            "model": self.name,
+            "executed": self.executed,
+            "device": self.device,
+            "modules": [
+                {
+                    "name": part.path, "class": part.cls, "args": part.facts,
+                    "outputs": None if part.outputs is None else [list(shape) for shape in part.outputs],
+                    "parameters": safe(part.parameters), "flops": safe(part.flops), "calls": part.calls,
+                }
+                for part in self.parts
+            ],
+            "parameters": safe(whole.parameters),
+            "flops": safe(whole.flops),
+            "note": self.why,
+            **forward_dict(self.forward, self.inputs, self.seed),
+        }  # fmt: skip
+
+
+def run(
+    checkpoint: Checkpoint, inputs: Sequence[InputSpec], model: Model | None = None, device: str = "cpu", seed: int = 0
+) -> Run:
+    """Run it on random inputs, in ``eval()``.
+
+    Args:
+        checkpoint: a TorchScript archive, whose code is executed; or weights, with their ``model``.
+        inputs: shapes and dtypes of what it is fed.
+        device: ``cpu``, ``cuda``, ….
+
+    Raises:
+        SelectionError: no inputs; weights without a model; no such device.
+        ModelError: the model fails, or the weights do not load into it; it is quoted.
+    """
+    if not inputs:
+        raise SelectionError("nothing to feed it", path=checkpoint.path, hint="For example: --input 1,3,32,32")
+    is_script = checkpoint.format in ("torchscript", "torchscript-model-json")
+    if model is None and not is_script:
+        raise SelectionError(
+            f"a {checkpoint.format} file holds weights, and no code that could be run",
+            path=checkpoint.path,
+            hint=f"Name the model they are for: ckpt run {checkpoint.path} --model nets.py:Net --input 1,3,32,32",
+        )
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch is imported: its profiler is talkative
+    from ..torch.forward import make_inputs, run_forward
+    from ..torch.loading import checked_device
+    from ..torch.running import load_script, watch
+
+    target = checked_device(device)
+    if model is not None:
+        module, _, _ = load(checkpoint, model, None, device)
+        name = model.spec
+    else:
+        module = load_script(checkpoint.path, target)
+        name = str(getattr(module, "original_name", type(module).__name__))
+    fed = make_inputs(inputs, seed, target)
+    parts, why = watch(module, fed)
+    forward = run_forward(module, fed)
+    parts[0] = parts[0]._replace(outputs=[output.shape for output in forward.outputs])
+    return Run(checkpoint, name, model is None, str(target), parts, why, forward, inputs, seed)

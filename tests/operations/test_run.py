@@ -1,0 +1,182 @@
+"""``ckpt run`` and what else shows a live model: FLOPs against torch's own counter, shapes against hooks of our own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import ckpt_inspect as ci
+import ckpt_inspect.torch as ct
+from ckpt_inspect.model.inputs import InputSpec
+from ckpt_inspect.operations.live import live
+from ckpt_inspect.operations.run import run
+from tests import zoo
+from tests.conftest import FIXTURES, Run, in_process
+from tests.zoo import INPUTS, MODELS, files
+
+
+def spec_of(name: str) -> InputSpec:
+    shape, vocabulary = INPUTS[name]
+    return InputSpec(shape) if vocabulary is None else InputSpec(shape, "int64", 0, vocabulary - 1)
+
+
+def counted(model: nn.Module, name: str) -> tuple[int, dict[str, Any]]:
+    """FLOPs and output shapes, by torch's counter and plain hooks."""
+    shapes: dict[str, Any] = {}
+    for path, part in model.named_modules():
+        part.register_forward_hook(
+            lambda _, __, out, path=path: shapes.update({path: tuple(out.shape)})
+            if isinstance(out, torch.Tensor) else None
+        )  # fmt: skip
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(zoo.example_input(name))
+    return counter.get_total_flops(), shapes
+
+
+@pytest.mark.parametrize("name", ["norm", "named-lenet", "cnn2", "gpt", "lstm"])
+def test_models_against_torchs_counter(name: str, tmp_path: Path) -> None:
+    with files.quiet():
+        model = MODELS[name]()
+        torch.save({"epoch": 1, "state_dict": model.state_dict()}, tmp_path / "w.pt")
+        factory = ct.Model(f"tests.zoo:{type(model).__name__}")
+        found = run(ci.open(tmp_path / "w.pt"), [spec_of(name)], factory)
+        flops, shapes = counted(model, name)
+    assert found.ok
+    assert found.parts[0].flops == flops
+    assert found.parts[0].parameters == sum(p.numel() for p in model.parameters())
+    assert [part.path for part in found.parts] == [path for path, _ in model.named_modules()]
+    for part in found.parts:
+        if part.path in shapes:
+            assert part.outputs == [shapes[part.path]]
+            assert part.calls == 1
+
+
+@pytest.mark.parametrize(("name", "how"), [("named-lenet", "script"), ("cnn1", "trace"), ("gpt", "trace")])
+def test_torchscript_rows_are_those_of_the_model(name: str, how: str, tmp_path: Path) -> None:
+    with files.quiet():
+        model = MODELS[name]().eval()
+        made = torch.jit.script(model) if how == "script" else torch.jit.trace(model, zoo.example_input(name))
+        made.save(str(tmp_path / "s.pt"))
+        found = run(ci.open(tmp_path / "s.pt"), [spec_of(name)])
+        flops, shapes = counted(model, name)
+    assert found.executed
+    assert found.parts[0].flops == flops
+    assert [part.path for part in found.parts] == [path for path, _ in model.named_modules()]
+    assert [part.cls for part in found.parts] == [type(part).__name__ for _, part in model.named_modules()]
+    leaves = [part for part in found.parts if part.outputs and part.path]
+    assert leaves
+    for part in leaves:
+        assert part.outputs is not None
+        assert part.outputs[0] == shapes[part.path] or part.cls in ("LayerNorm", "Linear", "Embedding")
+
+
+def test_a_frozen_archive_gives_one_row_and_says_why(tmp_path: Path) -> None:
+    found = run(ci.open(files.FILES["frozen_model.pt"](tmp_path)), [spec_of("mnist")])
+    assert len(found.parts) == 1
+    assert "one row" in (found.why or "")
+    assert found.parts[0].flops == counted(zoo.MnistNet(), "mnist")[0]
+
+
+def test_not_finite_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = zoo.Cnn1().state_dict()
+    state["fc2.bias"][3] = float("nan")
+    torch.save(state, tmp_path / "w.pt")
+    monkeypatch.chdir(tmp_path)
+    words = ["w.pt", "--model", "tests.zoo:Cnn1", "--input", "1,3,20,20", "-q"]
+    assert in_process(["run", *words]) == 1
+    assert in_process(["check", *words]) == 1
+    assert in_process(["check", *words[:3], "-q"]) == 0
+
+
+def test_weights_need_a_model_and_a_script_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["run", "lenet.pt", "--input", "1,3,32,32"], "holds weights, and no code that could be run"),
+        (["run", "scripted.pt"], "nothing to feed it"),
+        (["run", "scripted.pt", "--input", "1,4,32,32"], "forward fails: RuntimeError: Given groups=1, weight of size"),
+        (["run", "scripted.pt", "--input", "1,3,32,32", "--device", "cuda:77"], "cuda:77 was asked for"),
+        (["run", "scripted.pt", "--input", "1,3,32,32", "--device", "gpu"], "no device"),
+        (["check", "scripted.pt", "--model", f"{FIXTURES / 'scripted.pt'}:Net"], "scripted.pt is no Python code"),
+    ):
+        words[1] = str(FIXTURES / words[1])
+        assert in_process(words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_forward_of_the_wrong_shape_is_quoted_with_its_line(ckpt: Run) -> None:
+    done = ckpt("run", "run.ckpt", "--model", "nets.py:Cnn", "--input", "1,3,20,20")
+    assert done.returncode == 2  # its keys do not fit
+    assert "Missing key(s) in state_dict" in done.stderr
+    done = ckpt("check", "lenet.pt", "--model", "nets.py:LeNet", "--args", "[10]", "--input", "1,3,31,31")
+    assert done.returncode == 2
+    assert "mat1 and mat2 shapes cannot be multiplied" in done.stderr
+    assert "nets.py, line 38: return self.fc3(" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_json_of_run(ckpt: Run) -> None:
+    done = ckpt("run", "scripted.pt", "--input", "2,3,32,32", "--json")
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    found = json.loads(done.stdout)
+    assert found["schema"] == "ckpt-inspect/run/1"
+    assert found["executed"] is True
+    assert found["modules"][1]["outputs"] == [[2, 6, 28, 28]]
+    assert found["outputs"][0]["shape"] == [2, 10]
+
+
+def test_against_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(zoo.CifarNet().state_dict(), "net.pt")
+    torch.save(zoo.CifarNet().state_dict(), "other.pt")
+    like = ["remap", "net.pt", "--like", "tests.zoo:CifarSeq", "-o", "seq.pt", "-q"]
+    assert in_process(like) == 0
+    words = ["check", "net.pt", "--model", "tests.zoo:CifarNet", "--input", "2,3,32,32", "--json", "--against"]
+    for other, status, equal in (("net.pt", 0, True), ("other.pt", 1, False), ("seq.pt", 0, True)):
+        more = ["--against-model", "tests.zoo:CifarSeq"] if other == "seq.pt" else []
+        assert in_process([*words, other, *more]) == status
+        assert json.loads(capsys.readouterr().out)["against"]["equal"] is equal
+
+
+@pytest.mark.parametrize("name", ["mnist", "cnn2", "gpt", "norms", "attributes"])
+def test_a_live_model_in_the_tree(name: str) -> None:
+    with files.quiet():
+        model = MODELS[name]()
+    checkpoint = live(model)
+    section = checkpoint.sections[""]
+    kept = model.state_dict()
+    assert [key for key, info in section.items() if info.persistent] == list(kept)
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    assert {key for key, info in section.items() if not info.persistent} == set(buffers) - set(kept)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    assert {key for key, info in section.items() if info.role == "parameter"} == set(parameters)
+    tied = {frozenset(names) for names in checkpoint.tied()}
+    groups: dict[int, set[str]] = {}
+    for key, tensor in {**parameters, **buffers}.items():
+        groups.setdefault(id(tensor), set()).add(key)
+    assert tied == {frozenset(names) for names in groups.values() if len(names) > 1}
+    assert ci.tree(checkpoint).to_dict()["root"]["numel"] > 0
+
+
+def test_tree_of_a_model_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_process(["tree", "--model", "tests.zoo:NormNet"]) == 0
+    assert "relu1   SELU" in capsys.readouterr().out
+    assert in_process(["tree"]) == 2
+    assert in_process(["tree", "x.pt", "--model", "tests.zoo:NormNet"]) == 2
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_run_on_a_gpu(tmp_path: Path) -> None:
+    torch.save(zoo.Cnn1().state_dict(), tmp_path / "w.pt")
+    found = run(ci.open(tmp_path / "w.pt"), [spec_of("cnn1")], ct.Model("tests.zoo:Cnn1"), "cuda")
+    assert found.device == "cuda"
+    assert found.ok
+    assert found.parts[0].flops == counted(zoo.Cnn1(), "cnn1")[0]
