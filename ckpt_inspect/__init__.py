@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .model.section import Section, Value
     from .model.tensor import TensorInfo
     from .operations.add_prefix import add_prefix
+    from .operations.convert import convert
     from .operations.info import info
     from .operations.ls import ls
     from .operations.remap import remap
@@ -62,6 +63,7 @@ _WHERE = {
     "UnsupportedError": "errors",
     "Value": "model.section",
     "add_prefix": "operations.add_prefix",
+    "convert": "operations.convert",
     "info": "operations.info",
     "ls": "operations.ls",
     "remap": "operations.remap",
@@ -93,6 +95,7 @@ __all__ = [
     "UnsupportedError",
     "Value",
     "add_prefix",
+    "convert",
     "info",
     "ls",
     "open",

@@ -10,6 +10,7 @@ COMMANDS: dict[str, str] = {
     "add-prefix": "Put a prefix before every key of the weights.",
     "remap": "Rename, drop and keep keys by rules.",
     "scan": "What the pickles would import and call, without doing it.",
+    "convert": "Convert between devices, dtypes and formats; take out a part, leave out entries.",
     "verify": "Check integrity: checksums, lengths, bounds; damage is named by the tensors it hurts.",
     "check": "Will it load into a model? What is missing, why, and the command that fixes it.",
     "run": "Run a TorchScript archive or a model with these weights: shapes, parameters, FLOPs.",

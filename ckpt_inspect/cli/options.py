@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SelectionError
 from ..model.checkpoint import Checkpoint
 from .complaints import complain
 
@@ -71,6 +72,23 @@ Filter = Annotated[
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stdout; the exit status tells.")]
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def size_of(text: str) -> int:
+    """``5GB``, ``500 MB``, ``4GiB`` in bytes.
+
+    Raises:
+        SelectionError: it is no size.
+    """
+    match = _SIZE.fullmatch(text)
+    power = " kmgt".index(match[2].lower() or " ") if match else 0
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** power) if match else 0
+    if size <= 0:
+        raise SelectionError(f"{text!r} is no size", hint="For example: 5GB, 500MB")
+    return size
 
 
 def is_terminal() -> bool:

@@ -6,12 +6,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from shlex import join
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import SelectionError
 from ..operations.rename import Plan
+
+if TYPE_CHECKING:
+    from ..operations.convert import Conversion
+    from ..render.text import Line
 from . import options
 
 File = Annotated[
@@ -44,8 +48,7 @@ def finish(
     compact: bool = False,
 ) -> int:
     """Write the plan where it was asked to go, or show it; the exit status."""
-    if out is not None and in_place:
-        raise SelectionError("--out and --in-place say different things", hint="Give one of them.")
+    _check_target(out, in_place)
     if compact and not in_place:
         raise SelectionError("--compact is for --in-place", hint="A new file is compact anyway.")
     writing = (out is not None or in_place) and not dry_run
@@ -64,19 +67,79 @@ def finish(
     elif not quiet:
         _show(plan, out, in_place, writing, nbytes, dry_run)
     if not writing and not dry_run:
-        typer.echo("ckpt: nothing was written: say where with -o OUT or --in-place, or --dry-run", err=True)
-        return 2
+        return _nothing_written()
     return 0
+
+
+def _check_target(out: str | None, in_place: bool) -> None:
+    if out is not None and in_place:
+        raise SelectionError("--out and --in-place say different things", hint="Give one of them.")
+
+
+def finish_conversion(
+    made: Conversion, out: str | None, in_place: bool, dry_run: bool, force: bool, as_json: bool, quiet: bool, verify: bool
+) -> int:  # fmt: skip
+    """Write a conversion where it was asked to go, open it again and compare, or show the plan; the exit status."""
+    _check_target(out, in_place)
+    target = out if out is not None else made.original.path if in_place else None
+    writing = target is not None and not dry_run
+    nbytes, checked = 0, None
+    if writing and target is not None:
+        from ..operations.checked import check
+        from ..operations.save import save, save_in_place
+
+        with progress(made.checkpoint.size * (2 if verify else 1)) as advance:
+            if in_place:
+                nbytes = save_in_place(made.checkpoint).nbytes
+            else:
+                nbytes = save(made.checkpoint, target, force=force, progress=advance).nbytes
+            checked = check(made.checkpoint, target, verify, advance)
+    if as_json:
+        options.write_json(made.to_dict(target, nbytes, checked))
+    elif not quiet:
+        from ..render import convert as render
+
+        lines = list(render.lines(made, None if writing else _command(target), not options.is_terminal()))
+        _print(lines, target, nbytes, in_place, checked)
+    if not writing and not dry_run:
+        return _nothing_written()
+    return 0
+
+
+def _nothing_written() -> int:
+    typer.echo("ckpt: nothing was written: say where with -o OUT or --in-place, or --dry-run", err=True)
+    return 2
+
+
+def _command(target: str | None) -> str:
+    """What is to be typed to do what was planned."""
+    words = [word for word in sys.argv[1:] if word != "--dry-run"]
+    return join(["ckpt", *words, *([] if target is not None else ["-o", "OUT"])])
+
+
+def _print(lines: list[Line], target: str | None, nbytes: int, in_place: bool, checked: str | None) -> None:
+    from ..render.text import escape, size
+
+    if checked is not None and target is not None:
+        where = f"{escape(target)}   {size(nbytes)}" + (" changed in place" if in_place else "")
+        lines += [[("  wrote   ", "good"), (where, "")], [("  checked ", "good"), (checked, "")]]
+    if options.is_terminal():
+        from ..render.terminal import show_wrapped
+
+        show_wrapped(lines, 10)
+    else:
+        from ..render.plain import texts
+
+        options.write(texts(lines))
 
 
 def _show(plan: Plan, out: str | None, in_place: bool, writing: bool, nbytes: int, dry_run: bool) -> None:
     from ..render import plan as render
-    from ..render.text import Line, escape, size
+    from ..render.text import escape, size
 
     command = None
     if not writing:
-        words = [word for word in sys.argv[1:] if word != "--dry-run"]
-        command = join(["ckpt", *words, *([] if out is not None or in_place else ["-o", "OUT"])])
+        command = _command(out if out is not None else plan.original.path if in_place else None)
     lines: list[Line] = list(render.lines(plan, command, not options.is_terminal()))
     if writing:
         where = escape(out if out is not None else plan.original.path)

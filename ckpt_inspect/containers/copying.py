@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from ..errors import CheckpointError, CorruptError, FileError, MissingFileError
+from ..model.made import files_of
 from ..model.source import COPY_CHUNK, FileSource, Source, _reason
 
 Piece: TypeAlias = bytes | Source
@@ -69,9 +70,10 @@ class _Copy:
                 self._write(piece)
             return
         where = piece.file_range()
-        if where is not None and where[0] not in self.files:
-            check_unchanged(where[0])
-            self.files[where[0]] = None
+        for file in files_of(piece):
+            if file not in self.files:
+                check_unchanged(file)
+                self.files[file] = None
         if piece.size <= _SMALL:
             self._gather(_exactly(piece, 0, piece.size))
             return

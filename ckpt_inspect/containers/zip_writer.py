@@ -10,10 +10,10 @@ from collections.abc import Container, Iterator, Mapping
 from struct import pack
 from typing import NamedTuple
 
-from ..model.source import Source
+from ..model.made import Joined, Summed
+from ..model.source import BytesSource, Source
+from .copying import Piece, size_of
 from .zip import END, END64, ENTRY, LOCAL, LOCATOR64, ZipArchive, ZipRecord
-
-Piece = bytes | Source
 
 _FLAGS_DATA, _FLAGS_EMPTY = 0x0808, 0x0800  # UTF-8 names; sizes in a descriptor after the data, if there are data
 _LIMIT32 = 0xFFFFFFFF
@@ -31,38 +31,106 @@ class _Member(NamedTuple):
     offset: int
 
 
+class Entry(NamedTuple):
+    """A member to be written.
+
+    Attributes:
+        name: with the root of the archive.
+        content: its bytes as they are to lie there, deflated ones deflated.
+        nbytes: their number when inflated.
+        method: 0 stored, 8 deflated.
+        crc: of the inflated bytes; None: found while they are copied.
+    """
+
+    name: bytes
+    content: Piece
+    nbytes: int
+    method: int = 0
+    crc: int | None = None
+
+
+class Layout:
+    """An archive laid out as torch's writer does; its pieces are made as they are taken, any number of times.
+
+    Args:
+        entries: in their order.
+        alignment: of every record's data, in bytes (the record ``.storage_alignment``).
+    """
+
+    def __init__(self, entries: list[Entry], alignment: int = 64) -> None:
+        self.entries = entries
+        self.alignment = alignment
+        self.nbytes = sum(map(size_of, self.draft()))
+
+    def __iter__(self) -> Iterator[Piece]:
+        """The pieces; each is to be read whole before the next is taken, for its checksum follows it."""
+        return self._pieces(True)
+
+    def draft(self) -> Iterator[Piece]:
+        """The same without reading anything: checksums that are not known are 0."""
+        return self._pieces(False)
+
+    def _pieces(self, summing: bool) -> Iterator[Piece]:
+        position = 0
+        members: list[_Member] = []
+        for entry in self.entries:
+            compressed = size_of(entry.content)
+            flags = _FLAGS_DATA if compressed else _FLAGS_EMPTY
+            crc = entry.crc if entry.crc is not None or compressed else 0
+            member = _Member(entry.name, flags, entry.method, crc or 0, compressed, entry.nbytes, position)
+            header = _local_header(member, self.alignment)
+            yield header
+            if compressed and crc is None and summing:
+                summed = Summed(_as_source(entry.content))
+                yield summed
+                member = member._replace(crc=summed.crc)
+            elif compressed:
+                yield entry.content
+            descriptor = _descriptor(member) if member.flags & 8 else b""
+            if descriptor:
+                yield descriptor
+            members.append(member)
+            position += len(header) + compressed + len(descriptor)
+        yield directory(members, position)
+
+
+def _as_source(piece: Piece) -> Source:
+    return BytesSource(piece, "") if isinstance(piece, bytes) else piece
+
+
 def rewrite(
     archive: ZipArchive, replaced: Mapping[str, bytes], dropped: Container[str] = (), alignment: int = 64
-) -> Iterator[Piece]:
-    """The pieces of a new archive: same root, same order, records copied but for ``replaced`` and ``dropped``.
+) -> Layout:
+    """A new archive: same root, same order, records copied but for ``replaced`` and ``dropped``.
 
     Args:
         archive: the archive to copy from; its records must be whole.
         replaced: new content by record name, stored.
         dropped: names of records to leave out.
-        alignment: of every record's data, in bytes (the record ``.storage_alignment``).
+        alignment: of every record's data, in bytes.
     """
-    position = 0
-    members: list[_Member] = []
+    entries = []
     for name, record in archive.records.items():
+        content = replaced.get(name)
         if name in dropped:
             continue
-        content = replaced.get(name)
-        member = _placed(record, content, position)
-        header = _local_header(member, alignment)
-        yield header
-        data: Piece = content if content is not None else raw_content(record)
-        if member.compressed:
-            yield data
-        descriptor = _descriptor(member) if member.flags & 8 else b""
-        if descriptor:
-            yield descriptor
-        members.append(member)
-        position += len(header) + member.compressed + len(descriptor)
-    yield directory(members, position)
+        if content is not None:
+            entries.append(Entry(record.raw_name, content, len(content), 0, zlib.crc32(content)))
+        else:
+            entries.append(Entry(record.raw_name, raw_content(record), record.nbytes, record.method, known_crc(record)))
+    return Layout(entries, alignment)
 
 
-def appended(archive: ZipArchive, replaced: Mapping[str, bytes], alignment: int = 64) -> tuple[list[bytes], bytes]:
+def known_crc(record: ZipRecord) -> int | None:
+    """The checksum as the directory has it: 0 where the writer left it out; None in an archive not written yet."""
+    if record.crc is None and not record.deflated and isinstance(record.archive.source, Joined):
+        return None
+    return record.crc or 0
+
+
+def appended(
+    archive: ZipArchive, replaced: Mapping[str, bytes], alignment: int = 64, dropped: Container[str] = ()
+) -> tuple[list[bytes], bytes]:
     """What to append to the file so that ``replaced`` counts: the new records, then directory and end (formats 4.1).
 
     The old records of those names and the old directory become dead bytes. One entry for each name, in the old order.
@@ -76,7 +144,7 @@ def appended(archive: ZipArchive, replaced: Mapping[str, bytes], alignment: int 
         placed[name] = member
         pieces.append(piece)
         position += len(piece)
-    members = [placed.get(name) or _kept(record) for name, record in archive.records.items()]
+    members = [placed.get(name) or _kept(record) for name, record in archive.records.items() if name not in dropped]
     return pieces, directory(members, position)
 
 
@@ -86,12 +154,10 @@ def raw_content(record: ZipRecord) -> Source:
     return getattr(source, "compressed", source)
 
 
-def _placed(record: ZipRecord, content: bytes | None, position: int) -> _Member:
-    if content is not None:
-        size, crc, method = len(content), zlib.crc32(content), 0
-        return _Member(record.raw_name, _FLAGS_DATA if size else _FLAGS_EMPTY, method, crc, size, size, position)
-    flags = _FLAGS_DATA if record.compressed else _FLAGS_EMPTY
-    return _Member(record.raw_name, flags, record.method, record.crc or 0, record.compressed, record.nbytes, position)
+def _placed(record: ZipRecord, content: bytes, position: int) -> _Member:
+    size = len(content)
+    flags = _FLAGS_DATA if size else _FLAGS_EMPTY
+    return _Member(record.raw_name, flags, 0, zlib.crc32(content), size, size, position)
 
 
 def _kept(record: ZipRecord) -> _Member:

@@ -73,7 +73,7 @@ def _open(path: str, limits: Limits) -> Checkpoint:
 def _open_file(path: str, limits: Limits) -> Checkpoint:
     file, source, note = open_source(path)
     try:
-        checkpoint = _read(source, limits)
+        checkpoint = read_source(source, limits)
     except CheckpointError as error:
         error.path = error.path or path
         file.close()
@@ -95,7 +95,8 @@ def open_source(path: str) -> tuple[FileSource, Source, str]:
     return file, file, ""
 
 
-def _read(source: Source, limits: Limits) -> Checkpoint:
+def read_source(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
+    """Open bytes of whatever format, a file or one that is not written yet."""
     head = source.read_at(0, _HEAD)
     for format in FORMATS:
         if format.matches(head, source):

@@ -18,8 +18,16 @@ def entry_keys(section: Section) -> list[str]:
         if section.kind == "state_dict" and objects.is_mapping(section.node):
             section.entries = [str(key) for key, _ in objects.mapping_items(section.node) if isinstance(key, str)]
         else:
-            section.entries = list(section.tensors)
+            section.entries = [*section.tensors, *_only_recorded(section)]
     return section.entries
+
+
+def _only_recorded(section: Section) -> list[str]:
+    """Names of a safetensors file that its metadata alone has: those of tied tensors."""
+    from . import recorded
+
+    metadata = section.node.get("__metadata__") if type(section.node) is dict else None
+    return recorded.names(metadata, section.tensors) if metadata else []
 
 
 class Replacements:

@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..containers.copying import Piece, Pieces, size_of
 from ..containers.zip import ZipArchive, ZipRecord
-from ..containers.zip_writer import Piece, appended, rewrite
+from ..containers.zip_writer import appended, rewrite
 from ..errors import CorruptError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
@@ -22,7 +23,7 @@ from ..model.source import BytesSource
 from ..model.storage import Container
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
-from . import objects
+from . import objects, recorded
 from .rebuild import storage_keys
 from .renames import Replacements, entry_keys
 
@@ -51,7 +52,7 @@ class NewFile(NamedTuple):
 
     source: str
     name: str
-    pieces: list[Piece]
+    pieces: Pieces
     nbytes: int
     edit: Edit | None
     why_not: str
@@ -77,23 +78,20 @@ def rewritten(checkpoint: Checkpoint) -> list[NewFile]:
     return [writer(checkpoint, pickles, texts, "")]
 
 
-_WAY_OUT = {
-    "torch-tar": "Convert it: torch.save(ckpt_inspect.torch.state_dict(path), 'new.pth').",
-    "torchscript": "Its names live in its code. Take the weights out: ckpt_inspect.torch.state_dict(path).",
-    "torchscript-model-json": "Its names live in its code. Take the weights out: ckpt_inspect.torch.state_dict(path).",
-    "pickle": "Save its tensors with torch.save first.",
-}
+_WAY_OUT = dict.fromkeys(["torch-tar", "torchscript-model-json", "pickle"], "Make it a torch zip first: ckpt convert")
 
 
 def _size(pieces: list[Piece]) -> int:
-    return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces)
+    return sum(map(size_of, pieces))
 
 
 # -- pickles ----------------------------------------------------------------------------------------------------
 
 
-def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes:
-    """The pickle of an object with its sections renamed, read back before it is trusted."""
+def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes | None:
+    """The pickle of an object with its sections renamed, read back before it is trusted; None if nothing was renamed."""
+    if all(section.renamed is None or section.renamed.is_identity() for section in sections.values()):
+        return None
     replacements = Replacements()
     for section in sections.values():
         if section.renamed is None or section.renamed.is_identity():
@@ -126,27 +124,43 @@ def _follow(replacements: Replacements, optimizer: Section, keys: Keys) -> None:
 
 
 def _torch_zip(checkpoint: Checkpoint, container: Container, sections: Mapping[str, Section], name: str) -> NewFile:
-    archive = _archive(container)
     pickle: Pickle = container.graphs["data.pkl"]
     data = new_pickle(pickle, sections)
+    if data is None:
+        return rewritten_zip(container, {}, name)
     kept = storage_keys(read_pickle(BytesSource(data, "")))
     dropped = {f"data/{key}" for key in storage_keys(pickle) - kept}
     if dropped:
         dropped.add(".format_version")  # computed offsets would no longer be right (formats 4.4)
-    alignment = _alignment(archive)
-    changed = {"data.pkl": data}
-    pieces = list(rewrite(archive, changed, dropped, alignment))
-    append, last = appended(archive, changed, alignment)
-    return NewFile(container.path, name, pieces, _size(pieces), Edit([], append, last), "")
+    return rewritten_zip(container, {"data.pkl": data}, name, dropped)
 
 
-def _archive(container: Container) -> ZipArchive:
+def rewritten_zip(
+    container: Container, changed: Mapping[str, bytes], name: str = "", dropped: frozenset[str] | set[str] = frozenset()
+) -> NewFile:
+    """A zip archive with other content in some of its records."""
+    archive = archive_of(container)
+    alignment = alignment_of(archive)
+    layout = rewrite(archive, changed, dropped, alignment)
+    edit, why = None, "it is not written yet"
+    if archive.source.file_range() is not None:
+        append, last = appended(archive, changed, alignment)
+        edit, why = Edit([], append, last), ""
+    return NewFile(container.path, name, layout, layout.nbytes, edit, why)
+
+
+def _torchscript(checkpoint: Checkpoint, container: Container, sections: Mapping[str, Section], name: str) -> NewFile:
+    """Its names live in its code: it is copied, as it is or as a conversion made it."""
+    return rewritten_zip(container, {}, name)
+
+
+def archive_of(container: Container) -> ZipArchive:
     record = next(iter(container.records.values()))
     assert isinstance(record, ZipRecord)
     return record.archive
 
 
-def _alignment(archive: ZipArchive) -> int:
+def alignment_of(archive: ZipArchive) -> int:
     record = archive.records.get(".storage_alignment")
     text = record.source.read_at(0, 16).strip() if record is not None else b"64"
     return int(text) if text.isdigit() and 0 < int(text) <= 1 << 16 else 64
@@ -160,6 +174,9 @@ def _legacy(checkpoint: Checkpoint, container: Container, sections: Mapping[str,
     pickle: Pickle = container.graphs["object"]
     keys: Pickle = container.graphs["storage keys"]
     data = new_pickle(pickle, sections)
+    why = "a legacy file has no room for another pickle: its storages would have to move"
+    if data is None:
+        return NewFile(container.path, name, [source], source.size, None, why)
     kept = storage_keys(read_pickle(BytesSource(data, "")))
     gone = storage_keys(pickle) - kept
     pieces: list[Piece] = [source.slice(0, pickle.start), data]
@@ -173,7 +190,6 @@ def _legacy(checkpoint: Checkpoint, container: Container, sections: Mapping[str,
             if str(key) not in gone:
                 pieces.append(source.slice(offset, length))
             offset += length
-    why = "a legacy file has no room for another pickle: its storages would have to move"
     return NewFile(container.path, name, pieces, _size(pieces), None, why)
 
 
@@ -192,14 +208,16 @@ def _safetensors(checkpoint: Checkpoint, container: Container, sections: Mapping
         if target is None:
             dropped = True
             continue
-        new[target] = entry
+        new[target] = recorded.renamed(entry, keys) if key == "__metadata__" and entry else entry
         if key != "__metadata__":
             ranges.append((entry["data_offsets"][0], entry["data_offsets"][1]))
     source = container.source
     old_length = int.from_bytes(source.read_at(0, 8), "little")
+    if section.renamed is None:
+        return NewFile(container.path, name, [source], source.size, None, "nothing changes")
     if dropped:
         return _safetensors_without(container, new, ranges, old_length, name)
-    text = _header_text(new)
+    text = header_text(new)
     tail = source.slice(8 + old_length, source.size - 8 - old_length)
     pieces: list[Piece] = [len(text).to_bytes(8, "little") + text, tail]
     short = text.rstrip(b" ")
@@ -208,7 +226,7 @@ def _safetensors(checkpoint: Checkpoint, container: Container, sections: Mapping
     return NewFile(container.path, name, pieces, _size(pieces), edit, why)
 
 
-def _header_text(header: dict[str, Any]) -> bytes:
+def header_text(header: dict[str, Any]) -> bytes:
     """Compact JSON, padded with spaces so that the data begin at a multiple of 8, as the library writes it."""
     try:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
@@ -230,7 +248,7 @@ def _safetensors_without(
         key: entry if key == "__metadata__" else {**entry, "data_offsets": _shift(entry["data_offsets"], moved)}
         for key, entry in header.items()
     }
-    text = _header_text(new)
+    text = header_text(new)
     base = 8 + old_length
     data = [container.source.slice(base + begin, stop - begin) for begin, stop in sorted(ranges)]
     pieces: list[Piece] = [len(text).to_bytes(8, "little") + text, *data]
@@ -266,6 +284,10 @@ def _sharded(checkpoint: Checkpoint) -> list[NewFile]:
         files.append(_WRITERS[shard.format](shard, container, {"": section}, name))
     new_map = {new: name for key, name in weight_map.items() if (new := keys.get(key, key)) is not None}
     data = {**index.graphs["index"], "weight_map": new_map}
+    metadata = data.get("metadata")
+    if isinstance(metadata, dict) and isinstance(metadata.get(recorded.NAME), str):
+        ours = recorded.renamed({recorded.NAME: metadata[recorded.NAME]}, keys)
+        data["metadata"] = {**metadata, **ours}
     text = (json.dumps(data, indent=2) + "\n").encode()
     old = index.source
     edit = Edit([(0, text[: old.size])], [text[old.size :]] if len(text) > old.size else [], b"")
@@ -276,4 +298,6 @@ def _sharded(checkpoint: Checkpoint) -> list[NewFile]:
     return files
 
 
-_WRITERS = {"torch-zip": _torch_zip, "torch-legacy": _legacy, "safetensors": _safetensors}
+_WRITERS = {
+    "torch-zip": _torch_zip, "torch-legacy": _legacy, "torchscript": _torchscript, "safetensors": _safetensors,
+}  # fmt: skip

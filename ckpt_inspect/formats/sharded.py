@@ -40,6 +40,9 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits, open_
     ordered = {key: section.tensors[key] for key in weight_map if key in section.tensors}
     section.tensors = ordered  # the index has an order; safetensors shards have none
     checkpoint.sections[""] = section
+    metadata = index.graphs["index"].get("metadata")
+    if isinstance(metadata, dict):  # as a header has it: names that are only recorded stand there
+        section.node = {"__metadata__": {key: text for key, text in metadata.items() if isinstance(text, str)}}
     checkpoint.facts["shards"] = f"{len(shards)}, listed in {os.path.basename(index_path)}"
     formats = dict.fromkeys(shard.format for shard in checkpoint.parts)
     checkpoint.facts["writer"] = f"{' and '.join(formats) or 'no'} shards"

@@ -89,7 +89,7 @@ def _quoted(end: bytes) -> bytes:
 
 
 _LONGEST = 500  # every class repeats the path of its module, every constant used the name of its class
-_STRING = re.compile(_quoted(b""), re.DOTALL)
+STRING = re.compile(_quoted(b""), re.DOTALL)
 _TOKEN = re.compile(
     rb"""[^\n\\"'\#()\[\]{}C]*+ (?:
       (?P<line> \n (?P<indent>[ \t\r\f\v]*+)
@@ -133,7 +133,7 @@ def _text(data: bytes) -> str:
 
 def _literal(literal: bytes) -> str | None:
     """The text of a string literal; None if it is none."""
-    if not _STRING.fullmatch(literal):
+    if not STRING.fullmatch(literal):
         return None
     quotes = 3 if literal[:3] in (b'"""', b"'''") else 1
     try:
@@ -263,7 +263,7 @@ class _Reader:
 
     def _names(self, text: bytes, line: bytes) -> tuple[str, ...]:
         """The strings of ``["weight", "bias", ]``."""
-        names = [_literal(literal) for literal in _STRING.findall(text)] if _LIST.fullmatch(text) else [None]
+        names = [_literal(literal) for literal in STRING.findall(text)] if _LIST.fullmatch(text) else [None]
         if None not in names:
             return tuple(name for name in names if name is not None)
         # A name has a quote or a backslash, which is printed as it is.

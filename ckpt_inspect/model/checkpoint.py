@@ -68,6 +68,7 @@ class Checkpoint:
         siblings: other files of the same directory, where a directory was opened.
         whole: of a selected part, the checkpoint it is a part of.
         selected: the pointer of the part that was asked for, None for the whole file.
+        origin: of a conversion that is not written yet, the checkpoint it is made of.
     """
 
     # How notebooks show it: set by the package, for drawing is above the model.
@@ -87,6 +88,7 @@ class Checkpoint:
         self.siblings: list[str] = []
         self.whole: Checkpoint | None = None
         self.selected: str | None = None
+        self.origin: Checkpoint | None = None
 
     # -- tensors --------------------------------------------------------------------------------------
 
@@ -183,7 +185,7 @@ class Checkpoint:
             )
         part = Checkpoint(self.path, self.format, self.size)
         part.containers, part.problems, part.facts = self.containers, self.problems, self.facts
-        part.siblings, part.order, part.parts = self.siblings, self.order, self.parts
+        part.siblings, part.order, part.parts, part.origin = self.siblings, self.order, self.parts, self.origin
         part.sections, part.values, part.selected, part.whole = inside, values, pointer, self
         return part
 

@@ -94,6 +94,7 @@ def view(checkpoint: Checkpoint, maps: Mapping[str, KeyMap]) -> Checkpoint:
     renamed = Checkpoint(checkpoint.path, checkpoint.format, checkpoint.size)
     renamed.containers, renamed.problems, renamed.facts = checkpoint.containers, checkpoint.problems, checkpoint.facts
     renamed.siblings, renamed.order, renamed.parts = checkpoint.siblings, checkpoint.order, checkpoint.parts
+    renamed.origin = checkpoint.origin
     for pointer, section in checkpoint.sections.items():
         renamed.sections[pointer] = section.with_keys(maps[pointer]) if pointer in maps else section
     renamed.values = [_value(value, checkpoint, maps) for value in checkpoint.values]

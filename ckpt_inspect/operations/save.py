@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 from ..containers import journal, output
-from ..errors import UnsupportedError
+from ..errors import CheckpointError, UnsupportedError
+from ..formats import drafts, open_checkpoint
 from ..formats.rewrite import NewFile, rewritten
 from ..model.checkpoint import Checkpoint
 
@@ -28,13 +30,26 @@ def save(checkpoint: Checkpoint, out: str, *, force: bool = False, progress: Any
         CorruptError: the file is damaged, or changed while it was read.
     """
     files = rewritten(checkpoint)
+    total = sum(file.nbytes for file in files)
+    like = (checkpoint.origin or checkpoint).containers[0].path
     if checkpoint.format == "sharded":
         contents = {file.name: file.pieces for file in files}
-        output.replace_directory(out, contents, force=force, like=files[-1].source, progress=progress)
+        output.replace_directory(
+            out, contents, force=force, replaces=_shards_in(out), like=like, total=total, progress=progress
+        )
     else:
         (file,) = files
-        output.replace_file(out, file.pieces, force=force, like=file.source, total=file.nbytes, progress=progress)
-    return Written(out, sum(file.nbytes for file in files))
+        output.replace_file(out, file.pieces, force=force, like=like, total=total, progress=progress)
+    return Written(out, total)
+
+
+def _shards_in(folder: str) -> list[str]:
+    """The files of a sharded checkpoint that is there: they may go when another takes its place."""
+    try:
+        with open_checkpoint(folder) as old:
+            return [os.path.basename(container.path) for container in old.containers]
+    except CheckpointError:
+        return []
 
 
 def save_in_place(checkpoint: Checkpoint) -> Written:
@@ -43,13 +58,17 @@ def save_in_place(checkpoint: Checkpoint) -> Written:
     Raises:
         UnsupportedError: it cannot be done safely here; the reason is named.
     """
-    files = rewritten(checkpoint)
+    origin = checkpoint.origin
+    files = rewritten(checkpoint) if origin is None else drafts.edits(drafts.settled(checkpoint))
+    if not files:
+        return Written(checkpoint.path, 0)
     for file in files:
         if file.edit is None:
             raise UnsupportedError(
                 f"not in place: {file.why_not}", path=file.source, hint="Write a new file instead: -o OUT"
             )
-    read = [whole[0] for c in checkpoint.containers if (whole := c.source.file_range()) is not None]
+    containers = (origin.whole or origin if origin is not None else checkpoint).containers
+    read = [whole[0] for c in containers if (whole := c.source.file_range()) is not None]
     with journal.edit_many([file.source for file in files], read=read) as edits:
         for file in files:
             _apply(edits[file.source], file)

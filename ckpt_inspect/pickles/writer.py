@@ -33,26 +33,43 @@ _SETITEM, _SETITEMS = _After(b"s"), _After(b"u")
 _BUILD, _MARK, _BINPERSID = _After(b"b"), _After(b"("), _After(b"Q")
 
 
-def write_pickle(root: Any, protocol: int = 2, replaced: Mapping[int, Any] | None = None) -> bytes:
+PidOf = Callable[[Persistent], Any]
+
+
+def write_pickle(
+    root: Any,
+    protocol: int = 2,
+    replaced: Mapping[int, Any] | None = None,
+    pid_of: PidOf | None = None,
+    script: bool = False,
+) -> bytes:
     """Write ``root`` as one pickle.
 
     Args:
         root: a node or plain value of an inert graph.
         protocol: of the pickle it was read from; 0 and 1 are written as 2, which all their readers know.
         replaced: nodes to write in place of others, by ``id`` of the other; nothing is mutated.
+        pid_of: the persistent id to write for a node, asked in the order of writing; None: its own.
+        script: write what TorchScript's own unpickler reads (formats 5.2).
 
     Raises:
         UnsupportedError: the graph holds what this protocol cannot spell.
     """
-    return _Writer(max(2, protocol), replaced or {}).write(root)
+    writer = _ScriptWriter if script else _Writer
+    return writer(max(2, protocol), replaced or {}, pid_of or _own_pid).write(root)
+
+
+def _own_pid(node: Persistent) -> Any:
+    return node.pid
 
 
 class _Writer:
-    __slots__ = ("kept", "memo", "out", "protocol", "replaced", "work")
+    __slots__ = ("kept", "memo", "out", "pid_of", "protocol", "replaced", "work")
 
-    def __init__(self, protocol: int, replaced: Mapping[int, Any]) -> None:
+    def __init__(self, protocol: int, replaced: Mapping[int, Any], pid_of: PidOf) -> None:
         self.protocol = protocol
         self.replaced = replaced
+        self.pid_of = pid_of
         self.out = bytearray()
         self.memo: dict[int, int] = {}
         self.kept: list[Any] = []  # keeps what has a memo entry alive, so that no other object gets its id
@@ -62,9 +79,10 @@ class _Writer:
         out, work, memo, replaced = self.out, self.work, self.memo, self.replaced
         out += b"\x80" + bytes([self.protocol])
         work.append(root)
+        atoms, handlers = self.atoms, self.handlers
         while work:
             item = work.pop()
-            atom = _ATOMS.get(type(item))
+            atom = atoms.get(type(item))
             if atom is not None:
                 atom(self, item)
                 continue
@@ -74,12 +92,20 @@ class _Writer:
             if index is not None:
                 self.recall(index)
                 continue
-            handler = _HANDLERS.get(type(item))
+            handler = handlers.get(type(item))
             if handler is None:
                 raise UnsupportedError(f"a {type(item).__name__} cannot be written into a pickle")
             handler(self, item)
         out += b"."
         return bytes(out)
+
+    @property
+    def atoms(self) -> dict[type, _Handler]:
+        return _ATOMS
+
+    @property
+    def handlers(self) -> dict[type, _Handler]:
+        return _HANDLERS
 
     def recall(self, index: int) -> None:
         self.out += b"h%c" % index if index < 256 else b"j" + pack("<I", index)
@@ -182,6 +208,9 @@ def _bytes(w: _Writer, value: bytes) -> None:
 
 
 def _bytearray(w: _Writer, value: bytearray) -> None:
+    if w.protocol < 3:
+        _opaque(w, Opaque("REDUCE", Global("__builtin__", "bytearray"), (bytes(value),)))
+        return
     w.out += b"\x96" + pack("<Q", len(value)) + value
     w.memoize(value)
 
@@ -196,6 +225,9 @@ def _sized(w: _Writer, size: int, tiny: bytes, small: bytes, large: bytes) -> No
 
 
 def _blob(w: _Writer, node: Blob) -> None:
+    if w.protocol < 3 and node.kind not in ("BYTEARRAY8", "BINSTRING"):
+        w.push([node.source.read_at(node.offset, node.nbytes)])
+        return
     if node.kind == "BYTEARRAY8":
         w.out += b"\x96" + pack("<Q", node.nbytes)
     elif node.kind == "BINSTRING":
@@ -247,6 +279,10 @@ def _dict(w: _Writer, node: Dict) -> None:
 
 
 def _set(w: _Writer, node: Set) -> None:
+    if w.protocol < 4:  # no opcode for it: what CPython writes
+        callee = Global("__builtin__", "frozenset" if node.frozen else "set")
+        w.push([callee, ([*node.members],), _After(b"R", node, b"R0")])
+        return
     if node.frozen:
         w.push([_MARK, *node.members, _After(b"\x91", node, b"1")])
         return
@@ -275,7 +311,7 @@ def _line(text: str) -> bytes:
 
 
 def _persistent(w: _Writer, node: Persistent) -> None:
-    w.push([node.pid, _BINPERSID])
+    w.push([w.pid_of(node), _BINPERSID])
 
 
 _CODES = {"REDUCE": b"R", "NEWOBJ": b"\x81", "NEWOBJ_EX": b"\x92"}
@@ -308,4 +344,68 @@ _ATOMS: dict[type, _Handler] = {_After: _after, type(None): _none, bool: _bool, 
 _HANDLERS: dict[type, _Handler] = {
     str: _str, Character: _str, OldStr: _old_string, OldBytes: _old_string, bytes: _bytes, bytearray: _bytearray, Blob: _blob,
     tuple: _tuple, list: _list, Dict: _dict, Set: _set, Global: _global, Persistent: _persistent, Opaque: _opaque,
+}  # fmt: skip
+
+
+# -- TorchScript ------------------------------------------------------------------------------------------------
+
+
+class _ScriptWriter(_Writer):
+    """The dialect of torch's C++ unpickler: objects have a memo entry only when they are whole (formats 5.2)."""
+
+    __slots__ = ()
+
+    @property
+    def atoms(self) -> dict[type, _Handler]:
+        return _SCRIPT_ATOMS
+
+    @property
+    def handlers(self) -> dict[type, _Handler]:
+        return _SCRIPT_HANDLERS
+
+
+def _script_int(w: _Writer, value: int) -> None:
+    if -(1 << 31) <= value < 1 << 31:
+        _int(w, value)
+    elif value.bit_length() > 63:
+        raise UnsupportedError("TorchScript has no integers of more than 64 bits")
+    else:
+        w.out += b"\x8a\x08" + value.to_bytes(8, "little", signed=True)
+
+
+def _script_list(w: _Writer, node: list[Any]) -> None:
+    w.out += b"]"
+    w.memoize(node)
+    w.push([_MARK, *node, _APPENDS])
+
+
+def _script_dict(w: _Writer, node: Dict) -> None:
+    w.out += b"}"
+    w.memoize(node)
+    w.push([_MARK, *node.pairs, _SETITEMS])
+
+
+def _script_persistent(w: _Writer, node: Persistent) -> None:
+    w.push([w.pid_of(node), _After(b"Q", node)])
+
+
+def _script_object(w: _Writer, node: Opaque) -> None:
+    if node.how == "REDUCE" and not node.ops:
+        w.push([node.callee, node.args, _After(b"R", node)])
+        return
+    if node.how != "NEWOBJ" or any(op != "BUILD" for op, _ in node.ops or ()):
+        raise UnsupportedError(f"TorchScript has no spelling for {node.qualname or 'an object'}")
+    w.push([node.callee, node.args, _NEWOBJ, *(x for state in node.states for x in (state, _BUILD)), _After(b"", node)])
+
+
+def _script_global(w: _Writer, node: Global) -> None:
+    w.out += b"c" + _line(node.module) + _line(node.name)
+    w.memoize(node)
+
+
+_NEWOBJ = _After(b"\x81")
+_SCRIPT_ATOMS = {**_ATOMS, int: _script_int}
+_SCRIPT_HANDLERS: dict[type, _Handler] = {
+    str: _str, Character: _str, tuple: _tuple, list: _script_list, Dict: _script_dict, Global: _script_global,
+    Persistent: _script_persistent, Opaque: _script_object,
 }  # fmt: skip

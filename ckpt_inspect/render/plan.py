@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..operations.like import Matching
-from ..operations.rename import Plan
+from ..operations.rename import Change, Plan
 from .text import Line, escape, plural
 
 
@@ -14,27 +14,32 @@ def lines(plan: Plan, command: str | None = None, all_of_it: bool = True) -> Ite
     path = plan.original.path
     yield [(escape(path), "file"), (f"   {plan.command}", "")]
     for change in plan.changes:
-        yield [(f"  {escape(change.section.pointer) or '(root)'}", "section")]
-        rules = change.keys.rule_counts()
-        for rule, count in rules if all_of_it or len(rules) <= 20 else rules[:19]:
-            yield [(f"    {escape(rule)}", "command"), (f"   ({plural(count, 'key')})", "")]
-        if not all_of_it and len(rules) > 20:
-            yield [(f"    … and {len(rules) - 19:,} more rules", "dim")]
-        dropped = change.keys.dropped
-        for key in dropped if all_of_it or len(dropped) <= 10 else dropped[:9]:
-            yield [(f"    drop {escape(key)}", "bad")]
-        if not all_of_it and len(dropped) > 10:
-            yield [(f"    … and {len(dropped) - 9:,} more dropped", "dim")]
-        if change.keys.kept:
-            yield [(f"    {plural(change.keys.kept, 'key')} kept", "dim")]
-        for lost in change.lost_metadata:
-            yield [(f"    _metadata: the entry of {lost!r} has no place any more", "dim")]
+        yield from change_lines(change, all_of_it)
     if plan.matching is not None:
         yield from _matching(plan.matching, all_of_it)
     for note in plan.notes:
         yield [("  note  ", "label"), (escape(note), "")]
     if command is not None:
         yield [("  do it ", "label"), (escape(command), "command")]
+
+
+def change_lines(change: Change, all_of_it: bool) -> Iterator[Line]:
+    """What happens to the keys of one section."""
+    yield [(f"  {escape(change.section.pointer) or '(root)'}", "section")]
+    rules = change.keys.rule_counts()
+    for rule, count in rules if all_of_it or len(rules) <= 20 else rules[:19]:
+        yield [(f"    {escape(rule)}", "command"), (f"   ({plural(count, 'key')})", "")]
+    if not all_of_it and len(rules) > 20:
+        yield [(f"    … and {len(rules) - 19:,} more rules", "dim")]
+    dropped = change.keys.dropped
+    for key in dropped if all_of_it or len(dropped) <= 10 else dropped[:9]:
+        yield [(f"    drop {escape(key)}", "bad")]
+    if not all_of_it and len(dropped) > 10:
+        yield [(f"    … and {len(dropped) - 9:,} more dropped", "dim")]
+    if change.keys.kept:
+        yield [(f"    {plural(change.keys.kept, 'key')} kept", "dim")]
+    for lost in change.lost_metadata:
+        yield [(f"    _metadata: the entry of {lost!r} has no place any more", "dim")]
 
 
 def _matching(found: Matching, all_of_it: bool) -> Iterator[Line]:

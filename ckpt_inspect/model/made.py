@@ -1,0 +1,146 @@
+"""Sources that are made of others when they are read: the bytes of a file that is not written yet."""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .source import BytesSource, FileSource, Slice, Source
+
+
+class Joined:
+    """Bytes and other sources, one after the other."""
+
+    __slots__ = ("path", "pieces", "size", "starts")
+
+    def __init__(self, path: str, pieces: Iterable[bytes | Source]) -> None:
+        self.path = path
+        self.pieces: list[Source] = [BytesSource(p, path) if isinstance(p, bytes) else p for p in pieces]
+        self.starts: list[int] = []
+        self.size = 0
+        for piece in self.pieces:
+            self.starts.append(self.size)
+            self.size += piece.size
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        end = min(offset + nbytes, self.size)
+        parts: list[bytes] = []
+        index = bisect_right(self.starts, offset) - 1
+        while offset < end:
+            piece = self.pieces[index]
+            inside = offset - self.starts[index]
+            data = piece.read_at(inside, min(piece.size - inside, end - offset))
+            if len(data) < min(piece.size - inside, end - offset):
+                return b"".join([*parts, data])
+            parts.append(data)
+            offset += len(data)
+            index += 1
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def slice(self, offset: int, nbytes: int) -> Source:
+        """A stretch; within one piece it is a stretch of that, which the kernel may be able to copy."""
+        nbytes = min(nbytes, max(0, self.size - offset))
+        index = bisect_right(self.starts, offset) - 1
+        while index >= 0 and self.starts[index] <= offset:
+            piece, inside = self.pieces[index], offset - self.starts[index]
+            if inside + nbytes <= piece.size:
+                return piece if not inside and nbytes == piece.size else piece.slice(inside, nbytes)
+            index -= 1
+        return Slice(self, offset, nbytes)
+
+    def file_range(self) -> tuple[FileSource, int] | None:
+        return self.pieces[0].file_range() if len(self.pieces) == 1 else None
+
+
+class Mapped:
+    """Units of one source made into units of another length, a stretch at a time: casts, swapped bytes.
+
+    Args:
+        source: what is read; its length is a multiple of ``unit``.
+        unit: bytes of one unit of the source.
+        new_unit: bytes of what it becomes.
+        make: whole units to whole new units.
+    """
+
+    __slots__ = ("make", "new_unit", "size", "source", "unit")
+
+    def __init__(self, source: Source, unit: int, new_unit: int, make: Callable[[bytes], bytes]) -> None:
+        self.source = source
+        self.unit = unit
+        self.new_unit = new_unit
+        self.make = make
+        self.size = source.size // unit * new_unit
+
+    @property
+    def path(self) -> str:
+        return self.source.path
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        end = min(offset + nbytes, self.size)
+        if offset >= end:
+            return b""
+        first, last = offset // self.new_unit, -(-end // self.new_unit)
+        data = self.make(self.source.read_at(first * self.unit, (last - first) * self.unit))
+        start = offset - first * self.new_unit
+        return data if not start and len(data) == end - offset else data[start : start + end - offset]
+
+    def slice(self, offset: int, nbytes: int) -> Source:
+        return Slice(self, offset, min(nbytes, max(0, self.size - offset)))
+
+    def file_range(self) -> None:
+        return None
+
+
+class Summed:
+    """A source whose CRC-32 is known once it was read from its beginning to its end."""
+
+    __slots__ = ("_crc", "_end", "source")
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._crc = 0
+        self._end = 0
+
+    @property
+    def size(self) -> int:
+        return self.source.size
+
+    @property
+    def path(self) -> str:
+        return self.source.path
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        data = self.source.read_at(offset, nbytes)
+        if offset == self._end:
+            self._crc = zlib.crc32(data, self._crc)
+            self._end += len(data)
+        return data
+
+    def slice(self, offset: int, nbytes: int) -> Source:
+        return self.source.slice(offset, nbytes)
+
+    def file_range(self) -> None:
+        return None
+
+    @property
+    def crc(self) -> int:
+        """Of all that was read."""
+        assert self._end == self.size, "asked for before everything was read"
+        return self._crc
+
+
+def files_of(source: Any) -> Iterator[FileSource]:
+    """The files that a source is read from."""
+    waiting: list[Any] = [source]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, FileSource):
+            yield found
+        elif isinstance(found, Joined):
+            waiting += found.pieces
+        else:
+            waiting += [
+                part for name in ("parent", "source", "compressed") if (part := getattr(found, name, None)) is not None
+            ]

@@ -1,0 +1,45 @@
+"""A conversion as lines: what changes, what is lost, and the bytes before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..model.checkpoint import Checkpoint
+from ..operations.convert import Conversion, sizes
+from .plan import change_lines
+from .text import Line, escape, plural, size
+
+
+def lines(made: Conversion, command: str | None = None, all_of_it: bool = True) -> Iterator[Line]:
+    """The plan of a conversion; ``command`` is shown last, as what is to be typed to do it."""
+    before, after = made.original, made.checkpoint
+    selected = f"#{before.selected}" if before.selected else ""
+    formats = before.format if before.format == after.format else f"{before.format} → {after.format}"
+    yield [(escape(before.path + selected), "file"), (f"   convert   {formats}", "")]
+    for old, new in made.devices:
+        yield [("  device  ", "label"), (f"{escape(old)} → {new}", "device")]
+    for change in made.changes:
+        yield from change_lines(change, all_of_it)
+    dropped = made.dropped
+    for name in dropped if all_of_it or len(dropped) <= 10 else dropped[:9]:
+        yield [("  drop    ", "label"), (escape(name), "bad")]
+    if not all_of_it and len(dropped) > 10:
+        yield [("          ", ""), (f"… and {len(dropped) - 9:,} more dropped", "dim")]
+    yield [("  before  ", "label"), *_sizes(before)]
+    yield [("  after   ", "label"), *_sizes(after)]
+    for note in made.notes:
+        yield [("  note    ", "label"), (escape(note), "")]
+    if command is not None:
+        yield [("  do it   ", "label"), (escape(command), "command")]
+
+
+def _sizes(checkpoint: Checkpoint) -> Line:
+    by_section: dict[str, list[str]] = {}
+    tensors = 0
+    for row in sizes(checkpoint):
+        by_section.setdefault(row.section, []).append(f"{row.dtype} {size(row.nbytes)}")
+        tensors += row.tensors
+    found: Line = [(f"{size(checkpoint.size)} · {plural(tensors, 'tensor')}", "totals")]
+    for section, parts in by_section.items():
+        found += [("   ", ""), (f"{escape(section) or '(root)'}: ", "section"), (", ".join(parts), "size")]
+    return found
