@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .operations.info import info
     from .operations.ls import ls
     from .operations.remap import remap
+    from .operations.salvage import salvage
     from .operations.save import save, save_in_place
     from .operations.scan import scan
     from .operations.strip_prefix import strip_prefix
@@ -67,6 +68,7 @@ _WHERE = {
     "info": "operations.info",
     "ls": "operations.ls",
     "remap": "operations.remap",
+    "salvage": "operations.salvage",
     "save": "operations.save",
     "save_in_place": "operations.save",
     "scan": "operations.scan",
@@ -100,6 +102,7 @@ __all__ = [
     "ls",
     "open",
     "remap",
+    "salvage",
     "save",
     "save_in_place",
     "scan",

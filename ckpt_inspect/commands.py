@@ -14,5 +14,6 @@ COMMANDS: dict[str, str] = {
     "verify": "Check integrity: checksums, lengths, bounds; damage is named by the tensors it hurts.",
     "check": "Will it load into a model? What is missing, why, and the command that fixes it.",
     "run": "Run a TorchScript archive or a model with these weights: shapes, parameters, FLOPs.",
+    "salvage": "Rescue what is whole of a cut or damaged file, and name what is not.",
     "recover": "Undo an edit in place that was interrupted.",
 }

@@ -192,6 +192,14 @@ def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
     return archive
 
 
+def without_directory(source: Source) -> ZipArchive:
+    """The archive as if it had lost its directory, for one whose directory cannot be used."""
+    archive = ZipArchive(source)
+    archive.truncated = True
+    _read_local_headers(archive)
+    return archive
+
+
 def _find_directory(source: Source) -> _Directory | None:
     """Where the central directory is, None if there is no end record: the file was cut."""
     tail_offset = max(0, source.size - _END_SEARCH)

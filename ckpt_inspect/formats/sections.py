@@ -102,7 +102,7 @@ class Builder:
         except Malformed as error:
             problem = f"{name or 'the root'}: {error}"
             self.spend(name, 16 + (len(problem) >> 2))
-            self.problems.append(Problem(problem, names=(name,)))
+            self.problems.append(Problem(problem, names=(name,), node=node))
             return None
         if info is not None:
             self.spend(name, 8 * len(info.parts) + (len(info.storage.id) >> 3 if info.storage is not None else 0))

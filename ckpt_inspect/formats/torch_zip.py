@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..containers.zip import ZipArchive
+from ..containers.zip_walk import Walked, walk
 from ..model.checkpoint import Checkpoint
+from ..model.graph import Pickle
 from ..model.problem import Problem
 from ..model.source import Source
-from ..model.storage import Record, Storage
+from ..model.storage import Container, Record, Storage
 from ..pickles.limits import Limits
 from . import archive as archives
 from .finish import finish
@@ -38,10 +40,31 @@ def read(source: Source, archive: ZipArchive, limits: Limits) -> Checkpoint:
     builder.build(pickle)
     builder.fill(checkpoint)
     if archive.truncated:
+        locate(container, archive, pickle, storages, search=False)
         _cut(checkpoint, source, pickle.end, storages)
     checkpoint.facts["writer"] = _writer(archive)
     checkpoint.facts.update(container.facts)
     return finish(checkpoint)
+
+
+def locate(
+    container: Container, archive: ZipArchive, pickle: Pickle, storages: Storages, search: bool
+) -> dict[str, Walked]:
+    """Find the records of an archive without a directory by their local headers; storages that are whole get theirs."""
+    known = {storage.id: storage for storage, *_ in storages.by_key.values()}
+    sizes = {"data.pkl": pickle.end, **{name: storage.nbytes for name, storage in known.items()}}
+    found = walk(archive.source, archive.root, sizes, search)
+    for name, walked in found.items():
+        if walked.whole and name != "data.pkl":
+            source = archive.source.slice(walked.start, walked.nbytes)
+            container.records[name] = Record(name, walked.nbytes, source, walked.crc)
+            if name in known:
+                known[name].record = container.records[name]
+    order = found.get("byteorder")
+    if order is not None and container.records["byteorder"].source.read_at(0, 8) == b"big":
+        for storage in known.values():
+            storage.byteorder = "big"
+    return found
 
 
 def _byteorder(archive: ZipArchive, checkpoint: Checkpoint) -> str:
@@ -70,11 +93,17 @@ def _version(archive: ZipArchive, checkpoint: Checkpoint) -> None:
 
 def _cut(checkpoint: Checkpoint, source: Source, pickle_end: int, storages: Storages) -> None:
     needed = pickle_end + sum(storage.nbytes for storage, *_ in storages.by_key.values())
-    if source.size > needed:  # the padding between records and the directory are not counted
+    if all(storage.record is not None for storage, *_ in storages.by_key.values()):
+        problem = (
+            f"the file is cut: {source.size:,} bytes are there, the directory at its end is not; all values are there"
+        )
+    elif source.size > needed:  # the padding between records and the directory are not counted
         problem = f"the file is cut: {source.size:,} bytes are there, the directory at its end is not"
     else:
         problem = f"the file is cut: {source.size:,} bytes are there, its metadata needs at least {needed:,}"
-    checkpoint.problems.append(f"{problem}; names and shapes below are right, not all values are there")
+    if not problem.endswith("there"):
+        problem += "; names and shapes below are right, not all values are there"
+    checkpoint.problems.append(problem)
 
 
 def _writer(archive: ZipArchive) -> str:

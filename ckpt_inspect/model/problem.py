@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class Problem(str):
@@ -11,20 +12,25 @@ class Problem(str):
     Attributes:
         record: name of the member of the archive, or id of the storage; None: not one of them.
         names: tensors that the problem names itself; others follow from the record.
+        node: the graph node of a tensor that could not be described.
         damage: False for what is odd, or not understood here, in a file that may be sound.
     """
 
-    __slots__ = ("damage", "names", "record")
+    __slots__ = ("damage", "names", "node", "record")
 
     record: str | None
     names: tuple[str, ...]
     damage: bool
+    node: Any
 
-    def __new__(cls, text: str, record: str | None = None, names: Sequence[str] = (), damage: bool = True) -> Problem:
+    def __new__(
+        cls, text: str, record: str | None = None, names: Sequence[str] = (), damage: bool = True, node: Any = None
+    ) -> Problem:
         self = super().__new__(cls, text)
         self.record = record
         self.names = tuple(names)
         self.damage = damage
+        self.node = node
         return self
 
     @classmethod
@@ -35,4 +41,4 @@ class Problem(str):
     def in_shard(self, name: str) -> Problem:
         """The same, as the whole says it that the shard is a part of."""
         record = f"{name}:{self.record}" if self.record else None
-        return Problem(f"shard {name}: {self}", record, self.names, self.damage)
+        return Problem(f"shard {name}: {self}", record, self.names, self.damage, self.node)

@@ -279,6 +279,7 @@ def _check_archive(
 ) -> None:
     """Checksums of all members, their local headers and descriptors, and what lies between them."""
     if archive.truncated:
+        _check_summed(found, names, label, container, progress)
         return
     members: list[ZipRecord] = []
     for record in archive.everything:
@@ -312,6 +313,19 @@ def _check_archive(
     ):
         if count:
             found.notes.append(f"{label}{count:,} bytes {what}")
+
+
+def _check_summed(
+    found: Verification, names: Names, label: str, container: Container, progress: Progress | None
+) -> None:
+    """What is left of a cut archive, against the checksums in the descriptors."""
+    records = [record for record in container.records.values() if record.crc is not None]
+    for record, outcome in zip(records, checksums([Span(r.source, r.nbytes) for r in records], progress), strict=True):
+        found.checked_bytes += record.nbytes
+        found.compared += 1
+        if outcome != record.crc:
+            why = outcome.message if isinstance(outcome, CheckpointError) else WRONG_CHECKSUM
+            found.add(label + record.name, why, names.of_record(container, record))
 
 
 def _check_readable(

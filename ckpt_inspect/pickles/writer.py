@@ -88,6 +88,10 @@ class _Writer:
                 continue
             if replaced:
                 item = replaced.get(id(item), item)
+                atom = _ATOMS.get(type(item))
+                if atom is not None:
+                    atom(self, item)
+                    continue
             index = memo.get(id(item))
             if index is not None:
                 self.recall(index)

@@ -188,12 +188,13 @@ STEPS = (looked, verified, scanned)
 def drive(path: str, number: int | None = None) -> Iterator[str]:
     """Everything that reads, on one file; or, by its number, one thing of all."""
     from ckpt_inspect.errors import CheckpointError
+    from ckpt_inspect.render.text import escape
 
     for step in STEPS if number is None else (STEPS[number % len(STEPS)],):
         try:
             yield from step(path)
         except CheckpointError as error:
-            yield f"{error} {error.to_dict()}"
+            yield escape(f"{error} {error.to_dict()}")  # as the command line does
 
 
 class Watch:

@@ -1,0 +1,57 @@
+"""Rescue what is whole of a cut or damaged checkpoint into a new one, bit for bit, and name what is not.
+
+Example: ckpt salvage half.pt -o rescued.pt
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..operations.salvage import salvage
+from . import options, writing
+
+DAMAGED = 1
+
+
+def command(
+    file: writing.File,
+    out: writing.Out = None,
+    fill: Annotated[
+        str | None, typer.Option("--fill", metavar="zeros|nan", help="Keep the place of what is lost, with this in it.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be rescued, write nothing.")] = False,
+    force: writing.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    with writing.progress(_size(file)) as advance:
+        found = salvage(file, None if dry_run else out, fill=fill, force=force, progress=advance)
+    if as_json and not quiet:
+        options.write_json(found.to_dict())
+    elif not quiet:
+        from ..render import salvage as render
+
+        lines = list(render.lines(found, not options.is_terminal()))
+        if options.is_terminal():
+            from ..render.terminal import show_wrapped
+
+            show_wrapped(lines, render.LABEL)
+        else:
+            from ..render.plain import texts
+
+            options.write(texts(lines))
+    if out is None and not dry_run:
+        typer.echo("ckpt: nothing was written: say where with -o OUT, or --dry-run", err=True)
+        return 2
+    return DAMAGED if found.damaged or found.lost else 0
+
+
+def _size(path: str) -> int:
+    import os
+
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0

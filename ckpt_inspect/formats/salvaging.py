@@ -1,0 +1,260 @@
+"""What is whole of a damaged checkpoint, as a new one: the graph without what is lost, and the bytes that are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..containers.copying import Piece
+from ..containers.zip_build import Content, build
+from ..dtypes import ITEMSIZE, PACKED
+from ..model.graph import Dict, Opaque, Pickle, Set
+from ..model.source import BytesSource, Source
+from ..model.storage import Container
+from ..model.tensor import TensorInfo
+from ..pickles.machine import read_pickle
+from ..pickles.writer import write_pickle
+from .rebuild import is_storage, storage_dtype, storage_keys
+from .renames import with_pairs
+
+ZEROS, NAN = "zeros", "nan"
+
+# NaN of each floating type, little-endian; all others are filled with zeros.
+_NANS = {
+    "float64": bytes.fromhex("000000000000f87f"), "float32": bytes.fromhex("0000c07f"), "float16": bytes.fromhex("007e"),
+    "bfloat16": bytes.fromhex("c07f"), "float8_e4m3fn": b"\x7f", "float8_e5m2": b"\x7f", "float8_e4m3fnuz": b"\x80",
+    "float8_e5m2fnuz": b"\x80", "float8_e8m0fnu": b"\xff", "complex128": bytes.fromhex("000000000000f87f"),
+    "complex64": bytes.fromhex("0000c07f"), "complex32": bytes.fromhex("007e"),
+}  # fmt: skip
+_LEFT_OUT = frozenset(
+    [".format_version", ".storage_alignment", ".data/serialization_id"]
+)  # no longer true: formats 4.4
+
+
+class Stock(NamedTuple):
+    """What there is of one storage.
+
+    Attributes:
+        nbytes: how long it should be.
+        head: its first bytes, as many as can be trusted; None: none of it.
+        why: why not all of it can be.
+    """
+
+    nbytes: int
+    head: Source | None
+    why: str
+
+    @property
+    def there(self) -> int:
+        return self.head.size if self.head is not None else 0
+
+    def pieces(self, pattern: bytes) -> list[Piece]:
+        """The storage, with ``pattern`` for what is not there."""
+        found: list[Piece] = [self.head] if self.head is not None and self.head.size else []
+        missing = self.nbytes - self.there
+        return [*found, Repeated(pattern, self.there, missing)] if missing else found
+
+
+class Repeated:
+    """A source that says the same bytes again and again, as if from the start of the storage it is a part of."""
+
+    __slots__ = ("pattern", "phase", "size")
+    path = ""
+
+    def __init__(self, pattern: bytes, phase: int, nbytes: int) -> None:
+        self.pattern = pattern
+        self.phase = phase
+        self.size = nbytes
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        nbytes = max(0, min(nbytes, self.size - offset))
+        first = (self.phase + offset) % len(self.pattern)
+        return (self.pattern * (nbytes // len(self.pattern) + 2))[first : first + nbytes]
+
+    def slice(self, offset: int, nbytes: int) -> Source:
+        return Repeated(self.pattern, self.phase + offset, min(nbytes, max(0, self.size - offset)))
+
+    def file_range(self) -> None:
+        return None
+
+
+def pattern_of(fill: str | None, dtype: str, byteorder: str = "little") -> bytes:
+    """What fills a storage of this type: zeros, or NaN where the type has one."""
+    pattern = _NANS.get(dtype, b"\0") if fill == NAN else b"\0"
+    return pattern[::-1] if byteorder == "big" else pattern
+
+
+def end_of(info: TensorInfo) -> int:
+    """Where the last byte that a tensor looks at ends, in its record; 0 for one without elements."""
+    storage = info.storage
+    assert storage is not None
+    if 0 in info.shape:
+        return 0
+    last = info.storage_offset
+    for length, step in zip(info.shape, info.stride or (), strict=False):
+        last += (length - 1) * step
+    last //= PACKED.get(info.dtype, 1)
+    return storage.offset + (last + 1) * ITEMSIZE[info.dtype]
+
+
+# -- the graph without what is lost -----------------------------------------------------------------------------
+
+
+def new_pickle(pickle: Pickle, lost: Collection[int]) -> bytes:
+    """The pickle without the nodes whose ``id`` is in ``lost``; entries of mappings go, elsewhere they become None."""
+    replaced: dict[int, Any] = {}
+    kept: list[Any] = []
+    seen: set[int] = set()
+    waiting: list[tuple[Any, bool]] = [(pickle.root, False)]  # node, and whether it holds attributes of an object
+    while waiting:
+        node, attributes = waiting.pop()
+        if id(node) in seen or id(node) in lost:
+            continue
+        seen.add(id(node))
+        made = _without(node, lost, attributes)
+        if made is not None:
+            replaced[id(node)] = made
+            kept.append(node)
+        waiting += _inside(node, attributes)
+    return write_pickle(pickle.root, pickle.protocol, replaced)
+
+
+_TABLES = frozenset(["_parameters", "_buffers", "_modules"])
+
+
+def _inside(node: Any, attributes: bool) -> Iterator[tuple[Any, bool]]:
+    if type(node) in (list, tuple):
+        yield from ((item, attributes and type(item) is Dict) for item in node)
+    elif type(node) is Set:
+        yield from ((item, False) for item in node.members)
+    elif type(node) is Dict:
+        for key, value in node.items():
+            yield value, attributes and isinstance(key, str) and key in _TABLES
+    elif type(node) is Opaque:
+        yield node.args, False
+        yield node.kwargs, False
+        for op, payload in node.ops or ():
+            if op == "BUILD":
+                yield payload, True
+            else:
+                yield from ((item, attributes) for item in payload)
+
+
+def _without(node: Any, lost: Collection[int], attributes: bool) -> Any:
+    """A copy of one node without the lost ones it holds, None if it holds none."""
+    if type(node) in (list, tuple):
+        if not any(id(item) in lost for item in node):
+            return None
+        return type(node)(None if id(item) in lost else item for item in node)
+    if type(node) is Dict:
+        return None if not any(id(v) in lost for v in node.pairs[1::2]) else Dict(_pairs(node.pairs, lost, attributes))
+    if type(node) is not Opaque or not node.ops:
+        return None
+    ops: list[tuple[str, Any]] = []
+    changed = False
+    for op, payload in node.ops:
+        if op == "BUILD" or not any(id(item) in lost for item in payload):
+            ops.append((op, payload))
+            continue
+        changed = True
+        if op == "SETITEMS":
+            left = _pairs(payload, lost, attributes)
+            ops += [(op, left)] if left else []
+        else:
+            ops.append((op, [None if id(item) in lost else item for item in payload]))
+    if not changed:
+        return None
+    copy = with_pairs(node, [])
+    copy.ops = ops
+    return copy
+
+
+def _pairs(pairs: list[Any], lost: Collection[int], attributes: bool) -> list[Any]:
+    found: list[Any] = []
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        if id(value) not in lost:
+            found += [key, value]
+        elif attributes:
+            found += [key, None]
+    return found
+
+
+# -- containers -------------------------------------------------------------------------------------------------
+
+
+def zip_contents(
+    container: Container, data: bytes, stocks: Mapping[str, Stock], fill: str | None, whole: Collection[str]
+) -> list[Content]:
+    """The records of a new torch zip: the pickle, the storages it names in their order, and what else is whole."""
+    pickle = read_pickle(BytesSource(data, container.path))
+    order = container.records.get("byteorder")
+    big = order is not None and order.nbytes == 3
+    contents = [Content("data.pkl", [data]), Content("byteorder", [b"big" if big else b"little"])]
+    known: set[str] = set()
+    for node in pickle.persistent:
+        if not is_storage(node):
+            continue
+        name, dtype = f"data/{node.pid[2]}", storage_dtype(node.pid[1])
+        stock = stocks.get(name)
+        if stock is not None and name not in known:
+            known.add(name)
+            pattern = pattern_of(fill, dtype.name if dtype else "", "big" if big else "little")
+            contents.append(Content(name, stock.pieces(pattern)))
+    others = [
+        name for name in container.records if name in whole and not name.startswith("data/") and name not in _LEFT_OUT
+    ]
+    for name in others:
+        if name not in ("data.pkl", "byteorder", "version"):
+            record = container.records[name]
+            contents.append(Content(name, [record.source.slice(0, record.nbytes)]))
+    version = container.records.get("version")
+    text = version.source.read_at(0, 16) if version is not None and "version" in whole else b"3\n"
+    return [*contents, Content("version", [text])]
+
+
+def zip_pieces(root: str, contents: list[Content]) -> Iterator[Piece]:
+    return build(root, contents)
+
+
+def legacy_pieces(container: Container, data: bytes, stocks: Mapping[str, Stock], fill: str | None) -> list[Piece]:
+    """A legacy stream: head, the new pickle, the keys that are left, each with its length (formats 6)."""
+    pickle: Pickle = container.graphs["object"]
+    keys: Pickle = container.graphs["storage keys"]
+    new = read_pickle(BytesSource(data, container.path))
+    dtypes = {str(n.pid[2]): storage_dtype(n.pid[1]) for n in reversed(new.persistent) if is_storage(n)}
+    left = [key for key in keys.root if str(key) in storage_keys(new) and str(key) in stocks]
+    pieces: list[Piece] = [container.source.slice(0, pickle.start), data, write_pickle(left, keys.protocol)]
+    for key in left:
+        dtype, stock = dtypes[str(key)], stocks[str(key)]
+        assert dtype is not None
+        pieces.append((stock.nbytes // dtype.itemsize).to_bytes(8, "little", signed=True))
+        pieces += stock.pieces(pattern_of(fill, dtype.name))
+    return pieces
+
+
+def safetensors_pieces(
+    container: Container, kept: Mapping[str, TensorInfo], stocks: Mapping[str, Stock], fill: str | None
+) -> list[Piece]:
+    """A safetensors file of some of its tensors, without holes (formats 11)."""
+    header: dict[str, Any] = container.graphs["header"]
+    new: dict[str, Any] = {}
+    content: list[Piece] = []
+    end = 0
+    placed = sorted((header[key]["data_offsets"][0], key) for key in kept)
+    offsets: dict[str, list[int]] = {}
+    for _, key in placed:
+        storage = kept[key].storage
+        assert storage is not None
+        stock = stocks[storage.id]
+        offsets[key] = [end, end + stock.nbytes]
+        content += stock.pieces(pattern_of(fill, kept[key].dtype))
+        end += stock.nbytes
+    for key, entry in header.items():
+        if key == "__metadata__":
+            new[key] = entry
+        elif key in kept:
+            new[key] = {**entry, "data_offsets": offsets[key]}
+    text = json.dumps(new, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little") + text, *content]

@@ -1,0 +1,370 @@
+"""``ckpt salvage``: from a cut or damaged checkpoint, a valid one of what is whole, and the names of what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..containers import output
+from ..containers.copying import Piece, size_of
+from ..containers.zip import ZipArchive, without_directory
+from ..containers.zip_walk import Walked, checksum
+from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
+from ..formats import open_checkpoint, open_source, salvaging, torch_zip
+from ..formats.salvaging import Stock, end_of
+from ..model.checkpoint import Checkpoint
+from ..model.graph import Pickle
+from ..model.problem import Problem
+from ..model.storage import Container, Record, Storage
+from ..model.tensor import TensorInfo
+from ..pickles.limits import DEFAULT
+from .plain import safe
+from .verify import Verification, archive_of, components, verify
+
+SCHEMA = "ckpt-inspect/salvage/1"
+FILLS = (salvaging.ZEROS, salvaging.NAN)
+_FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
+_CHANGED = "its bytes fail their checksum"
+
+
+class Lost(NamedTuple):
+    """A tensor that is not whole, and why."""
+
+    name: str
+    why: str
+
+
+class Salvage:
+    """What can be rescued, ready to be written.
+
+    Attributes:
+        path: the damaged file or directory.
+        out: where it was written, None if it was not.
+        rescued: names of the tensors that are whole, in saved order.
+        lost: those that are not.
+        fill: what stands in the place of the lost ones; None: they are left out.
+        notes: what else is to be known.
+        damaged: whether anything was wrong with the file at all.
+        nbytes: length of what is written.
+    """
+
+    def __init__(self, path: str, fill: str | None) -> None:
+        self.path = path
+        self.fill = fill
+        self.out: str | None = None
+        self.rescued: list[str] = []
+        self.lost: list[Lost] = []
+        self.notes: list[str] = []
+        self.damaged = False
+        self.nbytes = 0
+        self.files: dict[str, list[Piece]] = {}  # by name within a directory, "" for a checkpoint that is one file
+        self.archives: dict[str, tuple[str, list[Any]]] = {}  # the same of torch zips: root and records
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "path": self.path,
+            "out": self.out,
+            "damaged": self.damaged,
+            "rescued": self.rescued,
+            "lost": [lost._asdict() for lost in self.lost],
+            "fill": self.fill,
+            "nbytes": safe(self.nbytes),
+            "notes": self.notes,
+        }
+
+    def __repr__(self) -> str:
+        return f"<salvage of {self.path}: {len(self.rescued)} tensors rescued, {len(self.lost)} lost>"
+
+
+def salvage(path: str, out: str | None = None, *, fill: str | None = None, force: bool = False,
+            progress: Any = None) -> Salvage:  # fmt: skip
+    """Rescue what is whole of ``path`` and write it to ``out``; without one, only say what that would be.
+
+    Args:
+        path: a torch zip, a legacy stream, a safetensors file or a sharded directory.
+        out: the new file, or directory for a sharded one.
+        fill: ``zeros`` or ``nan`` in the place of what is lost; None: it is left out.
+        force: replace ``out`` if it is there.
+        progress: called with the number of bytes just written.
+
+    Raises:
+        CorruptError: nothing can be rescued; what is in the way is named.
+        UnsupportedError: a format of which no part makes sense alone.
+        OutputExistsError: ``out`` is there.
+    """
+    if fill not in (None, *FILLS):
+        raise SelectionError(f"nothing is filled with {fill!r}", hint=f"It can be {' or '.join(FILLS)}.")
+    if out is not None and os.path.exists(out) and os.path.exists(path) and os.path.samefile(path, out):
+        raise SelectionError("the damaged file is not overwritten", path=out, hint="Write to a new file: -o OUT")
+    found = Salvage(path, fill)
+    with _open(path, found) as checkpoint:
+        if checkpoint.format not in _FORMATS:
+            raise UnsupportedError(
+                f"{checkpoint.format} files are not salvaged: their code and their tensors belong together",
+                path=path,
+                hint=f"See what is hurt: ckpt verify {path}",
+            )
+        _plan(found, checkpoint)
+        if not found.rescued:
+            raise CorruptError("nothing in it is whole", path=path, hint=found.lost[0].why if found.lost else None)
+        if out is not None:
+            _write(found, checkpoint, out, force, progress)
+    return found
+
+
+def _open(path: str, found: Salvage) -> Checkpoint:
+    """The checkpoint; a torch zip whose directory cannot be read, by its local headers."""
+    try:
+        return open_checkpoint(path)
+    except LimitError:
+        raise
+    except CorruptError as error:
+        _, source, _ = open_source(path)
+        archive = without_directory(source)
+        if not archive.records:
+            raise
+        try:
+            checkpoint = torch_zip.read(source, archive, DEFAULT)
+        except (CheckpointError, KeyError):
+            raise error from None
+        found.notes.append(f"its directory cannot be used ({error.message}): read from its local headers")
+        return checkpoint
+
+
+# -- what there is ----------------------------------------------------------------------------------------------
+
+
+def _plan(found: Salvage, checkpoint: Checkpoint) -> None:
+    checked = verify(checkpoint)
+    found.damaged = not checked.ok
+    found.notes += [note for note in checked.notes if "no checksum" in note or "edit in place" in note]
+    why = {damage.record: damage.why for damage in checked.damaged if damage.record is not None}
+    if checkpoint.format == "sharded":
+        _plan_shards(found, checkpoint, checked, why)
+    else:
+        _plan_file(found, checkpoint, "", why)
+
+
+def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[str, str]) -> None:
+    container = checkpoint.containers[0]
+    pickle = _pickle_of(container)
+    if pickle is not None and "data.pkl" in why and "checksum" in why["data.pkl"]:
+        raise CorruptError(
+            "its pickle fails its checksum: which tensor is which cannot be told for certain",
+            path=checkpoint.path,
+            record="data.pkl",
+            hint="If it still loads with torch.load, look at the result with care and save it anew.",
+        )
+    stocks = _stocks(checkpoint, container, why)
+    lost, kept = _sort(checkpoint, stocks)
+    for problem in map(Problem.of, checkpoint.problems):
+        if problem.node is not None:  # a tensor that could not even be described
+            lost[id(problem.node)] = [Lost(name, problem.partition(": ")[2]) for name in problem.names]
+    filling = found.fill is not None
+    found.lost += dict.fromkeys(each for entries in lost.values() for each in entries)
+    found.rescued += kept
+    if pickle is None:
+        section = checkpoint.sections[""]
+        tensors = {key: info for key, info in section.items() if filling or key in set(kept)}
+        found.files[name] = salvaging.safetensors_pieces(container, tensors, stocks, found.fill)
+        return
+    gone = {key for key, entries in lost.items() if not filling or any(e.why.startswith("needs ") for e in entries)}
+    data = _original(container, pickle) if not gone else salvaging.new_pickle(pickle, gone)
+    if checkpoint.format == "torch-legacy":
+        found.files[name] = salvaging.legacy_pieces(container, data, stocks, found.fill)
+    else:
+        whole = {n for n, record in container.records.items() if n not in why and _readable(record)}
+        archive = archive_of(container)
+        assert archive is not None
+        contents = salvaging.zip_contents(container, data, stocks, found.fill, whole)
+        found.archives[name] = (archive.root, contents)
+
+
+def _pickle_of(container: Container) -> Pickle | None:
+    graph = container.graphs.get("data.pkl") or container.graphs.get("object")
+    return graph if isinstance(graph, Pickle) else None
+
+
+def _original(container: Container, pickle: Pickle) -> bytes:
+    """The pickle as it is in the file."""
+    record = container.records.get("data.pkl")
+    source = record.source if record is not None else container.source
+    return source.read_at(pickle.start, pickle.end - pickle.start)
+
+
+def _readable(record: Record) -> bool:
+    try:
+        return record.source.size >= record.nbytes
+    except CheckpointError:
+        return False
+
+
+def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str]) -> dict[str, Stock]:
+    """What there is of each storage, by its id; of a legacy view, that of the storage it is a view of."""
+    walked: dict[str, Walked] = {}
+    archive = archive_of(container)
+    pickle = _pickle_of(container)
+    if archive is not None and archive.truncated and pickle is not None:
+        walked = torch_zip.locate(container, archive, pickle, _storages_by_name(checkpoint), search=True)
+    found: dict[str, Stock] = {}
+    for _, _, info in checkpoint.tensors():
+        for part in components(info):
+            storage = part.storage
+            if storage is None or storage.id in found or storage.location == "meta":
+                continue
+            found[storage.id] = _stock(storage, container, archive, walked.get(storage.id), why)
+    if checkpoint.format == "torch-legacy":
+        found.update(_legacy_stocks(checkpoint, container, found))
+    return found
+
+
+class _Known:
+    """The storages of a checkpoint as ``torch_zip.locate`` wants them."""
+
+    def __init__(self, by_key: dict[str, tuple[Storage, Any, Any]]) -> None:
+        self.by_key = by_key
+
+
+def _storages_by_name(checkpoint: Checkpoint) -> Any:
+    parts = (part for _, _, info in checkpoint.tensors() for part in components(info))
+    return _Known({part.storage.id: (part.storage, None, None) for part in parts if part.storage is not None})
+
+
+def _stock(
+    storage: Storage, container: Container, archive: ZipArchive | None, walked: Walked | None, why: Mapping[str, str]
+) -> Stock:
+    reason = why.get(storage.id, "")
+    record = storage.record
+    if walked is not None:
+        if walked.whole and walked.crc is not None and _crc_of(container, walked) != walked.crc:
+            return Stock(storage.nbytes, None, _CHANGED)
+        said = "" if walked.whole else f"{walked.there:,} of its {walked.nbytes:,} bytes are there"
+        return Stock(storage.nbytes, container.source.slice(walked.start, walked.there), said)
+    if record is None:
+        return Stock(storage.nbytes, None, reason or "its bytes are not in the file")
+    try:
+        source = record.source
+        where = source.file_range()
+    except CheckpointError as error:
+        return Stock(storage.nbytes, None, error.message)
+    if reason and "checksum" in reason:
+        return Stock(storage.nbytes, None, _CHANGED)
+    there = storage.nbytes if where is None else max(0, min(storage.nbytes, where[0].size - where[1]))
+    said = "" if there == storage.nbytes else f"{there:,} of its {storage.nbytes:,} bytes are there"
+    return Stock(storage.nbytes, source.slice(0, there), said)
+
+
+def _crc_of(container: Container, walked: Walked) -> int:
+    return checksum(container.source, walked.start, walked.nbytes)
+
+
+def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[str, Stock]) -> dict[str, Stock]:
+    """Storages of a legacy stream one after the other, by the lengths that the pickle needs."""
+    from ..formats.rebuild import is_storage, storage_dtype
+
+    keys = container.graphs.get("storage keys")
+    pickle = container.graphs["object"]
+    if not isinstance(keys, Pickle) or type(keys.root) is not list:
+        return {name: Stock(stock.nbytes, None, "the list of storages is cut off") for name, stock in known.items()}
+    lengths: dict[str, int] = {}
+    for node in pickle.persistent:
+        dtype = storage_dtype(node.pid[1]) if is_storage(node) else None
+        if dtype is not None and type(node.pid[4]) is int:
+            lengths.setdefault(str(node.pid[2]), max(0, node.pid[4]) * dtype.itemsize)
+    found: dict[str, Stock] = {}
+    source, offset = container.source, keys.end
+    for key in keys.root:
+        name = str(key) if isinstance(key, (str, int)) else ""
+        if name not in lengths:
+            break  # what follows cannot be found
+        start, nbytes = offset + 8, lengths[name]
+        there = max(0, min(nbytes, source.size - start))
+        said = "" if there == nbytes else f"{there:,} of its {nbytes:,} bytes are there"
+        found[name] = Stock(nbytes, source.slice(start, there), said)
+        offset = start + nbytes
+    return found
+
+
+def _sort(checkpoint: Checkpoint, stocks: Mapping[str, Stock]) -> tuple[dict[int, list[Lost]], list[str]]:
+    """Tensors that are lost, by ``id`` of their node, and the names of those that are whole."""
+    lost: dict[int, list[Lost]] = {}
+    kept: list[str] = []
+    for name, _, info in checkpoint.tensors():
+        reason = next(filter(None, (_reason(part, stocks) for part in components(info))), "")
+        if reason:
+            lost.setdefault(id(info.node), []).append(Lost(name, reason))
+        else:
+            kept.append(name)
+    return lost, kept
+
+
+def _reason(info: TensorInfo, stocks: Mapping[str, Stock]) -> str:
+    """Why a tensor is not whole, ``""`` if it is."""
+    storage = info.storage
+    if storage is None or storage.location == "meta":
+        return ""
+    stock = stocks.get(storage.id) or stocks.get(storage.id.partition("/")[0])  # of a view: the storage it is one of
+    if stock is None:
+        return "its bytes are not in the file"
+    end = end_of(info)
+    if end <= stock.there:
+        return ""
+    return stock.why or f"it needs {end:,} bytes of a storage of {stock.there:,}"
+
+
+# -- shards -----------------------------------------------------------------------------------------------------
+
+
+def _plan_shards(found: Salvage, checkpoint: Checkpoint, checked: Verification, why: Mapping[str, str]) -> None:
+    index = checkpoint.containers[0]
+    folder = os.path.dirname(index.path)
+    weight_map: dict[str, str] = index.graphs["index"]["weight_map"]
+    placed: set[str] = set()
+    for shard in checkpoint.parts:
+        name = os.path.relpath(shard.containers[0].path, folder or ".").replace(os.sep, "/")
+        mine = {r.removeprefix(f"{name}:"): text for r, text in why.items() if r.startswith(f"{name}:")}
+        _restore_ids(shard, f"{name}:")
+        try:
+            _plan_file(found, shard, name, mine)
+        except CorruptError as error:
+            found.lost += [Lost(key, error.message) for key in shard.sections[""]]
+        placed.update(shard.sections[""].keys())
+    rescued = {key for key in found.rescued if key in weight_map}
+    left_out = [key for key in found.rescued if key not in weight_map]
+    if left_out:
+        found.notes.append(f"{len(left_out)} tensors in shards were not in the index: they are kept in their shards")
+    reasons = {name: damage.why for damage in checked.damaged for name in damage.names}
+    found.lost += [Lost(key, reasons.get(key, "its shard is missing")) for key in weight_map if key not in placed]
+    written = {*found.files, *found.archives}
+    kept = {k: n for k, n in weight_map.items() if n in written and (k in rescued or (found.fill and k in placed))}
+    text = json.dumps({**index.graphs["index"], "weight_map": kept}, indent=2) + "\n"
+    found.files[os.path.basename(index.path)] = [text.encode()]
+
+
+def _restore_ids(shard: Checkpoint, prefix: str) -> None:
+    """Storages under the names that their own file gives them: the whole has put the shard's name before."""
+    for _, _, info in shard.tensors():
+        for part in components(info):
+            if part.storage is not None:
+                part.storage.id = part.storage.id.removeprefix(prefix)
+
+
+# -- writing ----------------------------------------------------------------------------------------------------
+
+
+def _write(found: Salvage, checkpoint: Checkpoint, out: str, force: bool, progress: Any) -> None:
+    files: dict[str, Iterable[Piece]] = dict(found.files)
+    total = sum(size_of(piece) for pieces in found.files.values() for piece in pieces)
+    for name, (root, contents) in found.archives.items():
+        files[name] = salvaging.zip_pieces(root, contents)
+        total += sum(content.nbytes + 256 for content in contents)
+    if checkpoint.format == "sharded":
+        found.nbytes = output.replace_directory(out, files, force=force, total=total, progress=progress)
+    else:
+        found.nbytes = output.replace_file(
+            out, files[""], force=force, like=checkpoint.path, total=total, progress=progress
+        )
+    found.out = out
