@@ -12,8 +12,8 @@ COMMANDS: dict[str, str] = {
     "scan": "What the pickles would import and call, without doing it.",
     "convert": "Convert between devices, dtypes and formats; take out a part, leave out entries.",
     "verify": "Check integrity: checksums, lengths, bounds; damage is named by the tensors it hurts.",
+    "salvage": "Rescue what is whole of a cut or damaged file, and name what is not.",
     "check": "Will it load into a model? What is missing, why, and the command that fixes it.",
     "run": "Run a TorchScript archive or a model with these weights: shapes, parameters, FLOPs.",
-    "salvage": "Rescue what is whole of a cut or damaged file, and name what is not.",
     "recover": "Undo an edit in place that was interrupted.",
 }

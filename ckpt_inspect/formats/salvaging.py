@@ -39,20 +39,25 @@ class Stock(NamedTuple):
         nbytes: how long it should be.
         head: its first bytes, as many as can be trusted; None: none of it.
         why: why not all of it can be.
+        dtype: of the tensors in it, which says what it is filled with.
     """
 
     nbytes: int
     head: Source | None
     why: str
+    dtype: str
 
     @property
     def there(self) -> int:
         return self.head.size if self.head is not None else 0
 
-    def pieces(self, pattern: bytes) -> list[Piece]:
-        """The storage, with ``pattern`` for what is not there."""
+    def pieces(self, fill: str | None, byteorder: str = "little") -> list[Piece]:
+        """The storage, with zeros or NaN for what is not there."""
         found: list[Piece] = [self.head] if self.head is not None and self.head.size else []
         missing = self.nbytes - self.there
+        pattern = _NANS.get(self.dtype, b"\0") if fill == NAN else b"\0"
+        if byteorder == "big":
+            pattern = pattern[::-1]
         return [*found, Repeated(pattern, self.there, missing)] if missing else found
 
 
@@ -77,12 +82,6 @@ class Repeated:
 
     def file_range(self) -> None:
         return None
-
-
-def pattern_of(fill: str | None, dtype: str, byteorder: str = "little") -> bytes:
-    """What fills a storage of this type: zeros, or NaN where the type has one."""
-    pattern = _NANS.get(dtype, b"\0") if fill == NAN else b"\0"
-    return pattern[::-1] if byteorder == "big" else pattern
 
 
 def end_of(info: TensorInfo) -> int:
@@ -195,12 +194,11 @@ def zip_contents(
     for node in pickle.persistent:
         if not is_storage(node):
             continue
-        name, dtype = f"data/{node.pid[2]}", storage_dtype(node.pid[1])
+        name = f"data/{node.pid[2]}"
         stock = stocks.get(name)
         if stock is not None and name not in known:
             known.add(name)
-            pattern = pattern_of(fill, dtype.name if dtype else "", "big" if big else "little")
-            contents.append(Content(name, stock.pieces(pattern)))
+            contents.append(Content(name, stock.pieces(fill, "big" if big else "little")))
     others = [
         name for name in container.records if name in whole and not name.startswith("data/") and name not in _LEFT_OUT
     ]
@@ -220,16 +218,18 @@ def zip_pieces(root: str, contents: list[Content]) -> Iterator[Piece]:
 def legacy_pieces(container: Container, data: bytes, stocks: Mapping[str, Stock], fill: str | None) -> list[Piece]:
     """A legacy stream: head, the new pickle, the keys that are left, each with its length (formats 6)."""
     pickle: Pickle = container.graphs["object"]
-    keys: Pickle = container.graphs["storage keys"]
+    keys: Pickle | None = container.graphs.get("storage keys")  # None: it was cut off
     new = read_pickle(BytesSource(data, container.path))
     dtypes = {str(n.pid[2]): storage_dtype(n.pid[1]) for n in reversed(new.persistent) if is_storage(n)}
-    left = [key for key in keys.root if str(key) in storage_keys(new) and str(key) in stocks]
-    pieces: list[Piece] = [container.source.slice(0, pickle.start), data, write_pickle(left, keys.protocol)]
+    needed = storage_keys(new)
+    order = keys.root if keys is not None and type(keys.root) is list else sorted(needed)
+    left = [key for key in order if str(key) in needed and str(key) in stocks]
+    pieces: list[Piece] = [container.source.slice(0, pickle.start), data, write_pickle(left, pickle.protocol)]
     for key in left:
         dtype, stock = dtypes[str(key)], stocks[str(key)]
         assert dtype is not None
         pieces.append((stock.nbytes // dtype.itemsize).to_bytes(8, "little", signed=True))
-        pieces += stock.pieces(pattern_of(fill, dtype.name))
+        pieces += stock.pieces(fill)
     return pieces
 
 
@@ -248,7 +248,7 @@ def safetensors_pieces(
         assert storage is not None
         stock = stocks[storage.id]
         offsets[key] = [end, end + stock.nbytes]
-        content += stock.pieces(pattern_of(fill, kept[key].dtype))
+        content += stock.pieces(fill)
         end += stock.nbytes
     for key, entry in header.items():
         if key == "__metadata__":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..containers import output
 from ..containers.copying import Piece, size_of
-from ..containers.zip import ZipArchive, without_directory
+from ..containers.zip import without_directory
 from ..containers.zip_walk import Walked, checksum
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
 from ..formats import open_checkpoint, open_source, salvaging, torch_zip
@@ -140,7 +140,7 @@ def _open(path: str, found: Salvage) -> Checkpoint:
 def _plan(found: Salvage, checkpoint: Checkpoint) -> None:
     checked = verify(checkpoint)
     found.damaged = not checked.ok
-    found.notes += [note for note in checked.notes if "no checksum" in note or "edit in place" in note]
+    found.notes += [note for note in checked.notes if "record has a checksum" in note or "edit in place" in note]
     why = {damage.record: damage.why for damage in checked.damaged if damage.record is not None}
     if checkpoint.format == "sharded":
         _plan_shards(found, checkpoint, checked, why)
@@ -215,7 +215,7 @@ def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str]
             storage = part.storage
             if storage is None or storage.id in found or storage.location == "meta":
                 continue
-            found[storage.id] = _stock(storage, container, archive, walked.get(storage.id), why)
+            found[storage.id] = _stock(part, storage, container, walked.get(storage.id), why)
     if checkpoint.format == "torch-legacy":
         found.update(_legacy_stocks(checkpoint, container, found))
     return found
@@ -234,27 +234,31 @@ def _storages_by_name(checkpoint: Checkpoint) -> Any:
 
 
 def _stock(
-    storage: Storage, container: Container, archive: ZipArchive | None, walked: Walked | None, why: Mapping[str, str]
+    info: TensorInfo, storage: Storage, container: Container, walked: Walked | None, why: Mapping[str, str]
 ) -> Stock:
-    reason = why.get(storage.id, "")
-    record = storage.record
+    nbytes, reason = storage.nbytes, why.get(storage.id, "")
     if walked is not None:
         if walked.whole and walked.crc is not None and _crc_of(container, walked) != walked.crc:
-            return Stock(storage.nbytes, None, _CHANGED)
-        said = "" if walked.whole else f"{walked.there:,} of its {walked.nbytes:,} bytes are there"
-        return Stock(storage.nbytes, container.source.slice(walked.start, walked.there), said)
+            return Stock(nbytes, None, _CHANGED, info.dtype)
+        return Stock(
+            nbytes, container.source.slice(walked.start, walked.there), _short(walked.there, nbytes), info.dtype
+        )
+    record = storage.record
     if record is None:
-        return Stock(storage.nbytes, None, reason or "its bytes are not in the file")
+        return Stock(nbytes, None, reason or "its bytes are not in the file", info.dtype)
+    if reason and "checksum" in reason:
+        return Stock(nbytes, None, _CHANGED, info.dtype)
     try:
         source = record.source
-        where = source.file_range()
     except CheckpointError as error:
-        return Stock(storage.nbytes, None, error.message)
-    if reason and "checksum" in reason:
-        return Stock(storage.nbytes, None, _CHANGED)
-    there = storage.nbytes if where is None else max(0, min(storage.nbytes, where[0].size - where[1]))
-    said = "" if there == storage.nbytes else f"{there:,} of its {storage.nbytes:,} bytes are there"
-    return Stock(storage.nbytes, source.slice(0, there), said)
+        return Stock(nbytes, None, error.message, info.dtype)
+    where = source.file_range()
+    there = nbytes if where is None else max(0, min(nbytes, where[0].size - where[1]))
+    return Stock(nbytes, source.slice(0, there), _short(there, nbytes), info.dtype)
+
+
+def _short(there: int, nbytes: int) -> str:
+    return "" if there == nbytes else f"{there:,} of its {nbytes:,} bytes are there"
 
 
 def _crc_of(container: Container, walked: Walked) -> int:
@@ -268,12 +272,14 @@ def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[
     keys = container.graphs.get("storage keys")
     pickle = container.graphs["object"]
     if not isinstance(keys, Pickle) or type(keys.root) is not list:
-        return {name: Stock(stock.nbytes, None, "the list of storages is cut off") for name, stock in known.items()}
+        return {name: stock._replace(head=None, why="the list of storages is cut off") for name, stock in known.items()}
     lengths: dict[str, int] = {}
+    types: dict[str, str] = {}
     for node in pickle.persistent:
         dtype = storage_dtype(node.pid[1]) if is_storage(node) else None
         if dtype is not None and type(node.pid[4]) is int:
             lengths.setdefault(str(node.pid[2]), max(0, node.pid[4]) * dtype.itemsize)
+            types.setdefault(str(node.pid[2]), dtype.name)
     found: dict[str, Stock] = {}
     source, offset = container.source, keys.end
     for key in keys.root:
@@ -282,8 +288,7 @@ def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[
             break  # what follows cannot be found
         start, nbytes = offset + 8, lengths[name]
         there = max(0, min(nbytes, source.size - start))
-        said = "" if there == nbytes else f"{there:,} of its {nbytes:,} bytes are there"
-        found[name] = Stock(nbytes, source.slice(start, there), said)
+        found[name] = Stock(nbytes, source.slice(start, there), _short(there, nbytes), types[name])
         offset = start + nbytes
     return found
 
@@ -362,7 +367,11 @@ def _write(found: Salvage, checkpoint: Checkpoint, out: str, force: bool, progre
         files[name] = salvaging.zip_pieces(root, contents)
         total += sum(content.nbytes + 256 for content in contents)
     if checkpoint.format == "sharded":
-        found.nbytes = output.replace_directory(out, files, force=force, total=total, progress=progress)
+        index = checkpoint.containers[0]
+        shards = {name for name in index.graphs["index"]["weight_map"].values() if "/" not in name}
+        found.nbytes = output.replace_directory(
+            out, files, force=force, replaces=shards, like=index.path, total=total, progress=progress
+        )
     else:
         found.nbytes = output.replace_file(
             out, files[""], force=force, like=checkpoint.path, total=total, progress=progress

@@ -11,6 +11,13 @@ from .text import Line, escape, plural, size
 
 LABEL = 2
 _FEW = 6
+_SALVAGED = (
+    "torch-zip",
+    "torch-legacy",
+    "safetensors",
+    "sharded",
+    None,
+)  # None: its directory may be all that is broken
 
 
 def lines(found: Verification, all_of_it: bool = True) -> Iterator[Line]:
@@ -28,7 +35,7 @@ def lines(found: Verification, all_of_it: bool = True) -> Iterator[Line]:
                 ("  hurt  ", "label"),
                 (f"{found.hurt:,} of {plural(found.tensors, 'tensor')}, {left:,} are whole", ""),
             ]
-        if "salvage" in COMMANDS:
+        if found.format in _SALVAGED and "salvage" in COMMANDS:
             yield [("  hint  ", "label"), (f"ckpt salvage {escape(quote(found.path))} -o OUT", "command")]
 
 

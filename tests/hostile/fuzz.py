@@ -1,7 +1,7 @@
 """Valid checkpoints, changed a little, by the thousand: whatever comes of it, nothing else than a CheckpointError.
 
 ``python -m tests.hostile.fuzz --inputs 2000000`` is the long run; each input is told by a number, so that one that fails
-can be made again (``--only N``). Every input is looked at (ls, info, tree), verified or scanned, in turn, in this process,
+can be made again (``--only N``). Every input is looked at (ls, info, tree), verified, scanned or salvaged, in turn, in this process,
 under an audit hook, within two seconds of processor time and 300 MB; ``--all`` does all of it to each.
 
 First each seed is cut at every 64th byte, then bytes are flipped in the shipped fixtures, one at a time; the rest are
@@ -182,7 +182,22 @@ def scanned(path: str) -> Iterator[str]:
     yield from plain.texts(render.lines(found))
 
 
-STEPS = (looked, verified, scanned)
+def salvaged(path: str) -> Iterator[str]:
+    from ckpt_inspect.formats.salvaging import zip_pieces
+    from ckpt_inspect.operations.salvage import salvage
+    from ckpt_inspect.render import json, plain
+    from ckpt_inspect.render import salvage as render
+
+    found = salvage(path, fill=(None, "zeros", "nan")[os.path.getsize(path) % 3])
+    yield json.dumps(found.to_dict())
+    yield from plain.texts(render.lines(found))
+    for root, contents in found.archives.values():
+        if sum(content.nbytes for content in contents) < 1_000_000:
+            for _ in zip_pieces(root, contents):
+                pass
+
+
+STEPS = (looked, verified, scanned, salvaged)
 
 
 def drive(path: str, number: int | None = None) -> Iterator[str]:

@@ -1,0 +1,394 @@
+"""What is rescued is bit for bit what it was. The oracle is the undamaged file, by torch, safetensors and zipfile."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckpt_inspect
+from ckpt_inspect.cli.app import run
+from ckpt_inspect.errors import CheckpointError, CorruptError, OutputExistsError, SelectionError, UnsupportedError
+from ckpt_inspect.operations.salvage import Salvage, salvage
+from ckpt_inspect.operations.verify import verify_file
+from tests.conftest import FIXTURES
+from tests.zoo import files
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    named = [(str(key).replace("~", "~0").replace("/", "~1"), item) for key, item in items]
+    return {k: v for key, item in named for k, v in _leaves(item, f"{name}/{key}" if name else key).items()}
+
+
+def _load(path: Path, trusted: bool = False) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        return {key.replace("/", "~1"): value for key, value in load_file(path).items()}
+    return _leaves(torch.load(path, weights_only=not trusted))
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    def data(tensor: torch.Tensor) -> bytes:
+        return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else data(tensor.reshape(1))
+
+    return one.dtype == other.dtype and one.shape == other.shape and data(one) == data(other)
+
+
+def _check(found: Salvage, out: Path, original: dict[str, torch.Tensor], trusted: bool = False) -> None:
+    """Every tensor is rescued bit for bit, or named as lost."""
+    left = _load(out, trusted)
+    lost = {lost.name for lost in found.lost}
+    assert set(found.rescued) | lost == set(original)
+    assert not set(found.rescued) & lost
+    assert set(left) == set(found.rescued) | (lost if found.fill else set())
+    for name in found.rescued:
+        assert _same(left[name], original[name]), name
+    assert verify_file(str(out)).ok
+
+
+def _extents(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the bytes of each record lie, by zipfile."""
+    data = path.read_bytes()
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            at = info.header_offset
+            start = (
+                at
+                + 30
+                + int.from_bytes(data[at + 26 : at + 28], "little")
+                + int.from_bytes(data[at + 28 : at + 30], "little")
+            )
+            found[info.filename.partition("/")[2]] = (start, start + info.file_size)
+    return found
+
+
+CUT = ["run.ckpt", "tied.pt", "lightning.ckpt", "legacy.pth", "gpt.safetensors"]
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_cut_file_gives_back_what_is_whole(name: str, tmp_path: Path) -> None:
+    data = (FIXTURES / name).read_bytes()
+    trusted = name == "lightning.ckpt"
+    original = _load(FIXTURES / name, trusted)
+    path, out = tmp_path / "cut", tmp_path / ("out" + Path(name).suffix)
+    chance = random.Random(name)
+    rescued = []
+    for part in (0.6, 0.99, *(chance.uniform(0.1, 1) for _ in range(10))):
+        path.write_bytes(data[: int(part * len(data))])
+        try:
+            found = salvage(str(path), str(out), force=True)
+        except CorruptError:
+            continue
+        assert found.damaged
+        rescued.append((part, len(found.rescued)))
+        _check(found, out, original, trusted)
+    assert len(rescued) > 3
+    assert [count for _, count in sorted(rescued)] == sorted(count for _, count in rescued)
+
+
+def test_sixty_percent_give_every_tensor_that_lies_within(tmp_path: Path) -> None:
+    name = "run.ckpt"
+    data = (FIXTURES / name).read_bytes()
+    length = int(0.6 * len(data))
+    path = tmp_path / name
+    path.write_bytes(data[:length])
+    found = salvage(str(path))
+    sound = ckpt_inspect.open(FIXTURES / name)
+    extents = _extents(FIXTURES / name)
+    expected = [n for n, _, info in sound.tensors() if info.storage and extents[info.storage.id][1] <= length]
+    assert found.rescued == expected
+    assert 20 < len(expected) < len(sound)
+
+
+@pytest.mark.parametrize("fill", ["zeros", "nan"])
+@pytest.mark.parametrize("name", CUT)
+def test_filled(name: str, fill: str, tmp_path: Path) -> None:
+    data = (FIXTURES / name).read_bytes()
+    trusted = name == "lightning.ckpt"
+    path, out = tmp_path / "cut", tmp_path / ("out" + Path(name).suffix)
+    path.write_bytes(data[: int(0.6 * len(data))])
+    found = salvage(str(path), str(out), fill=fill)
+    original = _load(FIXTURES / name, trusted)
+    _check(found, out, original, trusted)
+    left = _load(out, trusted)
+    assert list(left) == list(original) or name.endswith("safetensors")
+    filled = 0
+    for lost in found.lost:
+        tensor = left[lost.name]
+        if fill == "zeros" or not tensor.is_floating_point():
+            assert not (tensor != tensor).any()
+        elif lost.why.startswith("0 of its") or "not in the file" in lost.why:
+            assert torch.isnan(tensor).all(), lost
+            filled += tensor.numel()
+    assert filled or fill == "zeros" or name in ("lightning.ckpt", "tied.pt")
+
+
+@pytest.mark.parametrize("name", ["run.ckpt", "tied.pt", "lenet.pt"])
+def test_damaged_records_are_left_out(name: str, tmp_path: Path) -> None:
+    data = bytearray((FIXTURES / name).read_bytes())
+    extents = {
+        key: span for key, span in _extents(FIXTURES / name).items() if key.startswith("data/") and span[0] < span[1]
+    }
+    chance = random.Random(name)
+    hit = chance.sample(sorted(extents), min(2, len(extents) - 1))
+    for key in hit:
+        data[chance.randrange(*extents[key])] ^= 4
+    path, out = tmp_path / name, tmp_path / f"out-{name}"
+    path.write_bytes(data)
+    found = salvage(str(path), str(out))
+    original = _leaves(torch.load(FIXTURES / name, weights_only=False)) if name != "lenet.pt" else {}
+    sound = ckpt_inspect.open(FIXTURES / name)
+    assert {lost.name for lost in found.lost} == {
+        n for n, _, info in sound.tensors() if info.storage and info.storage.id in hit
+    }
+    assert all("checksum" in lost.why for lost in found.lost)
+    if name != "lenet.pt":
+        _check(found, out, original)
+
+
+@pytest.mark.parametrize("name", ["run.ckpt", "tied.pt"])
+def test_a_destroyed_directory_costs_nothing(name: str, tmp_path: Path) -> None:
+    data = bytearray((FIXTURES / name).read_bytes())
+    with zipfile.ZipFile(FIXTURES / name) as archive:
+        start = archive.start_dir
+    path, out = tmp_path / name, tmp_path / "out.pt"
+    for damage in (data[:start], data[: start + 20] + b"\xff" * 30 + data[start + 50 :], data[:-40] + bytes(40)):
+        path.write_bytes(damage)
+        found = salvage(str(path), str(out), force=True)
+        assert not found.lost
+        assert found.damaged
+        _check(found, out, _load(FIXTURES / name))
+
+
+@pytest.mark.parametrize("name", ["run.ckpt", "tied.pt"])
+def test_destroyed_local_headers_cost_nothing_either(name: str, tmp_path: Path) -> None:
+    """Where the directory is lost too: the bytes are where torch aligns them, and the descriptor proves it."""
+    data = bytearray((FIXTURES / name).read_bytes())
+    with zipfile.ZipFile(FIXTURES / name) as archive:
+        start = archive.start_dir
+        headers = [info.header_offset for info in archive.infolist() if "/data/" in info.filename]
+    for at in headers[1::2]:
+        data[at : at + 4] = b"\xff" * 4
+    path, out = tmp_path / name, tmp_path / "out.pt"
+    path.write_bytes(data[:start])
+    found = salvage(str(path), str(out))
+    assert not found.lost
+    _check(found, out, _load(FIXTURES / name))
+
+
+def test_bytes_that_look_like_an_archive_fool_nobody(tmp_path: Path) -> None:
+    """A tensor that holds a whole checkpoint with the same names, and a chain of headers that is broken before it."""
+    inner = tmp_path / "model.pt"
+    torch.save({"a": torch.full((50,), 7.0), "b": torch.full((60,), 8.0), "c": torch.full((70,), 9.0)}, inner)
+    bait = torch.frombuffer(bytearray(inner.read_bytes()), dtype=torch.uint8)
+    state = {"a": torch.arange(50.0), "bait": bait, "b": torch.arange(60.0), "c": torch.arange(70.0)}
+    torch.save(state, inner)
+    data = bytearray(inner.read_bytes())
+    with zipfile.ZipFile(inner) as archive:
+        start = archive.start_dir
+        offsets = {info.filename: info.header_offset for info in archive.infolist()}
+    out = tmp_path / "out.pt"
+    path = tmp_path / "cut.pt"
+    path.write_bytes(data[:start])
+    _check(salvage(str(path), str(out)), out, _leaves(state))
+    # the header and a byte of the tensor in front of the bait destroyed, then those of the bait itself
+    for broken in ("model/data/0", "model/data/1"):
+        changed = bytearray(data[:start])
+        at = offsets[broken]
+        changed[at : at + 4] = bytes(4)
+        changed[_extents(inner)[broken.partition("/")[2]][0] + 3] ^= 1
+        path.write_bytes(changed)
+        found = salvage(str(path), str(out), force=True)
+        assert len(found.lost) == 1
+        _check(found, out, _leaves(state))
+
+
+def test_views_within_what_is_there_are_whole(tmp_path: Path) -> None:
+    flat = torch.arange(100_000.0)
+    state = {
+        "first": flat[:1000],
+        "tail": flat[99_000:],
+        "every": flat[::2],
+        "middle": flat[40_000:50_000].view(100, 100).t(),
+    }
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    torch.save(state, path)
+    extents = _extents(path)
+    path.write_bytes(path.read_bytes()[: extents["data/0"][0] + 4 * 60_000])
+    found = salvage(str(path), str(out))
+    assert found.rescued == ["first", "middle"]
+    _check(found, out, state)
+
+
+def test_a_parameter_of_a_module_becomes_none(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    torch.save(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(4, 4)), path)
+    start, _ = _extents(path)["data/2"]
+    data = bytearray(path.read_bytes())
+    data[start] ^= 1
+    path.write_bytes(data)
+    found = salvage(str(path), str(out))
+    assert [lost.name for lost in found.lost] == ["1.weight"]
+    model = torch.load(out, weights_only=False)
+    assert model[1].weight is None
+    assert model[0].weight.shape == (3, 3)
+
+
+def test_ties_survive(tmp_path: Path) -> None:
+    path, out = tmp_path / "tied.pt", tmp_path / "out.pt"
+    data = (FIXTURES / "tied.pt").read_bytes()
+    path.write_bytes(data[:-100])
+    salvage(str(path), str(out))
+    before, after = _load(FIXTURES / "tied.pt"), _load(out)
+    pairs = [
+        (a, b) for a in before for b in before if before[a].data_ptr() == before[b].data_ptr() and before[a].numel()
+    ]
+    assert pairs
+    assert all(after[a].data_ptr() == after[b].data_ptr() for a, b in pairs)
+
+
+def test_a_length_of_a_legacy_stream_may_be_wrong(tmp_path: Path) -> None:
+    data = bytearray((FIXTURES / "legacy.pth").read_bytes())
+    sound = ckpt_inspect.open(FIXTURES / "legacy.pth")
+    records = [record.source.file_range() for record in sound.containers[0].records.values()]
+    at = sorted(where[1] for where in records if where)[3] - 8
+    data[at] ^= 0x55
+    path, out = tmp_path / "legacy.pth", tmp_path / "out.pth"
+    path.write_bytes(data)
+    with pytest.raises(RuntimeError):
+        torch.load(path, weights_only=True)
+    found = salvage(str(path), str(out))
+    _check(found, out, _load(FIXTURES / "legacy.pth"))
+    assert not found.lost
+
+
+def test_shards(tmp_path: Path) -> None:
+    folder, out = tmp_path / "sharded", tmp_path / "out"
+    shutil.copytree(FIXTURES / "sharded", folder)
+    shards = sorted(folder.glob("*.safetensors"))
+    original = {k: v for shard in shards for k, v in load_file(shard).items()}
+    data = shards[0].read_bytes()
+    shards[0].write_bytes(data[: len(data) // 2])
+    found = salvage(str(folder), str(out))
+    left = {k: v for shard in sorted(out.glob("*.safetensors")) for k, v in load_file(shard).items()}
+    assert set(left) == set(found.rescued)
+    assert all(_same(left[k], original[k]) for k in left)
+    assert {lost.name for lost in found.lost} == set(original) - set(left)
+    index = json.loads(next(out.glob("*.index.json")).read_text())
+    assert set(index["weight_map"]) == set(left)
+    assert verify_file(str(out)).ok
+    shards[0].unlink()
+    found = salvage(str(folder), str(out), force=True)
+    assert {lost.why for lost in found.lost} == {next(iter({lost.why for lost in found.lost}))}
+    assert "missing" in found.lost[0].why
+    assert verify_file(str(out)).ok
+
+
+def test_filled_types(tmp_path: Path) -> None:
+    dtypes = [
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e5m2,
+        torch.float8_e4m3fn,
+        torch.complex64,
+        torch.int64,
+        torch.bool,
+    ]
+    state = {str(dtype): torch.zeros(8).to(dtype) for dtype in dtypes}
+    for name in ("a.pt", "a.safetensors"):
+        path, out = tmp_path / name, tmp_path / f"out-{name}"
+        if name == "a.pt":
+            torch.save({"first": torch.ones(4), **state}, path)
+            data = path.read_bytes()[: _extents(path)["data/1"][0] - 3]
+        else:
+            save_file({"first": torch.ones(4, dtype=torch.float64), **state}, path)
+            header = int.from_bytes(path.read_bytes()[:8], "little")
+            data = path.read_bytes()[: 8 + header + 8 * 8 + 4 * 8]
+        path.write_bytes(data)
+        found = salvage(str(path), str(out), fill="nan")
+        left = _load(out)
+        for lost in found.lost:
+            tensor = left[lost.name]
+            if tensor.is_floating_point() or tensor.is_complex():
+                assert torch.isnan(tensor.to(torch.complex64)).all(), lost
+            else:
+                assert not tensor.any()
+
+
+@pytest.mark.parametrize("name", ["form-coo.pth", "storages.pth", "ancient.pth", "nested-ema.pth", "optimizer-sgd-momentum.pth", "zip-deflated.pth", "legacy-views.pth", "values-legacy.pth"])  # fmt: skip
+def test_every_layout_can_be_cut(name: str, tmp_path: Path) -> None:
+    whole = files.FILES[name](tmp_path)
+    data = whole.read_bytes()
+    path, out = tmp_path / "cut.pt", tmp_path / "out.pt"
+    rescued = 0
+    for part in (0.5, 0.7, 0.9, 0.97):
+        path.write_bytes(data[: int(part * len(data))])
+        try:
+            found = salvage(str(path), str(out), force=True)
+        except CheckpointError:
+            continue
+        rescued += len(found.rescued)
+        torch.load(out, weights_only=False)
+        assert verify_file(str(out)).ok
+    assert rescued or name in ("zip-deflated.pth", "legacy-views.pth", "values-legacy.pth")
+
+
+def test_a_sound_file_is_copied(tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    found = salvage(str(FIXTURES / "run.ckpt"), str(out))
+    assert not found.damaged
+    assert not found.lost
+    _check(found, out, _load(FIXTURES / "run.ckpt"))
+
+
+def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError):
+        salvage(str(FIXTURES / "traced.pt"))
+    with pytest.raises(SelectionError):
+        salvage(str(FIXTURES / "run.ckpt"), fill="ones")
+    path = tmp_path / "a.pt"
+    shutil.copy(FIXTURES / "tied.pt", path)
+    with pytest.raises(SelectionError):
+        salvage(str(path), str(path), force=True)
+    with pytest.raises(OutputExistsError):
+        salvage(str(FIXTURES / "tied.pt"), str(path))
+    data = bytearray(path.read_bytes())
+    data[_extents(path)["data.pkl"][1] - 1] ^= 0  # the pickle whole
+    start, end = _extents(path)["data.pkl"]
+    data[data.find(b"slice", start, end)] ^= 1  # a name in the pickle changed
+    path.write_bytes(data)
+    with pytest.raises(CorruptError, match="cannot be told"):
+        salvage(str(path))
+    path.write_bytes(data[:300])
+    with pytest.raises(CorruptError):
+        salvage(str(path))
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "cut.ckpt", tmp_path / "out.ckpt"
+    data = (FIXTURES / "run.ckpt").read_bytes()
+    path.write_bytes(data[: int(0.6 * len(data))])
+    assert run(["salvage", str(path)]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert run(["salvage", str(path), "--dry-run"]) == 1
+    assert "50 of 61 tensors whole" in capsys.readouterr().out
+    assert not out.exists()
+    assert run(["salvage", str(path), "-o", str(out), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["schema", "path", "out", "damaged", "rescued", "lost", "fill", "nbytes", "notes"]
+    assert document["nbytes"] == out.stat().st_size
+    assert run(["salvage", str(path), "-o", str(out)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert run(["salvage", str(FIXTURES / "run.ckpt"), "-o", str(out), "--force"]) == 0
+    assert "nothing is damaged" in capsys.readouterr().out
