@@ -28,7 +28,10 @@ def class_name(node: Opaque) -> str:
 def fields(node: Opaque) -> dict[str, Any]:
     """Attributes that BUILD would set: from a dict, or (dict, slots)."""
     found: dict[str, Any] = {}
-    for state in node.states:
+    states = node.states
+    if len(states) > 1:  # one that is given again replaces what it gave before: the last time counts
+        states = list({id(state): state for state in reversed(states)}.values())[::-1]
+    for state in states:
         for part in state if _is_dict_and_slots(state) else (state,):
             if type(part) is Dict:
                 for key, value in part.items():
@@ -101,9 +104,7 @@ def children(node: Any) -> tuple[list[tuple[Any, Any]], str]:
         return list(enumerate(members)), "sequence"
     inside = [*fields(node).items()]
     args = node.args if type(node.args) is tuple else ()
-    for state in node.states:
-        if type(state) is not Dict and not _is_dict_and_slots(state):
-            args = (*args, state)
+    args = (*args, *(s for s in node.states if type(s) is not Dict and not _is_dict_and_slots(s)))
     deep = [
         (f"<argument {index}>", value) for index, value in enumerate(args) if not is_scalar(value) and _enterable(value)
     ]

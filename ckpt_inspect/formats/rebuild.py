@@ -19,6 +19,7 @@ from .inline import source_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+INLINE = "inline/"  # how storages are called whose bytes lie inside the pickle
 _UNTYPED = DType("uint8", 8, "int", None, None, False)
 
 
@@ -117,7 +118,7 @@ class Storages:
 
     def add_inline(self, data: Any, path: str, location: str) -> Storage:
         """A storage whose bytes lie inside the pickle."""
-        name = f"inline/{self.inline}"
+        name = f"{INLINE}{self.inline}"
         self.inline += 1
         source = source_of(data, path)
         return Storage(name, source.size, location, Record(name, source.size, source))

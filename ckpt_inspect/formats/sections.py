@@ -15,10 +15,11 @@ from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque, Persistent, Pickle
 from ..model.problem import Problem
 from ..model.section import Section, Value
+from ..model.storage import Storage
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT, Limits
 from . import modules, objects, values
-from .rebuild import Malformed, Rebuilder, storage_keys
+from .rebuild import INLINE, Malformed, Rebuilder, storage_keys
 
 
 def walk_budget(pickle: Pickle) -> int:
@@ -31,6 +32,9 @@ def walk_budget(pickle: Pickle) -> int:
 
 
 _MOST_PLACES = 200_000_000
+
+
+_SHARED = frozenset([Opaque, Persistent, Dict, list])  # kinds of nodes that cost something to look at
 
 
 class _Place(NamedTuple):
@@ -56,6 +60,8 @@ class Builder:
         self.order: dict[str, int] = {}
         self.budget = 0
         self._waiting: list[_Place] = []
+        self._seen: set[int] = set()  # by identity: what was placed once
+        self._extents: dict[int, int] = {}
 
     def build(self, pickle: Pickle) -> None:
         """Walk everything that the root of ``pickle`` holds."""
@@ -105,12 +111,12 @@ class Builder:
             self.problems.append(Problem(problem, names=(name,), node=node))
             return None
         if info is not None:
-            self.spend(name, 8 * len(info.parts) + (len(info.storage.id) >> 3 if info.storage is not None else 0))
+            self.spend(name, 8 * len(info.parts) + (_storage_length(info.storage) if info.storage is not None else 0))
         return info
 
     def place(self, node: Any, pointer: str, depth: int, chain: Any, owner: Section | None, keep: Any) -> str:
         """Sort one node in: ``tensor`` (given to ``keep``), ``value`` (listed) or ``container`` (entered later)."""
-        self.spend(pointer, values.length(node))
+        self.spend(pointer, values.length(node) + self._again(node))
         if type(node) is Opaque or type(node) is Persistent:
             info = self.tensor(node, pointer)
             if info is not None:
@@ -131,6 +137,17 @@ class Builder:
             link = link[1]
         self._waiting.append(_Place(node, pointer, depth, (node, chain), owner))
         return "container"
+
+    def _again(self, node: Any) -> int:
+        """What it costs to look at a node that was placed before: the first time the pickle paid for it."""
+        identity = id(node)
+        if identity not in self._seen:
+            if type(node) in _SHARED:
+                self._seen.add(identity)
+            return 0
+        if identity not in self._extents:
+            self._extents[identity] = values.extent(node)
+        return self._extents[identity]
 
     def spend(self, pointer: str, length: int = 0) -> None:
         """Pay for one place: its name, and the length of what is there."""
@@ -193,6 +210,11 @@ class Builder:
         section = Section(pointer, kind, cls, node)
         self.sections[pointer] = section
         return section
+
+
+def _storage_length(storage: Storage) -> int:
+    """Its name; bytes that lie inside the pickle are read with the tensor."""
+    return (len(storage.id) >> 3) + (storage.nbytes >> 3 if storage.id.startswith(INLINE) else 0)
 
 
 def _keep(section: Section, key: str, info: TensorInfo) -> None:
