@@ -15,5 +15,6 @@ COMMANDS: dict[str, str] = {
     "salvage": "Rescue what is whole of a cut or damaged file, and name what is not.",
     "check": "Will it load into a model? What is missing, why, and the command that fixes it.",
     "run": "Run a TorchScript archive or a model with these weights: shapes, parameters, FLOPs.",
+    "code": "Python source of the modules: real layers where they are recorded or inferred.",
     "recover": "Undo an edit in place that was interrupted.",
 }

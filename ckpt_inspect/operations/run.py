@@ -13,6 +13,8 @@ from .plain import safe
 from .trial import forward_dict, load
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..torch.forward import Forward
     from ..torch.models import Model
     from ..torch.running import Part
@@ -94,7 +96,8 @@ def run(
     if not inputs:
         raise SelectionError("nothing to feed it", path=checkpoint.path, hint="For example: --input 1,3,32,32")
     is_script = checkpoint.format in ("torchscript", "torchscript-model-json")
-    if model is None and not is_script:
+    rebuilt = _rebuilt(checkpoint, device) if model is None and not is_script else None
+    if model is None and not is_script and rebuilt is None:
         raise SelectionError(
             f"a {checkpoint.format} file holds weights, and no code that could be run",
             path=checkpoint.path,
@@ -106,7 +109,9 @@ def run(
     from ..torch.running import load_script, watch
 
     target = checked_device(device)
-    if model is not None:
+    if rebuilt is not None:
+        module, name = rebuilt, type(rebuilt).__name__
+    elif model is not None:
         module, _, _ = load(checkpoint, model, None, device)
         name = model.spec
     else:
@@ -116,4 +121,24 @@ def run(
     parts, why = watch(module, fed)
     forward = run_forward(module, fed)
     parts[0] = parts[0]._replace(outputs=[output.shape for output in forward.outputs])
-    return Run(checkpoint, name, model is None, str(target), parts, why, forward, inputs, seed)
+    return Run(checkpoint, name, is_script and model is None, str(target), parts, why, forward, inputs, seed)
+
+
+def _rebuilt(checkpoint: Checkpoint, device: str) -> nn.Module | None:
+    """A recorded module of nothing but layers of torch in Sequentials: what it computes is known without its code."""
+    roots = [checkpoint.sections[pointer] for pointer in checkpoint.candidates() if pointer in checkpoint.sections]
+    if (
+        len(roots) != 1
+        or not roots[0].modules
+        or not all(m.cls.startswith("torch.nn.") for m in roots[0].modules.values())
+    ):
+        return None
+    from torch import nn
+
+    from ..torch.container import Container
+    from ..torch.loading import checked_device
+    from ..torch.rebuild import build_module
+
+    made = build_module(checkpoint, section=roots[0].pointer, device=checked_device(device))
+    unknown = (Container, nn.ModuleList, nn.ModuleDict)
+    return None if any(isinstance(part, unknown) for part in made.modules()) else made

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .forward import Comparison, compare_outputs
 from .loading import Loaded, load_into, to_device
 from .models import Model
+from .rebuild import build_module
 from .state_dicts import opened, state_dict
 from .tensors import Loader, to_tensor
 
@@ -27,6 +28,7 @@ __all__ = [
     "Loaded",
     "Loader",
     "Model",
+    "build_module",
     "check",
     "compare_outputs",
     "load_into",

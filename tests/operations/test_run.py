@@ -16,6 +16,7 @@ import ckpt_inspect.torch as ct
 from ckpt_inspect.model.inputs import InputSpec
 from ckpt_inspect.operations.live import live
 from ckpt_inspect.operations.run import run
+from ckpt_inspect.torch.forward import make_inputs
 from tests import zoo
 from tests.conftest import FIXTURES, Run, in_process
 from tests.zoo import INPUTS, MODELS, files
@@ -92,6 +93,18 @@ def test_not_finite_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert in_process(["run", *words]) == 1
     assert in_process(["check", *words]) == 1
     assert in_process(["check", *words[:3], "-q"]) == 0
+
+
+def test_a_whole_module_of_torchs_layers_needs_no_model(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).eval()
+    torch.save(model, tmp_path / "m.pt")
+    found = run(ci.open(tmp_path / "m.pt"), [InputSpec((1, 1, 4, 4))])
+    assert not found.executed
+    (x,) = make_inputs([InputSpec((1, 1, 4, 4))], 0, torch.device("cpu"))
+    assert torch.equal(found.forward.tensors[""], model(x))
+    torch.save(nn.ModuleList(model), tmp_path / "l.pt")
+    with pytest.raises(ci.SelectionError, match="no code that could be run"):
+        run(ci.open(tmp_path / "l.pt"), [InputSpec((1, 1, 4, 4))])
 
 
 def test_weights_need_a_model_and_a_script_needs_none(capsys: pytest.CaptureFixture[str]) -> None:

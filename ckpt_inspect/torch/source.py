@@ -1,0 +1,196 @@
+"""Rebuilt modules as Python source: a class for each container, a call for each layer."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import re
+
+import torch
+
+from ..model.tensor import TensorInfo
+from . import container
+from .blueprint import Blueprint, Call
+
+_INDENT = "    "
+_TAKEN = frozenset(dir(container.Container())) | {"training", "_extra_state"}
+
+
+class Writer:
+    """Writes one module tree.
+
+    Args:
+        root: what is to be built.
+        title: for the docstring: what it is of.
+        name: of the class of the root, where none is recorded.
+        ties: groups of keys of one tensor, for a comment.
+    """
+
+    def __init__(self, root: Blueprint, title: str, name: str, ties: list[list[str]]) -> None:
+        self.root = root
+        self.title = title
+        self.name = name
+        self.ties = ties
+        self.classes: dict[str, str] = {}  # body -> name
+        self.texts: list[str] = []
+        self.helpers: set[str] = set()
+
+    def source(self) -> str:
+        """The whole module; ``build()`` in it makes the tree."""
+        expression, comment = self._expression(self.root, self.name)
+        body = "\n\n".join(self.texts)
+        ties = [f"# tied in the file: {' = '.join(map(_visible, names))}" for names in self.ties]
+        build = [
+            "def build() -> nn.Module:", *(_INDENT + tie for tie in ties),
+            _indented(f"return {expression}{_aside(comment)}"),
+        ]  # fmt: skip
+        helpers = "\n\n".join(
+            inspect.getsource(getattr(container, name)).rstrip() + "\n" for name in sorted(self.helpers)
+        )
+        head = f'"""{_visible(self.title)}"""\n\nfrom __future__ import annotations\n\n'
+        imports = ["from collections import OrderedDict"] if "OrderedDict(" in body + expression else []
+        imports += ["from typing import Any"] if "Container" in self.helpers else []
+        lines = "\n".join(imports) + "\n\n" if imports else ""
+        parts = [f"{head}{lines}import torch\nfrom torch import nn\n", helpers, body, "\n".join(build) + "\n"]
+        return "\n\n".join(part for part in parts if part)
+
+    def _expression(self, plan: Blueprint, name: str) -> tuple[str, str]:
+        """What makes the module, and a remark."""
+        if plan.call is not None:
+            return self._call(plan.call)
+        if plan.group:
+            return self._group(plan)
+        return self._class(plan, name), ""
+
+    def _call(self, call: Call) -> tuple[str, str]:
+        given = [_value(value) for value in call.args]
+        given += [f"{name}={_value(value)}" for name, value in call.kwargs.items()]
+        text = f"nn.{call.name}({', '.join(given)})"
+        if not call.counter:
+            self.helpers.add("without_counter")
+            text = f"without_counter({text})"
+        remark = ""
+        if call.inferred:
+            recorded = "..." in call.inferred
+            remark = "" if recorded else "~" if "*" in call.inferred else "arguments~"
+            remark += f"{' ' if remark else ''}not in the file: {call.unknown}" if call.unknown else ""
+        return text, remark
+
+    def _group(self, plan: Blueprint) -> tuple[str, str]:
+        made = [(name, *self._expression(child, _camel(name))) for name, child in plan.children.items()]
+        inferred = "" if plan.cls else "~ numbers that are missing had no tensors"
+        if [name for name, _, _ in made] == [str(index) for index in range(len(made))]:
+            texts = [text for _, text, _ in made]
+            if plan.group == "ModuleList" and len(texts) > 2 and len(set(texts)) == 1 and "\n" not in texts[0]:
+                return f"nn.ModuleList({texts[0]} for _ in range({len(texts)}))", made[0][2]
+            rows = [f"{text},{_aside(remark)}" for _, text, remark in made]
+        else:
+            rows = [f"({_value(name)}, {text}),{_aside(remark)}" for name, text, remark in made]
+        opening, closing = ("", "") if rows and not rows[0].startswith("(") else ("OrderedDict([", "])")
+        if plan.group == "ModuleList":
+            opening, closing = "[", "]"
+        if not rows:
+            return f"nn.{plan.group}()", inferred
+        inside = "\n".join(_indented(row) for row in rows)
+        return f"nn.{plan.group}({opening}\n{inside}\n{closing})", inferred
+
+    # -- containers
+
+    def _class(self, plan: Blueprint, name: str) -> str:
+        """The name of a class whose instances are such containers; equal ones share it. Its call."""
+        recorded = plan.cls.rpartition(".")[2]
+        wanted = _identifier(recorded) or name
+        body, odd = self._body(plan)
+        remark = f"recorded: {_visible(plan.cls)}; " if plan.cls else ""
+        remark += _visible(plan.note) + "; " if plan.note else ""
+        base = "Container" if odd else "nn.Module"
+        text = f"({base}):  # {remark}its forward is not in the file\n{body}"
+        if text not in self.classes:
+            used = set(self.classes.values())
+            number, unique = 2, wanted
+            while unique in used or unique in ("Container", "nn", "torch", "build", "OrderedDict", "Any"):
+                unique, number = f"{wanted}{number}", number + 1
+            self.classes[text] = unique
+            self.texts.append(f"class {unique}{text}")
+        if odd:
+            self.helpers.add("Container")
+        return f"{self.classes[text]}()"
+
+    def _body(self, plan: Blueprint) -> tuple[str, bool]:
+        lines, odd = [], False
+        taken: set[str] = set()
+        entries: list[tuple[str, str, str, str]] = []  # name, expression, remark, kind
+        for name, info in plan.tensors.items():
+            entries.append((name, *_tensor(info), (info.role == "parameter" and "parameter") or "buffer"))
+        entries += [(name, "None", "a value that is no tensor", "value") for name in plan.held]
+        for name, child in plan.children.items():
+            entries.append((name, *self._expression(child, _camel(name)), "module"))
+        counts: dict[str, int] = {}
+        for name, *_ in entries:
+            counts[name] = counts.get(name, 0) + 1
+        for name, text, remark, kind in entries:
+            plain = name not in _TAKEN and counts[name] == 1 and bool(name) and name not in taken and kind != "value"
+            odd = odd or not plain
+            persistent = kind != "buffer" or plan.tensors[name].persistent
+            lines.append(_indented(_statement(name, text, kind, plain, persistent) + _aside(remark), 2))
+        head = f"{_INDENT}def __init__(self) -> None:\n{_INDENT * 2}super().__init__()\n"
+        return head + "".join(line + "\n" for line in lines), odd
+
+
+def _statement(name: str, text: str, kind: str, plain: bool, persistent: bool) -> str:
+    """One line of ``__init__``: an attribute where that can be, else by the name as a text."""
+    quoted = _value(name)
+    if not plain:
+        return f"self.hold({quoted}, {text}" + ("" if persistent else ", persistent=False") + ")"
+    if kind == "buffer":
+        return f"self.register_buffer({quoted}, {text}" + ("" if persistent else ", persistent=False") + ")"
+    if name.isidentifier() and not keyword.iskeyword(name):
+        return f"self.{name} = {text}" if name.isascii() else f"setattr(self, {quoted}, {text})"
+    verb = "add_module" if kind == "module" else "register_parameter"
+    return f"self.{verb}({quoted}, {text})"
+
+
+def _tensor(info: TensorInfo) -> tuple[str, str]:
+    dtype = "" if info.dtype == "float32" else f", dtype=torch.{info.dtype}"
+    shape = ", ".join(map(str, info.shape)) if info.shape else "()"
+    text = f"torch.empty({shape}{dtype})"
+    if info.role == "parameter":
+        real = "float" in info.dtype or "complex" in info.dtype
+        text = f"nn.Parameter({text}" + (")" if real and info.requires_grad is not False else ", requires_grad=False)")
+    return (
+        text,
+        "~" if info.role_from == "inferred" else "parameter or buffer? not in the file" if not info.role else "",
+    )
+
+
+# -- texts -------------------------------------------------------------------------------------------------------
+
+
+def _value(value: object) -> str:
+    """A literal, in ASCII: names in a file may hold anything."""
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return ascii(value)
+
+
+def _visible(text: str) -> str:
+    """For comments and docstrings: one line, nothing that could end it."""
+    return ascii(text)[1:-1].replace('"', "'").replace("\\'", "'")
+
+
+def _aside(remark: str) -> str:
+    return f"  # {remark}" if remark else ""
+
+
+def _indented(text: str, depth: int = 1) -> str:
+    return "\n".join(_INDENT * depth + line for line in text.split("\n"))
+
+
+def _identifier(name: str) -> str:
+    return name if name.isascii() and name.isidentifier() and not keyword.iskeyword(name) else ""
+
+
+def _camel(name: str) -> str:
+    """``layer_norm`` as the name of a class: ``LayerNorm``; numbers become ``Block``."""
+    words = re.findall(r"[A-Za-z][a-z0-9]*", name) if name.isascii() else []
+    return _identifier("".join(word[0].upper() + word[1:] for word in words)) or "Block"

@@ -1,0 +1,265 @@
+"""``build_module`` and ``ckpt code``: keys, shapes, dtypes and strict loading against the file; layers against the original."""
+
+from __future__ import annotations
+
+import ast
+import json
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import ckpt_inspect as ci
+import ckpt_inspect.torch as ct
+from ckpt_inspect.operations.code import code
+from ckpt_inspect.torch.container import Container
+from ckpt_inspect.torch.state_dicts import entries_of
+from tests import zoo
+from tests.conftest import FIXTURES, in_process
+from tests.test_real import REAL
+from tests.zoo import MODELS, files
+
+VARIANTS = ("-cuda0", "-cuda1", "-mps")
+NAMES = [name for name in files.names() if not any(variant in name for variant in VARIANTS) and "form-" not in name]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def described(state: Any) -> dict[str, Any]:
+    return {key: (v.dtype, v.shape) if isinstance(v, torch.Tensor) else None for key, v in state.items()}
+
+
+def rebuilt(path: Path) -> int:
+    """Every state_dict and module of a file, rebuilt and loaded strictly, by us and from the source; how many."""
+    count = 0
+    try:
+        checkpoint = ci.open(path)
+    except ci.CheckpointError:
+        return 0
+    for pointer, section in checkpoint.sections.items():
+        if section.kind not in ("state_dict", "module"):
+            continue
+        try:
+            built = ct.build_module(checkpoint, section=pointer)
+        except ci.UnsupportedError:
+            continue
+        state = entries_of(checkpoint, section, ct.Loader(), ties=False)
+        expected = described(state)
+        assert described(built.state_dict()) == expected
+        assert all(torch.equal(v.nan_to_num(), state[k].nan_to_num()) for k, v in built.state_dict().items()
+                   if isinstance(v, torch.Tensor) and v.dtype in (torch.float32, torch.int64))  # fmt: skip
+        built.load_state_dict(ct.state_dict(checkpoint, section=pointer), strict=True)
+        built.load_state_dict(state, strict=True, assign=True)
+        made = from_source(code(checkpoint, pointer).source)
+        assert {key: v for key, v in described(made.state_dict()).items() if v} == {
+            k: v for k, v in expected.items() if v
+        }
+        made.load_state_dict(state, strict=True)
+        count += 1
+    return count
+
+
+def from_source(source: str) -> nn.Module:
+    scope: dict[str, Any] = {"__name__": "rebuilt"}
+    exec(compile(source, "source", "exec"), scope)
+    made = scope["build"]()
+    assert isinstance(made, nn.Module)
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_of_the_zoo(name: str, tmp_path: Path) -> None:
+    with quiet():
+        rebuilt(files.FILES[name](tmp_path))
+
+
+def test_every_fixture() -> None:
+    with quiet():
+        assert sum(rebuilt(path) for path in FIXTURES.iterdir() if path.suffix != ".py") >= 10
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real files are not here")
+def test_every_real_file() -> None:
+    with quiet():
+        assert sum(rebuilt(path) for path in sorted(REAL.rglob("*")) if path.is_file()) >= 80
+
+
+SEGMENTS = ["a", "b", "0", "1", "", "type", "half", "forward", "weight", "bias", "training", "_modules", "_extra_state",
+            "running_mean", "num_batches_tracked", "class", "é", "state_dict", "_held_values", "original0", "a b", "'"]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=4).map(".".join), min_size=1, max_size=8, unique=True
+    )
+)
+def test_any_keys(tmp_path_factory: pytest.TempPathFactory, keys: list[str]) -> None:
+    path = tmp_path_factory.getbasetemp() / "keys.pt"
+    shapes = [(), (3,), (2, 3), (4, 2, 3, 3)]
+    torch.save(OrderedDict((key, torch.rand(shapes[n % 4])) for n, key in enumerate(keys)), path)
+    rebuilt(path)
+
+
+STANDARD: list[tuple[Any, tuple[int, ...]]] = [
+    (
+        nn.Conv2d(4, 8, 3, stride=2, padding=(1, 2), dilation=2, groups=2, bias=False, padding_mode="reflect"),
+        (1, 4, 9, 9),
+    ),
+    (nn.Conv1d(2, 4, 3, padding="same"), (1, 2, 7)),
+    (nn.ConvTranspose2d(4, 2, (3, 2), stride=2, output_padding=1), (1, 4, 5, 5)),
+    (nn.BatchNorm2d(3, eps=1e-3, momentum=None, affine=False), (2, 3, 4, 4)),
+    (nn.InstanceNorm1d(3, affine=True, track_running_stats=True), (2, 3, 4)),
+    (nn.GroupNorm(2, 4, eps=0.1), (2, 4, 3)),
+    (nn.LayerNorm((3, 4), bias=False), (2, 3, 4)),
+    (nn.Linear(3, 5, bias=False, dtype=torch.float64), (2, 3)),
+    (nn.Bilinear(3, 3, 2), (2, 3)),
+    (nn.PReLU(3, init=0.1), (2, 3)),
+    (nn.LeakyReLU(0.3), (2, 3)),
+    (nn.Softmax(dim=0), (2, 3)),
+    (nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True), (1, 1, 8, 8)),
+    (nn.AdaptiveAvgPool2d((2, None)), (1, 1, 8, 8)),
+    (nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), (1, 1, 3, 3)),
+    (nn.ZeroPad2d((1, 2, 3, 4)), (1, 1, 3, 3)),
+    (nn.Unflatten(1, (2, 3)), (2, 6)),
+    (nn.GELU("tanh"), (2, 3)),
+    (nn.GRU(3, 4, num_layers=2, batch_first=True, bidirectional=True), (2, 5, 3)),
+    (nn.RNN(3, 4, nonlinearity="relu", bias=False), (5, 2, 3)),
+    (nn.LSTM(3, 4, proj_size=2), (5, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), STANDARD, ids=lambda value: type(value).__name__)
+def test_a_recorded_layer_computes_what_it_computed(layer: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.save(nn.Sequential(layer), tmp_path / "m.pt")
+    again = ct.build_module(tmp_path / "m.pt")
+    assert type(again[0]) is type(layer)
+    assert repr(again[0]) == repr(layer)
+    x = torch.rand(shape, dtype=torch.float64 if isinstance(layer, nn.Linear) else torch.float32)
+    inputs = (x, x) if isinstance(layer, nn.Bilinear) else (x,)
+    for module in (again[0], from_source(code(ci.open(tmp_path / "m.pt")).source)[0]):
+        module.load_state_dict(layer.state_dict())
+        with quiet():
+            one, other = layer.eval()(*inputs), module.eval()(*inputs)
+        assert torch.equal(one[0], other[0]) if isinstance(one, tuple) else torch.equal(one, other)
+
+
+def test_attention(tmp_path: Path) -> None:
+    layer = nn.MultiheadAttention(8, 2, add_bias_kv=True, batch_first=True).eval()
+    torch.save(nn.ModuleDict({"attention": layer}), tmp_path / "m.pt")
+    again = ct.build_module(tmp_path / "m.pt").eval()["attention"]
+    x = torch.rand(2, 3, 8)
+    assert torch.equal(layer(x, x, x)[0], again(x, x, x)[0])
+
+
+@pytest.mark.parametrize("name", ["mnist", "norm", "named-lenet", "cifar-seq", "cnn2", "cnn3", "gpt", "norms", "lstm"])
+def test_whole_modules_layer_by_layer(name: str, tmp_path: Path) -> None:
+    with files.quiet():
+        model = MODELS[name]()
+        torch.save(model, tmp_path / "m.pt")
+    again = ct.build_module(tmp_path / "m.pt")
+    theirs = dict(again.named_modules(remove_duplicate=False))
+    seen: dict[str, Any] = {}
+    for path, part in model.named_modules(remove_duplicate=False):
+        assert theirs[path].training is part.training
+        if isinstance(theirs[path], Container) or type(part) in (nn.Sequential, nn.ModuleList):
+            continue
+        assert type(theirs[path]) is type(part), path
+        part.register_forward_hook(lambda _, args, out, path=path: seen.update({path: (args, out)}))
+    with torch.no_grad():
+        model.eval()(zoo.example_input(name))
+        again.eval()
+        for path, (args, out) in seen.items():
+            assert torch.equal(theirs[path](*args)[0], out[0]), path
+    assert [path for path, _ in again.named_modules()] == [path for path, _ in model.named_modules()]
+    assert seen
+    assert len(list(again.parameters())) == len(list(model.parameters()))
+
+
+def test_shared_modules_are_shared_and_ties_tied(tmp_path: Path) -> None:
+    torch.save(zoo.Cnn2(), tmp_path / "m.pt")
+    again = ct.build_module(tmp_path / "m.pt")
+    parts = dict(again.named_modules(remove_duplicate=False))
+    assert parts["stage1.0"] is parts["conv1"]
+    torch.save(zoo.Gpt().state_dict(), tmp_path / "w.pt")
+    assert len(list(ct.build_module(tmp_path / "w.pt").parameters())) == len(list(zoo.Gpt().parameters()))
+
+
+def test_before_there_were_counters(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    del model[1]._buffers["num_batches_tracked"]
+    state = model.state_dict()
+    del state._metadata
+    torch.save(model, tmp_path / "w.pt")
+    again = ct.build_module(tmp_path / "w.pt")
+    assert [type(part).__name__ for part in again.modules()][1:] == ["Conv2d", "BatchNorm2d"]
+    again.load_state_dict(state, strict=True)
+    assert again.state_dict().keys() == state.keys()
+    assert rebuilt(tmp_path / "w.pt") == 1
+
+
+def test_what_is_inferred_is_marked(tmp_path: Path) -> None:
+    torch.save(zoo.Cnn1().state_dict(), tmp_path / "w.pt")
+    source = code(ci.open(tmp_path / "w.pt")).source
+    assert "self.conv1 = nn.Conv2d(3, 12, kernel_size=3)  # ~ not in the file: stride, padding, dilation" in source
+    assert "self.bn1 = nn.BatchNorm2d(12)  # ~" in source
+    assert "self.fc1 = nn.Linear(600, 128)  # ~" in source
+    torch.save(zoo.Cnn1(), tmp_path / "m.pt")
+    source = code(ci.open(tmp_path / "m.pt")).source
+    assert "self.conv1 = nn.Conv2d(3, 12, 3, padding=1)\n" in source
+    assert "recorded: tests.zoo.Cnn1" in source
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x'); import os; os.system('false'); ('", "\n    import os", '"""\nimport os\n"""', "a # b", "\u2028x", "\\"],
+)
+def test_names_are_never_code(name: str, tmp_path: Path) -> None:
+    state = OrderedDict([(f"{name}.weight", torch.rand(2, 3)), (f"b.{name}", torch.rand(2)), (name, torch.rand(1))])
+    path = tmp_path / "w.pt"
+    torch.save(state, path)
+    source = code(ci.open(path)).source
+    assert "Import" not in {type(node).__name__ for node in ast.walk(ast.parse(source))}.difference({"Import"})
+    names = {alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names}
+    assert names == {"torch"}
+    assert rebuilt(path) == 1
+
+
+def test_what_torch_cannot_hold_is_listed(tmp_path: Path) -> None:
+    sparse = torch.eye(3).to_sparse()
+    torch.save(OrderedDict([("a", torch.ones(2)), ("b", sparse), ("c", sparse)]), tmp_path / "w.pt")
+    with pytest.raises(ci.UnsupportedError, match=r"'b': a compound tensor.*'c': a compound tensor"):
+        ct.build_module(tmp_path / "w.pt")
+    torch.save({0: torch.ones(2), "a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "w.pt")
+    with pytest.raises(ci.CheckpointError):
+        ct.build_module(tmp_path / "w.pt")
+
+
+def test_arguments_from_a_file_make_no_work(tmp_path: Path) -> None:
+    """A recurrent net of a billion layers, by its attributes."""
+    model = nn.LSTM(2, 2)
+    model.num_layers = 10**9
+    torch.save(model, tmp_path / "m.pt")
+    assert rebuilt(tmp_path / "m.pt") == 1
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_process(["code", str(FIXTURES / "lenet.pt")]) == 0
+    assert "class LeNet(nn.Module):" in capsys.readouterr().out
+    assert in_process(["code", str(FIXTURES / "run.ckpt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["layers"]) == ("ckpt-inspect/code/1", 8)
+    assert in_process(["code", str(FIXTURES / "tied.pt"), "-q"]) in (0, 2)
