@@ -111,4 +111,19 @@ ROWS = (
         "ckpt add-prefix {edited_small} p --in-place",
         FLAT,
     ),
+    # at most 0.35 s over what has to be imported, which takes about 2 s
+    Row(
+        "check",
+        "`check` on meta, {size} `.pt`, against importing torch and the model",
+        "ckpt check {pt} --model {yardsticks}/gpt.py:Gpt --args '[\"{pt}\"]'",
+        "python import_model.py",
+        Target(times=1.18),
+    ),
+    Row(
+        "load-into",
+        "`load_into` on the CPU, {size} `.pt`",
+        "python load_into.py {pt}",
+        "python load_torch.py {pt}",
+        Target(times=1.0),
+    ),
 )

@@ -36,7 +36,7 @@ def expand(template: str, programs: Mapping[str, list[str]], paths: Mapping[str,
 def named_files(row: Row) -> set[str]:
     """The files a row needs, by their names in `files.FILES`."""
     fields = string.Formatter().parse(f"{row.ours} {row.yardstick}")
-    return {field for _, field, _, _ in fields if field} - {"out"}
+    return {field for _, field, _, _ in fields if field} - {"out", "yardsticks"}
 
 
 def run_once(template: str, programs: Mapping[str, list[str]], paths: Mapping[str, str]) -> Run:
@@ -50,7 +50,7 @@ def measure_row(row: Row, programs: Mapping[str, list[str]], arguments: argparse
     small = arguments.size // 100
     job = row.job.format(size=files.format_size(arguments.size), small=files.format_size(small))
     paths = {name: str(files.ensure(name, arguments.files, arguments.size)) for name in named_files(row)}
-    paths["folder"] = str(arguments.files)
+    paths |= {"folder": str(arguments.files), "yardsticks": str(HERE / "yardsticks")}
     pairs = []
     for _ in range(arguments.pairs + 1):
         pair = []

@@ -15,7 +15,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
 from .causes import causes
-from .fix import Fix, dropping, find_fix
+from .fix import Fix, dropping, find_fix, tied
 from .leftovers import harmless
 from .plain import safe
 
@@ -177,6 +177,8 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
     if not found.loads:
         words = model_words(model) if isinstance(model, Model) else [name]
         found.fix = find_fix(checkpoint, chosen, shown, words, judge.loads, found.matched)
+        if found.fix is None and found.only_harmless and not found.unexpected:
+            found.fix = _with_ties(found, judge, entries)
         if found.fix is None and found.mismatched and found.matched:
             found.fix = dropping(checkpoint, chosen, (one.key for one in found.mismatched), found.of, found.matched)
             built_so = _built_otherwise(found, model, entries) if isinstance(model, Model) else None
@@ -184,6 +186,23 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
                 found.fix, found.otherwise = built_so, found.fix
     found.optimizers = _optimizers(checkpoint, chosen, shown)
     return found
+
+
+def _with_ties(found: Check, judge: _Judge, entries: Any) -> Fix | None:
+    """Where nothing but second names of tied tensors is missing: a state_dict that has them."""
+    there = {info.view_of: key for key, info in found.model.items() if key in entries and info.view_of is not None}
+    twins = {key: there[view] for key in found.missing if (view := _view(found.model, key)) in there}
+    if len(twins) < len(found.missing):
+        return None
+    from ..torch.state_dicts import under
+
+    judge.entries = under(entries, {})
+    judge.entries.update((key, entries[twin]) for key, twin in twins.items())
+    return tied(found.checkpoint, found.section, twins, found.of) if judge.verdict().strict else None
+
+
+def _view(section: Section, key: str) -> Any:
+    return section[key].view_of if key in section.tensors else None
 
 
 def _built_otherwise(found: Check, model: Model, entries: Any) -> Fix | None:
@@ -266,16 +285,19 @@ def _fill(found: Check, judge: _Judge, entries: Any) -> None:
     found.mismatched = [Wrong(one.key, one.file, one.model, reasons[one.key]) for one in verdict.mismatched]
     wrong = {*found.missing, *(one.key for one in found.mismatched)}
     counted: set[Any] = set()
+    fitting: set[Any] = set()
     for key, info in found.model.items():
         made_by_torch = key not in entries and key.rpartition(".")[2] == "num_batches_tracked"
         failed = any(f'named "{key}"' in error for error in found.errors)
         fits = info.persistent and key not in wrong and not made_by_torch and not failed
         found.matched += fits
         found.matched_numel += info.numel * fits
-        if info.role == "parameter" and (info.view_of is None or info.view_of not in counted):
-            counted.add(info.view_of)
-            found.parameters += info.numel * fits
-            found.of_parameters += info.numel
+        if info.role == "parameter":
+            view = info.view_of or key
+            found.of_parameters += info.numel * (view not in counted)
+            found.parameters += info.numel * (fits and view not in fitting)
+            counted.add(view)
+            fitting |= {view} if fits else set()
     found.loads = verdict.strict and found.matched > 0
     found.harmless = harmless(found.missing, found.unexpected, found.section, found.model)
 

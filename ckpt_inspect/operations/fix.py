@@ -6,6 +6,7 @@ weight norm, and what ``remap --like`` finds. Each gives a map of keys; names an
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from shlex import join
@@ -48,8 +49,9 @@ class Fix(NamedTuple):
 
     @property
     def short(self) -> str:
-        """``ckpt strip-prefix``: the command without its arguments."""
-        return " ".join(self.command.split(" ", 2)[:2])
+        """``ckpt strip-prefix``: the last command without its arguments."""
+        last = self.command.rpartition(" && ")[2]
+        return " ".join(last.split(" ", 2)[:2]) if last.startswith("ckpt ") else "the fix"
 
 
 class _Candidate(NamedTuple):
@@ -100,6 +102,30 @@ def dropping(checkpoint: Checkpoint, section: Section, keys: Iterable[str], of: 
     return Fix(join(["ckpt", *words, "-o", beside(checkpoint.path, "partial")]), matched, of, False, pairs)
 
 
+def tied(checkpoint: Checkpoint, section: Section, twins: dict[str, str], of: int) -> Fix:
+    """The command that writes a state_dict in which tied names are there: key that is missing -> its twin."""
+    lines = [f"s[{_text(key)}] = s[{_text(twin)}]" for key, twin in twins.items()]
+    stem = os.path.splitext(checkpoint.path.rstrip("/"))[0]
+    command = _script(_read(checkpoint, section), beside(f"{stem}.pt", "tied"), lines)
+    return Fix(command, of, of, True, KeyMap({key: key for key in section_keys(section)}))
+
+
+def _read(checkpoint: Checkpoint, section: Section) -> str:
+    path = (checkpoint.whole or checkpoint).path
+    return f"ct.state_dict({_text(path)}" + (f", section={_text(section.pointer)})" if section.pointer else ")")
+
+
+def _text(value: str) -> str:
+    """A literal in double quotes, so that the shell's single quotes hold all of it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _script(read: str, out: str, lines: Iterable[str] = ()) -> str:
+    """Python on one line that writes a state_dict to a new file."""
+    steps = ["import torch, ckpt_inspect.torch as ct", f"s = {read}", *lines, f"torch.save(s, {_text(out)})"]
+    return join(["python", "-c", "; ".join(steps)])
+
+
 class _Search:
     def __init__(self, checkpoint: Checkpoint, section: Section, model: Section, model_words: list[str]) -> None:
         self.checkpoint = checkpoint
@@ -109,6 +135,7 @@ class _Search:
         self.shapes = {key: info.shape for key, info in section.items() if info.persistent}
         self.model = model
         self.wanted = {key: info.shape for key, info in model.items() if info.persistent}
+        self.first = ""  # a command that has to go before
 
     def candidates(self) -> Iterator[_Candidate]:
         """Those that rename something, and that can be written."""
@@ -117,9 +144,14 @@ class _Search:
             argument += f"#{self.checkpoint.selected}"
         for words in (["strip-prefix", argument], ["strip-prefix", argument, "--nested"]):
             yield from self._planned(words, "stripped", self._strip(nested="--nested" in words))
-        if self.section.kind == "module":  # its names are in code: nothing but its root can be changed
-            return
         mine = _argument(self.checkpoint, self.section)
+        if self.section.kind == "module":  # its names are in code: a state_dict of it has to be made first
+            weights = beside(f"{os.path.splitext(self.checkpoint.path.rstrip('/'))[0]}.pt", "weights")
+            self.first = f"{_script(_read(self.checkpoint, self.section), weights)} && "
+            for keys in self._maps(list(_common_paths(self.keys))):
+                yield from self._spelled(weights, keys)
+            yield from self._like(weights)
+            return
         lead = list(_common_paths([key for key in self.keys if key != COUNTER]))
         for prefix in lead:
             yield from self._planned(["strip-prefix", argument, "--prefix", prefix], "stripped", self._strip([prefix]))
@@ -228,8 +260,10 @@ class _Search:
         return _Candidate(words, suffix, keys, matched, left)
 
     def fix(self, one: _Candidate, of: int, loads: bool) -> Fix:
-        out = beside(self.checkpoint.path, one.suffix)
-        return Fix(join(["ckpt", *one.words, "-o", out]), one.matched, of, loads, one.keys)
+        own = one.words[0] != "strip-prefix" and self.section.kind == "module"
+        out = beside(f"{os.path.splitext(self.checkpoint.path)[0]}.pt" if own else self.checkpoint.path, one.suffix)
+        command = join(["ckpt", *one.words, "-o", out])
+        return Fix(self.first + command if own else command, one.matched, of, loads, one.keys)
 
 
 def beside(path: str, word: str) -> str:
