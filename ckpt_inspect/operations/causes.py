@@ -68,7 +68,7 @@ def _cause(key: str, file: Shape, model: Shape, section: Section) -> str | None:
 
 def _one_axis(key: str, path: str, cls: str, axis: int, file: Shape, model: Shape, section: Section) -> str | None:
     sizes = f"{file[axis]:,} in the file, {model[axis]:,} in the model"
-    if _POSITION.search(key):
+    if _POSITION.search(key) and axis < len(file) - 1:  # the last is the width
         return f"position embedding: {sizes}"
     if axis == 0 and ("Embedding" in cls or _is_tied_to_embedding(key, section)):
         return f"vocabulary size: {sizes}"

@@ -226,7 +226,7 @@ def _incompatible(
     """Keys that only one side has; refused before anything is changed, where torch would."""
     if own.keys() == entries.keys() and all(_same_shape(own[key], value) for key, value in entries.items()):
         return [], []
-    from .verdicts import NeedsValues, verdict
+    from .verdicts import NeedsValues, verdict, verdict_with_values
 
     given = with_own_metadata(entries)
     given.update((key, entries[twin]) for key, twin in twins.items())
@@ -235,8 +235,9 @@ def _incompatible(
             given[key] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     try:
         found = verdict(module, given)
-    except NeedsValues:
-        return [], []  # its own hooks decide, with the values
+    except NeedsValues:  # its hooks read them
+        given.update((key, entries[twins.get(key, key)]) for key in given)
+        found = verdict_with_values(module, given)
     if found.mismatched or found.errors or (strict and not found.strict):
         text = " ".join((found.text or "; ".join(found.errors)).split())
         raise ModelError(text, hint="What to do about it: ckpt check FILE --model …")

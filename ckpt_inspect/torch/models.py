@@ -278,6 +278,9 @@ def on_meta(module: nn.Module) -> nn.Module:
 
 def _twin(tensor: torch.Tensor) -> torch.Tensor | None:
     """The same tensor on ``meta``; None for those that only their own class can copy."""
+    lazy: Any = type(tensor)
+    if lazy in (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer):
+        return lazy(requires_grad=tensor.requires_grad, device="meta", dtype=tensor.dtype)
     if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.layout != torch.strided:
         return None
     if tensor.is_quantized:

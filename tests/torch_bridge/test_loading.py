@@ -310,3 +310,29 @@ def test_large_tensors_through_pinned_buffers(tmp_path: Path) -> None:
     assert torch.equal(found["big"].cpu(), big)
     assert torch.equal(ct.to_device(big, "cuda").cpu(), big)
     assert torch.equal(ct.to_device(big[::2], "cuda").cpu(), big[::2])
+
+
+def test_lazy_modules_and_hooks_that_read_values(tmp_path: Path) -> None:
+    class Reads(nn.Linear):  # type: ignore[misc]
+        def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+            assert float(state_dict[prefix + "weight"].sum()) < 1e9
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    source = nn.Sequential(nn.Linear(2, 3))
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    for made in (nn.Sequential(nn.LazyLinear(3)), nn.Sequential(Reads(2, 3))):
+        assert ct.check(made, tmp_path / "w.pt").loads
+        ct.load_into(made, tmp_path / "w.pt")
+        assert same(made, source)
+    other = nn.Sequential(Reads(2, 4))
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(ci.ModelError, match="size mismatch"):
+        ct.load_into(other, tmp_path / "w.pt")
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+def test_a_compiled_model_wants_its_prefix(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "w.pt")
+    found = ct.check(torch.compile(nn.Linear(2, 3)), tmp_path / "w.pt")
+    assert found.fix.command.startswith("ckpt add-prefix ")
+    assert " _orig_mod " in found.fix.command
