@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from shlex import join
 from typing import NamedTuple
 
+from ..commands import COMMANDS
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
@@ -104,9 +105,13 @@ def dropping(checkpoint: Checkpoint, section: Section, keys: Iterable[str], of: 
 
 def tied(checkpoint: Checkpoint, section: Section, twins: dict[str, str], of: int) -> Fix:
     """The command that writes a state_dict in which tied names are there: key that is missing -> its twin."""
+    from ..torch.state_dicts import dropped_ties
+
     lines = [f"s[{_text(key)}] = s[{_text(twin)}]" for key, twin in twins.items()]
-    stem = os.path.splitext(checkpoint.path.rstrip("/"))[0]
-    command = _script(_read(checkpoint, section), beside(f"{stem}.pt", "tied"), lines)
+    out = beside(f"{os.path.splitext(checkpoint.path.rstrip('/'))[0]}.pt", "tied")
+    command = _script(_read(checkpoint, section), out, lines)
+    if "convert" in COMMANDS and twins.keys() <= dict(dropped_ties(checkpoint, section)).keys():
+        command = join(["ckpt", "convert", checkpoint.path, "-o", out])  # the file says what is tied
     return Fix(command, of, of, True, KeyMap({key: key for key in section_keys(section)}))
 
 

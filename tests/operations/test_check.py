@@ -18,6 +18,7 @@ from torch import nn
 
 import ckpt_inspect as ci
 import ckpt_inspect.torch as ct
+from ckpt_inspect.commands import COMMANDS
 from ckpt_inspect.operations.check import Check, check
 from tests import zoo
 from tests.conftest import FIXTURES, Run, in_process
@@ -74,6 +75,7 @@ def fixed(found: Check, model: nn.Module) -> None:
     assert found.fix.loads
     assert found.fix.matched == found.fix.of == found.of
     assert run(found.fix.command) == 0
+    assert COMMANDS.keys() >= {word.split(" ")[0] for word in found.fix.command.split("ckpt ")[1:] if "-o" in word}
     out = Path(shlex.split(found.fix.command)[-1].rpartition('torch.save(s, "')[2].removesuffix('")'))
     assert torch_says(model, weights_of(out)) is None
     assert check(ci.open(out), model).loads
