@@ -56,9 +56,10 @@ class Storages:
     def _whole(self, storage: Storage, record: Record, alignment: int) -> torch.UntypedStorage:
         """All bytes of a record, in this machine's byte order, on the device."""
         source = record.source
-        if self.device.type == "cuda" and (storage.byteorder == sys.byteorder or storage.word == 1):
-            return _on_gpu(source, record.nbytes, self.device, storage.id)
         place = source.file_range()
+        native = storage.byteorder == sys.byteorder or storage.word == 1
+        if self.device.type == "cuda" and place is not None and native:
+            return _on_gpu(source, record.nbytes, self.device, storage.id)
         made = None
         if place is not None:
             file, start = place
