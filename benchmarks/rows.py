@@ -123,7 +123,7 @@ ROWS = (
         "load-into",
         "`load_into` on the CPU, {size} `.pt`",
         "python load_into.py {pt}",
-        "python load_torch.py {pt}",
+        "python assign_torch.py {pt}",
         Target(times=1.0),
     ),
 )
