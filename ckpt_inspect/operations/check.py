@@ -159,8 +159,8 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
     """
     from ..torch.live import section_of
     from ..torch.models import Built, Model
+    from ..torch.shapes import Shapes
     from ..torch.state_dicts import choose, entries_of
-    from ..torch.tensors import Loader
 
     built = model.build() if isinstance(model, Model) else Built(model, "meta")
     shown = section_of(built.module)
@@ -171,7 +171,7 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
     name = model.spec if isinstance(model, Model) else type(model).__name__
     found = Check(checkpoint, chosen, name, shown)
     found.built, found.why_cpu = built.device, built.why
-    entries = entries_of(checkpoint, chosen, Loader(device="meta"), ties=False)
+    entries = entries_of(checkpoint, chosen, Shapes(), ties=False)
     judge = _Judge(checkpoint, chosen, built.module, entries)
     _fill(found, judge, entries)
     if not found.loads:

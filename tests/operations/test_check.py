@@ -487,3 +487,14 @@ def test_json_is_the_contract(ckpt: Run) -> None:
 
 def test_fixtures_are_not_written_to() -> None:
     assert not list(FIXTURES.glob("run.*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "name", ["form-coo.pth", "form-csr.pth", "form-nested.pth", "form-per_tensor.pth", "form-tagged.pth"]
+)
+def test_tensors_that_are_not_plain(name: str, tmp_path: Path) -> None:
+    path = files.FILES[name](tmp_path)
+    found = check(ci.open(path), nn.Linear(2, 2))
+    assert not found.loads
+    assert found.unexpected == [info.key for _, _, info in ci.open(path).tensors()]
+    assert found.missing == ["weight", "bias"]
