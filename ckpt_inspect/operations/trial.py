@@ -114,9 +114,7 @@ def trial(
     return Trial(loaded, seconds, inputs, seed, forward, against.path, comparison)
 
 
-def load(
-    checkpoint: Checkpoint, model: Model, section: str | None, device: str
-) -> tuple[nn.Module, Loaded, float]:  # fmt: skip
+def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str) -> tuple[nn.Module, Loaded, float]:
     """The model with its weights, and how long they took. A model made on ``meta`` is enough where nothing is left there."""
     from ..torch.loading import checked_device, load_into
 

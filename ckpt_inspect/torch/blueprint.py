@@ -111,7 +111,7 @@ class _Architect:
     def __init__(self, section: Section, held: list[str]) -> None:
         self.section = section
         self.fields = _recorded_fields(section)
-        self.made: dict[str, tuple[dict[str, Any], str] | None] = {}  # by call: what its state_dict() has
+        self.made: dict[str, dict[str, Any] | None] = {}  # by call: what its state_dict() has
         self.before = ""  # the layer with weights that came last: what a BatchNorm follows
         self.root = Blueprint("", "")
         nodes = _by_path(key_tree(section))
@@ -217,12 +217,12 @@ class _Architect:
         if key not in self.made:
             try:
                 entries = call.make().state_dict()
-                state = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in entries.items()}
-                self.made[key] = (state, "")
+                self.made[key] = {
+                    name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in entries.items()
+                }
             except Exception:  # whatever a constructor says of arguments that a file made up
                 self.made[key] = None
-        found = self.made[key]
-        return found[0] if found is not None else None
+        return self.made[key]
 
 
 def _by_path(root: KeyNode) -> dict[str, KeyNode]:
