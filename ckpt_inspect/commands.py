@@ -6,6 +6,7 @@ COMMANDS: dict[str, str] = {
     "info": "What a checkpoint is: format, sections, counts, devices, classes, and the line that loads it.",
     "tree": "The module tree: modules, parameters and buffers with shapes, repeated blocks folded.",
     "ls": "One tensor a line: name, dtype, shape, bytes, device, role.",
+    "diff": "What changed between two checkpoints: keys, renames, shapes, dtypes, values.",
     "strip-prefix": "Take wrapper prefixes (module., _orig_mod., …) out of the keys.",
     "add-prefix": "Put a prefix before every key of the weights.",
     "remap": "Rename, drop and keep keys by rules.",

@@ -138,12 +138,17 @@ def each(
 
 def report_problems(checkpoint: Checkpoint) -> None:
     """The first problems on stderr; ``--json`` has them all."""
+    say_problems(checkpoint.path, checkpoint.problems)
+
+
+def say_problems(what: str, problems: list[str]) -> None:
+    """The first problems of ``what`` on stderr."""
     from ..render.text import escape
 
-    for problem in checkpoint.problems[:10]:
-        typer.echo(f"ckpt: {escape(checkpoint.path)}: {escape(problem)}", err=True)
-    if len(checkpoint.problems) > 10:
-        typer.echo(f"ckpt: … and {len(checkpoint.problems) - 10:,} more problems; --json lists them all", err=True)
+    for problem in problems[:10]:
+        typer.echo(f"ckpt: {escape(what)}: {escape(problem)}", err=True)
+    if len(problems) > 10:
+        typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
 
 
 def print_lines(lines: Iterable[Line], hanging: int) -> None:

@@ -157,17 +157,23 @@ def _show(plan: Plan, out: str | None, in_place: bool, writing: bool, nbytes: in
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None] | None]:
+def progress(total: int, doing: str = "copied") -> Iterator[Callable[[int], None] | None]:
     """A bar with rate and time left on stderr, if that is a terminal and the work lasts over a second."""
     if not sys.stderr.isatty():
         yield None
         return
+    from threading import Lock
     from time import monotonic
 
     started, done = monotonic(), 0
     bar: Any = None
+    lock = Lock()
 
     def advance(count: int) -> None:
+        with lock:  # several threads may read
+            _advance(count)
+
+    def _advance(count: int) -> None:
         nonlocal bar, done
         done += count
         if bar is None and monotonic() - started > 1:
@@ -177,7 +183,7 @@ def progress(total: int) -> Iterator[Callable[[int], None] | None]:
             columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
             bar = Progress(*columns, console=Console(stderr=True), transient=True)
             bar.start()
-            bar.add_task("copied", total=total)
+            bar.add_task(doing, total=total)
         if bar is not None:
             bar.update(0, completed=done)
 

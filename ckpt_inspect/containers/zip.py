@@ -10,6 +10,7 @@ import zlib
 from bisect import bisect_right
 from struct import Struct
 from struct import error as struct_error
+from threading import Lock
 from typing import NamedTuple
 
 from ..errors import CorruptError, FormatError, LimitError
@@ -77,12 +78,13 @@ class ZipRecord(Record):
 class Inflated:
     """A deflated member, inflated as far as it is read and never beyond its declared length."""
 
-    __slots__ = ("_buffer", "_fed", "_inflater", "_start", "compressed", "name", "size")
+    __slots__ = ("_buffer", "_fed", "_inflater", "_lock", "_start", "compressed", "name", "size")
 
     def __init__(self, compressed: Source, nbytes: int, name: str) -> None:
         self.compressed = compressed
         self.size = nbytes
         self.name = name
+        self._lock = Lock()  # what is inflated so far is shared by all readers
         self._rewind()
 
     def _rewind(self) -> None:
@@ -96,6 +98,10 @@ class Inflated:
         return self.compressed.path
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
+        with self._lock:
+            return self._read(offset, nbytes)
+
+    def _read(self, offset: int, nbytes: int) -> bytes:
         nbytes = max(0, min(nbytes, self.size - offset))
         if offset < self._start:
             self._rewind()

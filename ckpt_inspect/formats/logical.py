@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from ..dtypes import BY_NAME, PACKED
-from ..errors import CorruptError, UnsupportedError
+from ..errors import CorruptError, LimitError, UnsupportedError
 from ..model.graph import Global, Opaque
 from ..model.source import BytesSource, FileSource, Slice, Source
 from ..model.tensor import TensorInfo
@@ -22,6 +22,7 @@ REBUILT_PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_p
 FROM_TYPE = ("torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type_v2")
 _FROM_NUMPY = ("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor")
 
+_LARGEST_EXPANSION = 8 << 30
 _SPAN = 8 << 20  # a stretch up to this length is read at once and gathered in memory
 _CODES: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -52,6 +53,56 @@ def stored_dtype(info: TensorInfo) -> str:
     if made.dtype not in BY_NAME or (made.code[0] == ">" and BY_NAME[made.dtype].itemsize > 1):
         raise UnsupportedError(f"{info.key!r} is a numpy array of {made.code}, which torch cannot read")
     return made.dtype
+
+
+def leaves(info: TensorInfo) -> list[TensorInfo]:
+    """The tensors that hold its bytes: itself, then its components, those inside them too. Of ``meta``, none."""
+    found = [info] if info.storage is not None and info.stride is not None else []
+    for part in info.parts:
+        found += [
+            leaf._replace(key=f"{part.key}.{leaf.key}" if leaf is not part else part.key) for leaf in leaves(part)
+        ]
+    return found
+
+
+def frame(info: TensorInfo) -> tuple[Any, ...]:
+    """What two tensors share, beside dtype and shape, when their bytes can be compared one by one."""
+    parts = tuple((part.key, part.dtype, part.shape, frame(part)) for part in info.parts)
+    return info.layout, info.storage is None, scheme(info), parts
+
+
+class Scheme(NamedTuple):
+    """How the integers of a quantized tensor become real numbers; of one by channels, which dimension those are."""
+
+    name: str
+    scale: float | None
+    zero_point: int | None
+    axis: int | None
+
+
+def scheme(info: TensorInfo) -> Scheme | None:
+    """The recorded quantization, None where there is none (safetensors and packed TorchScript have just integers)."""
+    if info.dtype not in BY_NAME or BY_NAME[info.dtype].kind != "quantized":
+        return None
+    call = innermost(info.node)
+    given = call.args[4] if call is not None and type(call.args) is tuple and len(call.args) > 4 else None
+    if type(given) is not tuple or len(given) not in (3, 4) or type(given[0]) is not Global:
+        return None
+    if len(given) == 4:
+        return Scheme(given[0].name, None, None, given[3] if type(given[3]) is int else None)
+    numbers = isinstance(given[1], float) and isinstance(given[2], int)
+    return Scheme(given[0].name, given[1], given[2], None) if numbers else None
+
+
+def check_expansion(info: TensorInfo) -> None:
+    """Refuse an expanded tensor whose values would take hours to go through.
+
+    Raises:
+        LimitError: it repeats few stored bytes more than a file could hold.
+    """
+    stored = info.storage.nbytes if info.storage is not None else info.nbytes
+    if info.nbytes > max(_LARGEST_EXPANSION, 64 * stored):
+        raise LimitError(f"{info.key!r} expands {stored:,} stored bytes to {info.nbytes:,}: its values are not read")
 
 
 def logical(info: TensorInfo) -> Source:

@@ -87,7 +87,7 @@ def _flatten(builder: Builder, root: Opaque) -> list[tuple[str, Opaque, dict[str
                 below.append((inner, child, (node, chain)))
             elif child is not None:
                 leaf = values.leaf(child)
-                builder.values.append(Value(inner, leaf.type, leaf.value, leaf.text))
+                builder.values.append(Value(inner, leaf.type, leaf.value, leaf.text, child))
         waiting.extend(reversed(below))
     return tree
 
@@ -154,7 +154,7 @@ def _attribute(builder: Builder, section: Section, node: Any, where: str, regist
         if not builder.is_container(value):
             if not private and key not in section.tensors:
                 leaf = values.leaf(value)
-                builder.values.append(Value(section.name_of(key), leaf.type, leaf.value, leaf.text))
+                builder.values.append(Value(section.name_of(key), leaf.type, leaf.value, leaf.text, value))
         elif id(value) not in seen and depth <= builder.limits.depth:
             seen.add(id(value))
             inside, _ = objects.entries(objects.children(value)[0])

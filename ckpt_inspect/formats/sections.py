@@ -125,7 +125,7 @@ class Builder:
         self.order[pointer] = len(self.order)
         if not self.is_container(node):
             leaf = values.leaf(node)
-            self.values.append(Value(pointer, leaf.type, leaf.value, leaf.text))
+            self.values.append(Value(pointer, leaf.type, leaf.value, leaf.text, node))
             return "value"
         if depth >= self.limits.depth:
             raise LimitError(f"containers nested more than {self.limits.depth} deep at {pointer[:80]!r}: refused")

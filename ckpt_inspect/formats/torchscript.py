@@ -168,7 +168,7 @@ class _Reader:
             self._tensors_below(section, value, where)
             if values.is_leaf(value) and where not in section.tensors and not name.startswith("_"):
                 leaf = values.leaf(value)
-                self.checkpoint.values.append(Value(section.name_of(where), leaf.type, leaf.value, leaf.text))
+                self.checkpoint.values.append(Value(section.name_of(where), leaf.type, leaf.value, leaf.text, value))
 
     def _tensors_below(self, section: Section, node: Any, where: str) -> None:
         """Tensors inside an attribute: ``cache.0`` for a list of them; packed parameters of quantized layers."""

@@ -22,12 +22,14 @@ class Value(NamedTuple):
         type: Python's name of its type, ``module.Class`` for other objects.
         value: plain data (None, bool, int, float, str, lists and dicts of them); None when it is not plain data.
         text: how a person would write it.
+        node: the graph node it was read from, None outside pickles.
     """
 
     name: str
     type: str
     value: Any
     text: str
+    node: Any = None
 
 
 class ModuleInfo(NamedTuple):

@@ -1,0 +1,106 @@
+"""Compare two checkpoints: keys, renames, shapes, dtypes, values, other entries. Exit status 0: the same, 1: not.
+
+A and B may be of different formats, or parts of one file (run.ckpt#model run.ckpt#ema). Identical means the same
+bytes; where they differ, torch measures how far apart the values are.
+
+Example: ckpt diff base.pt tuned.safetensors --frozen 'backbone.*'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import SelectionError
+from . import options, writing
+
+if TYPE_CHECKING:
+    from ..operations.rules import Rules
+
+File = Annotated[
+    str, typer.Argument(metavar="A", help="A checkpoint; FILE#SECTION is a part.",
+                        autocompletion=options.complete_file, show_default=False)
+]  # fmt: skip
+Other = Annotated[
+    str, typer.Argument(metavar="B", help="Another one.", autocompletion=options.complete_file, show_default=False)
+]
+
+
+def command(
+    a: File,
+    b: Other,
+    keys_only: Annotated[bool, typer.Option("--keys-only", help="Names, shapes, dtypes; read no values.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Trust the checksums inside .pt files.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Device, requires_grad, strides, ties and order count too.")
+    ] = False,
+    atol: Annotated[float, typer.Option(help="Values this near are the same.", min=0.0)] = 0.0,
+    rtol: Annotated[float, typer.Option(help="The same, times the magnitude in B.", min=0.0)] = 0.0,
+    frozen: Annotated[
+        list[str], typer.Option("--frozen", metavar="GLOB", help="Exit 1 if one bit of these moved, else 0.")
+    ] = [],  # noqa: B006
+    ignore_prefix: Annotated[
+        list[str], typer.Option("--ignore-prefix", metavar="PREFIX", help="Leading segments that do not count.")
+    ] = [],  # noqa: B006
+    map: Annotated[
+        list[str], typer.Option("--map", metavar="RULES", help="Rename A's keys first: a rule, or a file of rules.")
+    ] = [],  # noqa: B006
+    filter: options.Filter = [],  # noqa: B006
+    show: Annotated[
+        str, typer.Option(metavar="LIST", help="changed,added,removed,renamed,values,identical: what to list.")
+    ] = "changed,added,removed,renamed,values",
+    device: Annotated[str, typer.Option(help="Where differences are computed: cpu, cuda.")] = "cpu",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    from ..formats import open_checkpoint
+    from ..operations.diff import diff, total_bytes
+
+    listed = _listed(show)
+    one, other = open_checkpoint(a), open_checkpoint(b)
+    with writing.progress(0 if keys_only else total_bytes(one, other), "read") as advance:
+        found = diff(
+            one, other, keys_only=keys_only, quick=quick, exact=exact, atol=atol, rtol=rtol, filter=filter,
+            frozen=frozen, ignore_prefix=ignore_prefix, rules=_rules(map), device=device, progress=advance,
+        )  # fmt: skip
+    if not as_json:
+        options.say_problems(f"{a} {b}", found.problems)
+    if quiet:
+        return found.status
+    if as_json:
+        options.write_json(found.to_dict())
+    elif options.is_terminal():
+        from ..render import diff as render
+        from ..render.terminal import console
+        from ..render.terminal import show as show_lines
+
+        screen = console()
+        show_lines(render.lines(found, listed, screen.width), screen)
+    else:
+        from ..render import diff as render
+
+        options.write(render.plain(found, listed))
+    return found.status
+
+
+def _listed(show: str) -> list[str]:
+    from ..render.diff import SHOW
+
+    names = [name.strip() for name in show.split(",") if name.strip()]
+    wrong = [name for name in names if name not in SHOW]
+    if wrong or not names:
+        raise SelectionError(
+            f"--show knows no {wrong[0] if wrong else 'nothing'!r}", hint=f"It knows: {', '.join(SHOW)}"
+        )
+    return names
+
+
+def _rules(given: list[str]) -> Rules | None:
+    """Each is a rule, or else the name of a file of rules."""
+    from ..operations.rules import Rules, load_file
+
+    found = Rules()
+    for text in given:
+        found += Rules.parse([text]) if "->" in text or text.startswith("s/") else load_file(text)
+    return found if given else None

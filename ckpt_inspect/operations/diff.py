@@ -1,0 +1,422 @@
+"""``ckpt diff``: what changed between two checkpoints (design 3 and 4, Equality)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..containers.copying import Progress
+from ..errors import RuleError, SelectionError
+from ..formats.equality import same
+from ..model.checkpoint import Checkpoint
+from ..model.section import Value
+from ..model.tensor import TensorInfo
+from .content import compare, stored_nbytes
+from .ls import pattern
+from .plain import safe, safe_dict
+from .renamed import find
+from .rules import Rules
+from .sides import Place, Side, shown, sides
+
+if TYPE_CHECKING:
+    from ..torch.metrics import Metrics
+
+SCHEMA = "ckpt-inspect/diff/1"
+MISSING = Value("", "missing", None, "(not there)")
+
+
+class Change(NamedTuple):
+    """A tensor that both sides have under this name, and that is not the same.
+
+    Attributes:
+        place: section and key.
+        a, b: the two tensors.
+        what: ``shape``, ``dtype``, ``values``; with ``exact`` also ``device``, ``requires_grad``, ``stride``.
+        metrics: how far they are apart; None where that was not measured or makes no sense.
+        close: all pairs lie within the tolerance.
+        note: what else is to be known.
+    """
+
+    place: Place
+    a: TensorInfo
+    b: TensorInfo
+    what: tuple[str, ...]
+    metrics: Metrics | None = None
+    close: bool = False
+    note: str | None = None
+
+    @property
+    def name(self) -> str:
+        return shown(self.place)
+
+
+class ValueChange(NamedTuple):
+    """A non-tensor entry that differs; :data:`MISSING` on the side that lacks it."""
+
+    name: str
+    a: Value
+    b: Value
+
+
+class Difference:
+    """What :func:`diff` found.
+
+    Attributes:
+        a, b: the two sides.
+        added, removed: tensors that only one side has; ``notes`` says of some what they are like.
+        renamed: place in a, place in b: the same bytes under another name.
+        changed: in the order of ``a``.
+        identical: places of tensors with the same bytes on both sides.
+        values: non-tensor entries that differ.
+        facts: what does not count without ``exact``: ``device cuda:0 -> cpu`` and how many tensors it is true of.
+        frozen: places that matched ``frozen``, and those of them that moved; None without.
+        compared_by: ``bytes``, ``crc32``, or ``names`` where no values were read.
+        problems: what could not be read, in words.
+        tolerance: whether one was given.
+    """
+
+    def __init__(self, a: Side, b: Side) -> None:
+        self.a = a
+        self.b = b
+        self.added: list[Place] = []
+        self.removed: list[Place] = []
+        self.renamed: list[tuple[Place, Place]] = []
+        self.changed: list[Change] = []
+        self.identical: list[Place] = []
+        self.values: list[ValueChange] = []
+        self.notes: dict[Place, str] = {}
+        self.facts: Counter[str] = Counter()
+        self.frozen: tuple[list[Place], list[Place]] | None = None
+        self.compared_by = "bytes"
+        self.problems: list[str] = [*a.checkpoint.problems, *b.checkpoint.problems]
+        self.tolerance = False
+        self.exact = False
+
+    @property
+    def different(self) -> list[Change]:
+        """Changes that count: not those within a tolerance that was given."""
+        return [c for c in self.changed if not (self.tolerance and c.close and c.what == ("values",))]
+
+    @property
+    def same(self) -> bool:
+        """Design 4: keys, dtypes, shapes, values and non-tensor entries agree."""
+        found = self.added or self.removed or self.renamed or self.different or self.values or self.problems
+        return not found and not (self.exact and self.facts)
+
+    @property
+    def status(self) -> int:
+        """Exit status: 2 for what could not be read, 1 for differences (of the frozen ones alone, if there are)."""
+        if self.problems:
+            return 2
+        if self.frozen is not None:
+            return int(bool(self.frozen[1]))
+        return int(not self.same)
+
+    @property
+    def not_compared(self) -> list[str]:
+        """Sections of either side that were left out."""
+        return list(dict.fromkeys(self.a.left + self.b.left))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's document."""
+        found: dict[str, Any] = {
+            "schema": SCHEMA,
+            "same": self.same,
+            "added": [shown(place) for place in self.added],
+            "removed": [shown(place) for place in self.removed],
+            "renamed": [{"from": shown(old), "to": shown(new)} for old, new in self.renamed],
+            "changed": [_change_dict(change) for change in self.changed],
+            "identical": len(self.identical),
+            "compared_by": self.compared_by,
+            "not_compared": self.not_compared,
+            "values": [
+                {"name": change.name, "a": _plain(change.a), "b": _plain(change.b), "in": _where(change)}
+                for change in self.values
+            ],
+            "notes": {shown(place): note for place, note in self.notes.items()},
+            "facts": dict(self.facts),
+            "problems": self.problems,
+        }
+        if self.frozen is not None:
+            found["frozen"] = {"of": len(self.frozen[0]), "moved": [shown(place) for place in self.frozen[1]]}
+        return found
+
+    def __repr__(self) -> str:
+        return (
+            f"<diff: {len(self.changed):,} changed, {len(self.added):,} added, {len(self.removed):,} removed, "
+            f"{len(self.renamed):,} renamed, {len(self.identical):,} identical>"
+        )
+
+
+def _change_dict(change: Change) -> dict[str, Any]:
+    metrics = change.metrics
+    return {
+        "section": change.place[0],
+        "key": change.place[1],
+        "what": list(change.what),
+        "a": _facts(change.a),
+        "b": _facts(change.b),
+        **safe_dict(
+            {
+                "max_abs": metrics.max_abs if metrics else None,
+                "max_rel": metrics.max_rel if metrics else None,
+                "mean_abs": metrics.mean_abs if metrics else None,
+                "relative_norm": metrics.relative_norm if metrics else None,
+                "changed_fraction": metrics.changed_fraction if metrics else None,
+                "cosine": metrics.cosine if metrics else None,
+                "close": change.close,
+                "note": change.note,
+            }
+        ),
+    }
+
+
+def _facts(info: TensorInfo) -> dict[str, Any]:
+    return {
+        "dtype": info.dtype,
+        "shape": safe(list(info.shape)),
+        "device": info.device,
+        "requires_grad": info.requires_grad,
+    }
+
+
+def _plain(value: Value) -> Any:
+    """Plain data as it is; of other objects, how a person would write them."""
+    return safe(value.value) if value.value is not None or value is MISSING else safe(value.text)
+
+
+def _where(change: ValueChange) -> str:
+    return "b" if change.a is MISSING else "a" if change.b is MISSING else "both"
+
+
+def diff(
+    a: Checkpoint,
+    b: Checkpoint,
+    *,
+    keys_only: bool = False,
+    quick: bool = False,
+    exact: bool = False,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+    filter: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+    ignore_prefix: Sequence[str] = (),
+    rules: Rules | Sequence[str] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Difference:
+    """Compare two checkpoints, or parts of them, of whatever formats.
+
+    *Identical* is byte equality of the logical values and nothing else. Where bytes differ, torch measures how far
+    apart the values are (it is imported only then).
+
+    Args:
+        a, b: as opened, or selected parts: the old and the new one.
+        keys_only: names, shapes and dtypes; no values are read.
+        quick: believe the checksums of zip archives, where both have them; nothing is measured.
+        exact: device, ``requires_grad``, strides, ties and order count too.
+        atol, rtol: values with ``|b - a| <= atol + rtol * |b|`` do not count as changed.
+        filter: only keys that match one of these patterns.
+        frozen: patterns of tensors that must not have moved by one bit: ``status`` speaks of them alone.
+        ignore_prefix: leading segments that do not count: ``module``.
+        rules: rename the keys of ``a`` first.
+        device: where differences are computed.
+        progress: called with the number of bytes just read.
+
+    Raises:
+        SelectionError: their sections differ, and one side has several that could be meant.
+        RuleError: a pattern or rule matches nothing.
+        UnsupportedError: there is no such device.
+    """
+    if keys_only and (quick or frozen or atol or rtol):
+        raise SelectionError(
+            "without reading values, there is nothing to be said of them", hint="Leave --keys-only out."
+        )
+    parsed = rules if isinstance(rules, Rules) or rules is None else Rules.parse(rules)
+    one, other = sides(a, b, ignore_prefix, parsed)
+    found = Difference(one, other)
+    found.tolerance, found.exact = bool(atol or rtol), exact
+    mine, theirs = _filtered(one, filter), _filtered(other, filter)
+    found.removed = [place for place in mine if place not in theirs]
+    found.added = [place for place in theirs if place not in mine]
+    common = [place for place in mine if place in theirs]
+    pending = _structure(found, common, mine, theirs, keys_only)
+    if keys_only:
+        found.compared_by = "names"
+    else:
+        _bytes(found, pending, mine, theirs, quick, progress)
+        _renames(found, mine, theirs, common, progress)
+    found.changed.sort(key=_order(mine))
+    if not keys_only and not quick:
+        _measure(found, atol, rtol, device, progress)
+    _values(found, filter)
+    _unbound_facts(found, mine, theirs, common)
+    if frozen:
+        _frozen(found, frozen, mine, theirs)
+    return found
+
+
+def _order(tensors: dict[Place, TensorInfo]) -> Any:
+    positions = {place: index for index, place in enumerate(tensors)}
+    return lambda change: positions[change.place]
+
+
+def _filtered(side: Side, filter: Sequence[str]) -> dict[Place, TensorInfo]:
+    if not filter:
+        return side.tensors
+    matches = pattern(filter)
+    return {place: info for place, info in side.tensors.items() if matches(place[1]) or matches(shown(place))}
+
+
+def _structure(
+    found: Difference, common: list[Place], mine: dict[Place, TensorInfo], theirs: dict[Place, TensorInfo],
+    keys_only: bool,
+) -> list[Place]:  # fmt: skip
+    """Changes of shape and dtype; the places that are left, whose bytes decide."""
+    pending = []
+    for place in common:
+        a, b = mine[place], theirs[place]
+        what = tuple(name for name, differs in (
+            ("shape", a.shape != b.shape), ("dtype", a.dtype != b.dtype)) if differs)  # fmt: skip
+        if what:
+            found.changed.append(Change(place, a, b, what))
+        elif keys_only:
+            found.identical.append(place)
+        else:
+            pending.append(place)
+    return pending
+
+
+def _bytes(
+    found: Difference, pending: list[Place], mine: dict[Place, TensorInfo], theirs: dict[Place, TensorInfo],
+    quick: bool, progress: Progress | None,
+) -> None:  # fmt: skip
+    verdicts = compare([(mine[place], theirs[place]) for place in pending], progress, quick)
+    for place, verdict in zip(pending, verdicts, strict=True):
+        if verdict.error is not None:
+            found.problems.append(f"{shown(place)}: not compared: {verdict.error}")
+        elif verdict.same:
+            found.identical.append(place)
+        else:
+            found.changed.append(Change(place, mine[place], theirs[place], ("values",)))
+    if any(verdict.by_crc for verdict in verdicts):
+        found.compared_by = "crc32"
+
+
+def _renames(
+    found: Difference, mine: dict[Place, TensorInfo], theirs: dict[Place, TensorInfo], common: list[Place],
+    progress: Progress | None,
+) -> None:  # fmt: skip
+    renames = find(
+        {place: mine[place] for place in found.removed},
+        {place: theirs[place] for place in found.added},
+        {place: mine[place] for place in common},
+        {place: theirs[place] for place in common},
+        progress,
+    )
+    found.renamed = [(place, renames.pairs[place]) for place in found.removed if place in renames.pairs]
+    gone, come = set(renames.pairs), set(renames.pairs.values())
+    found.removed = [place for place in found.removed if place not in gone]
+    found.added = [place for place in found.added if place not in come]
+    for place in [*found.removed, *found.added]:
+        if place in renames.alike:
+            count = renames.alike[place]
+            found.notes[place] = f"same bytes as {count:,} other{'s' if count > 1 else ''}"
+
+
+def _measure(found: Difference, atol: float, rtol: float, device: str, progress: Progress | None) -> None:
+    """Metrics of what changed, and its nature: reshaped, permuted, damaged."""
+    if not found.changed:
+        return
+    from .measure import measured
+
+    found.changed = measured(found.changed, atol, rtol, device, progress, found.problems)
+
+
+def _values(found: Difference, filter: Sequence[str]) -> None:
+    ours, theirs = _entries(found.a, found.b), _entries(found.b, found.a)
+    matches = pattern(filter) if filter else None
+    for name in dict.fromkeys([*ours, *theirs]):
+        if matches is not None and not matches(name):
+            continue
+        one, other = ours.get(name, MISSING), theirs.get(name, MISSING)
+        if not _same_value(one, other):
+            found.values.append(ValueChange(name, one, other))
+
+
+def _entries(side: Side, other: Side) -> dict[str, Value]:
+    """The non-tensor entries. A header's metadata has a counterpart only in another header."""
+    headers = all(one.checkpoint.format in ("safetensors", "sharded") for one in (side, other))
+    hidden = "__metadata__/ckpt_inspect" if headers else "__metadata__/"
+    return {
+        name: value
+        for name, value in side.values.items()
+        if not (name.startswith(hidden) and side.checkpoint.format in ("safetensors", "sharded"))
+    }
+
+
+def _same_value(one: Value, other: Value) -> bool:
+    if one is MISSING or other is MISSING:
+        return one is other
+    if one.type != other.type:
+        return False
+    if one.node is not None or other.node is not None:
+        return same(one.node, other.node)
+    return repr(one.value) == repr(other.value) and one.text == other.text
+
+
+def _unbound_facts(
+    found: Difference, mine: dict[Place, TensorInfo], theirs: dict[Place, TensorInfo], common: list[Place]
+) -> None:
+    """Device, requires_grad, strides, ties and order: shown, and counted only with ``exact``."""
+    pairs = [(mine[place], theirs[place]) for place in common]
+    pairs += [(mine[old], theirs[new]) for old, new in found.renamed]
+    for a, b in pairs:
+        for name, x, y in (
+            ("device", a.device, b.device),
+            ("requires_grad", a.requires_grad, b.requires_grad),
+            ("stride", None if a.shape != b.shape else a.stride, b.stride),
+        ):
+            if x is not None and y is not None and x != y:
+                found.facts[f"{name} {_text(x)} -> {_text(y)}" if name != "stride" else "other strides"] += 1
+    here = set(common)
+    order = [[place for place in side if place in here] for side in (mine, theirs)]
+    if order[0] != order[1]:
+        found.facts["another order of keys"] += sum(x != y for x, y in zip(*order, strict=True))
+    if "safetensors" not in (found.a.checkpoint.format, found.b.checkpoint.format):
+        ties = [_ties(side, here) for side in (mine, theirs)]
+        if ties[0] != ties[1]:
+            found.facts["other ties"] += len(set().union(*(ties[0] ^ ties[1])))
+
+
+def _text(value: object) -> str:
+    return str(value)
+
+
+def _ties(tensors: dict[Place, TensorInfo], here: set[Place]) -> set[frozenset[Place]]:
+    groups: dict[object, set[Place]] = {}
+    for place in here:
+        view = tensors[place].view_of
+        if view is not None:
+            groups.setdefault(view, set()).add(place)
+    return {frozenset(group) for group in groups.values() if len(group) > 1}
+
+
+def _frozen(
+    found: Difference, globs: Sequence[str], mine: dict[Place, TensorInfo], theirs: dict[Place, TensorInfo]
+) -> None:
+    places = list(dict.fromkeys([*mine, *theirs]))
+    for glob in globs:
+        matches = pattern([glob])
+        if not any(matches(place[1]) or matches(shown(place)) for place in places):
+            raise RuleError(f"--frozen {glob!r} matches no tensor: nothing would be checked")
+    matches = pattern(globs)
+    chosen = [place for place in places if matches(place[1]) or matches(shown(place))]
+    identical = set(found.identical)
+    found.frozen = chosen, [place for place in chosen if place not in identical]
+
+
+def total_bytes(a: Checkpoint, b: Checkpoint) -> int:
+    """Bytes that comparing them reads at most, for a progress bar."""
+    return sum(stored_nbytes(info) for side in (a, b) for _, _, info in side.tensors())

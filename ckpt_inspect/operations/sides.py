@@ -1,0 +1,132 @@
+"""Two checkpoints side by side: which tensor is to be compared with which (design 2, which part)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ..errors import KeyCollisionError, RuleError, SelectionError
+from ..model import pointer as pointers
+from ..model.checkpoint import Checkpoint
+from ..model.section import Section, Value
+from ..model.tensor import TensorInfo
+from .rules import Rules
+
+Place = tuple[str, str]  # section, as seen from the part that is compared, and key within it
+
+
+class Side(NamedTuple):
+    """What is compared of one checkpoint.
+
+    Attributes:
+        checkpoint: as given.
+        tensors: by place, in saved order; under the names that the comparison uses.
+        names: place -> the key as the file has it, where a renaming or a prefix changed it.
+        values: leaves that are no tensors, by their name as seen from the part.
+        left: sections that are not compared.
+    """
+
+    checkpoint: Checkpoint
+    tensors: dict[Place, TensorInfo]
+    names: dict[Place, str]
+    values: dict[str, Value]
+    left: list[str]
+
+
+def sides(
+    a: Checkpoint, b: Checkpoint, ignore_prefix: Sequence[str] = (), rules: Rules | None = None
+) -> tuple[Side, Side]:
+    """What to compare: everything where both sides have the same sections, else the one weights candidate of each.
+
+    Args:
+        ignore_prefix: whole leading segments that do not count, on either side.
+        rules: how the keys of ``a`` are renamed first.
+
+    Raises:
+        SelectionError: their sections differ, and one side has not just one weights candidate.
+        KeyCollisionError: two keys would meet without the prefix, or under the rules.
+        RuleError: no key has the prefix, or a rule matches nothing.
+    """
+    part_a, part_b = a, b
+    if a.selected is None and b.selected is None and a.sections.keys() != b.sections.keys():
+        part_a, part_b = _weights(a), _weights(b)
+    elif a.selected is None and b.selected is not None:
+        part_a = _weights(a)
+    elif b.selected is None and a.selected is not None:
+        part_b = _weights(b)
+    found = _side(a, part_a, ignore_prefix, rules), _side(b, part_b, ignore_prefix, None)
+    for prefix in ignore_prefix:
+        dotted = prefix.rstrip(".") + "."
+        if not any(name.startswith(dotted) for side in found for name in side.names.values()):
+            raise RuleError(f"no key of either side begins with {dotted!r}")
+    return found
+
+
+def _weights(checkpoint: Checkpoint) -> Checkpoint:
+    """The one weights candidate, as a part."""
+    candidates = checkpoint.candidates()
+    if len(candidates) == 1:
+        return checkpoint.select(candidates[0]) if candidates[0] else checkpoint
+    if len(checkpoint.sections) <= 1:
+        return checkpoint
+    listed = ", ".join(candidates or list(checkpoint.sections)[:8])
+    raise SelectionError(
+        f"the two have different sections, and here several could be meant: {listed}",
+        path=checkpoint.path,
+        hint=f"Name one: {checkpoint.path}#{(candidates or list(checkpoint.sections))[0]}",
+    )
+
+
+def _side(whole: Checkpoint, part: Checkpoint, ignored: Sequence[str], rules: Rules | None) -> Side:
+    base = part.selected if part.selected is not None else ""
+    tensors: dict[Place, TensorInfo] = {}
+    names: dict[Place, str] = {}
+    for section in part.sections.values():
+        keys = list(section.tensors)
+        renamed = _renamed(keys, section, rules, whole.path) if len(part.sections) == 1 or _weighty(section) else {}
+        for key, info in section.tensors.items():
+            place = _place(section, base, _without(renamed.get(key, key), ignored))
+            if place in tensors:
+                raise KeyCollisionError(
+                    f"{names.get(place, place[1])!r} and {key!r} are both {place[1]!r} then", path=whole.path
+                )
+            tensors[place] = info
+            names[place] = key
+    values = {pointers.relative(value.name, base) if base else value.name: value for value in part.values}
+    left = [pointer for pointer in whole.sections if pointer not in part.sections]
+    return Side(whole, tensors, names, values, left)
+
+
+def _weighty(section: Section) -> bool:
+    return section.kind in ("state_dict", "module")
+
+
+def _renamed(keys: list[str], section: Section, rules: Rules | None, path: str) -> dict[str, str]:
+    if rules is None or not _weighty(section):
+        return {}
+    keymap = rules.keymap(keys)
+    keymap.check(section.pointer)
+    return {old: new for old, new in keymap.pairs.items() if new is not None}
+
+
+def _place(section: Section, base: str, key: str) -> Place:
+    """A section at or below the part, and the key; one that holds the part itself gives keys below it."""
+    if pointers.is_below(section.pointer, base):
+        return pointers.relative(section.pointer, base) if section.pointer != base else "", key
+    return "", pointers.relative(section.name_of(key), base)
+
+
+def _without(key: str, prefixes: Sequence[str]) -> str:
+    for prefix in prefixes:
+        key = key.removeprefix(prefix.rstrip(".") + ".")
+    return key
+
+
+def shown(place: Place) -> str:
+    """A place as one name: the key, or section and key as a pointer."""
+    section, key = place
+    return pointers.join(section, key) if section and key else section or key
+
+
+def both(one: Iterable[Place], other: dict[Place, TensorInfo]) -> Iterator[Place]:
+    return (place for place in one if place in other)

@@ -1,0 +1,309 @@
+"""A difference as lines: one a tensor for pipes, a tree with bars for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import isfinite, log10
+from typing import NamedTuple
+
+from ..model import pointer as pointers
+from ..operations.diff import Change, Difference, ValueChange
+from ..operations.sides import Place, shown
+from .text import Line, escape, literal, plain_shape, plural, shape, width
+
+SHOW = ("changed", "added", "removed", "renamed", "values", "identical")
+DEFAULT = SHOW[:5]
+_MARKS = {"changed": "!", "added": "+", "removed": "-", "identical": "="}
+_STYLES = {"changed": "wrapper", "added": "good", "removed": "bad", "identical": "dim", "renamed": "class"}
+_BAR = 10
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def number(value: float | None) -> str:
+    """Three digits: ``0.0312``, ``1.2e-07``, ``31,400``."""
+    if value is None:
+        return "-"
+    if not isfinite(value):
+        return str(value)
+    if value == 0 or 1e-4 <= abs(value) < 1e5:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.2e}"
+
+
+def percent(fraction: float) -> str:
+    """``100 %`` and ``0 %`` mean all and none."""
+    value = 100 * fraction
+    if value in (0, 100):
+        return f"{value:.0f} %"
+    if value < 0.1:
+        return "<0.1 %"
+    return f"{min(value, 99.9):.1f} %" if value > 10 else f"{value:.2g} %"
+
+
+# -- for pipes -----------------------------------------------------------------------------------------
+
+
+def plain(found: Difference, show: Sequence[str]) -> Iterator[str]:
+    """Tab-separated, one tensor a line: mark, name, and what there is to say of it."""
+    for kind, place, change in _rows(found, show):
+        cells = [_MARKS[kind], escape(shown(place))]
+        if change is not None:
+            cells += [_what(change), *_plain_metrics(change), escape(change.note or "")]
+        else:
+            info = (found.b if kind == "added" else found.a).tensors[place]
+            cells += [info.dtype, plain_shape(info.shape), escape(found.notes.get(place, ""))]
+        yield "\t".join(cells).rstrip() + "\n"
+    if "renamed" in show:
+        for old, new in found.renamed:
+            yield f">\t{escape(shown(old))}\t{escape(shown(new))}\n"
+    if "values" in show:
+        for value in found.values:
+            yield f"~\t{escape(value.name)}\t{escape(value.a.text)}\t{escape(value.b.text)}\n"
+    for fact, count in found.facts.items():
+        yield f"#\t{escape(fact)}\t{count}\n"
+    for line in _last(found):
+        yield "# " + "".join(text for text, _ in line) + "\n"
+
+
+def _plain_metrics(change: Change) -> list[str]:
+    metrics = change.metrics
+    if metrics is None:
+        return []
+    return [
+        f"norm={number(metrics.relative_norm)}",
+        f"max={number(metrics.max_abs)}",
+        f"mean={number(metrics.mean_abs)}",
+        f"changed={metrics.changed_fraction:.6g}",
+        f"cosine={'-' if metrics.cosine is None else format(metrics.cosine, '.7g')}",
+    ]
+
+
+def _what(change: Change) -> str:
+    """``float32 -> bfloat16 12,3``: dtype and shape, with what became of them."""
+    a, b = change.a, change.b
+    dtype = a.dtype if a.dtype == b.dtype else f"{a.dtype} -> {b.dtype}"
+    dims = plain_shape(a.shape) if a.shape == b.shape else f"{plain_shape(a.shape)} -> {plain_shape(b.shape)}"
+    return f"{dtype}\t{dims}"
+
+
+def _rows(found: Difference, show: Sequence[str]) -> Iterator[tuple[str, Place, Change | None]]:
+    """Everything but renames, in the order of the first side, then what only the second has."""
+    changes = {change.place: change for change in found.changed}
+    removed, identical = set(found.removed), set(found.identical)
+    for place in found.a.tensors:
+        if place in changes and "changed" in show:
+            yield "changed", place, changes[place]
+        elif place in removed and "removed" in show:
+            yield "removed", place, None
+        elif place in identical and "identical" in show:
+            yield "identical", place, None
+    if "added" in show:
+        for place in found.added:
+            yield "added", place, None
+
+
+# -- for terminals -------------------------------------------------------------------------------------
+
+
+class _Node:
+    """A module: what became of the tensors directly in it, the modules below, and how many of each kind in all."""
+
+    __slots__ = ("children", "counts", "leaves", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.leaves: list[tuple[str, str, Place, Change | None]] = []
+        self.children: dict[str, _Node] = {}
+        self.counts: dict[str, int] = {}
+
+
+def lines(found: Difference, show: Sequence[str] = DEFAULT, columns: int = 80) -> Iterator[Line]:
+    """A tree of what changed: a subtree of one kind is one line, a changed tensor has a bar for its relative change."""
+    yield [(escape(found.a.checkpoint.path), "file"), (" → ", "dim"), (escape(found.b.checkpoint.path), "file")]
+    kinds = {*show, "identical"}
+    tree = _tree((kind, place, change) for kind, place, change in _rows(found, [*kinds]))
+    room = _widest(tree, 0)
+    yield from _below(found, tree, 0, min(room, max(24, columns - 56)), columns)
+    if "renamed" in show and found.renamed:
+        yield from _renamed(found)
+    if "values" in show:
+        yield from _values(found.values, columns)
+    for fact, count in found.facts.items():
+        counts = "" if found.exact else "   does not count without --exact"
+        yield [("· ", "dim"), (f"{escape(fact.replace('->', '→'))}: {plural(count, 'tensor')}", ""), (counts, "dim")]
+    yield from _last(found)
+
+
+def _tree(rows: Iterator[tuple[str, Place, Change | None]]) -> _Node:
+    root = _Node("")
+    for kind, (section, key), change in rows:
+        *path, last = [*(pointers.split(section) if section else []), *key.split(".")]
+        node = root
+        node.counts[kind] = node.counts.get(kind, 0) + 1
+        for name in path:
+            node = node.children.setdefault(name, _Node(name))
+            node.counts[kind] = node.counts.get(kind, 0) + 1
+        node.leaves.append((kind, last, (section, key), change))
+    return root
+
+
+def _folded(node: _Node) -> str | None:
+    """The one kind of everything below, if it can be told in a line."""
+    if len(node.counts) == 1 and (kind := next(iter(node.counts))) != "changed":
+        return kind
+    return None
+
+
+def _joined(node: _Node) -> tuple[str, _Node]:
+    """Modules with nothing but one module in them stand on one line."""
+    name = node.name
+    while len(node.children) == 1 and not node.leaves and _folded(node) is None:
+        (node,) = node.children.values()
+        name = f"{name}.{node.name}"
+    return name, node
+
+
+def _widest(node: _Node, depth: int) -> int:
+    """Columns that the names of changed tensors take."""
+    found = max(
+        (2 * depth + width([(escape(name), "")]) for kind, name, _, _ in node.leaves if kind == "changed"), default=0
+    )
+    for child in node.children.values():
+        if _folded(child) is None:
+            _, inner = _joined(child)
+            found = max(found, _widest(inner, depth + 1))
+    return found
+
+
+def _below(found: Difference, node: _Node, depth: int, room: int, columns: int) -> Iterator[Line]:
+    indent = "  " * depth
+    whole = _folded(node)
+    if depth == 0 and whole is not None:
+        yield [
+            (f"{_MARKS[whole]} ", _STYLES[whole]),
+            (plural(node.counts[whole], "tensor") + f" {whole}", _STYLES[whole]),
+        ]
+        return
+    same = [row for row in node.leaves if row[0] == "identical"]
+    for kind, name, place, change in node.leaves:
+        if change is not None:
+            yield _changed_line(change, indent + escape(name), room)
+        elif kind != "identical":
+            info = (found.b if kind == "added" else found.a).tensors[place]
+            note = f"   {escape(found.notes[place])}" if place in found.notes else ""
+            yield [
+                (f"{_MARKS[kind]} {indent}{escape(name)}", _STYLES[kind]),
+                (f"   {shape(info.shape)}   {info.dtype}", ""),
+                (note, "dim"),
+            ]
+    if same:
+        names = ", ".join(escape(name) for _, name, _, _ in same[:4]) + (
+            f" and {len(same) - 4} more" if len(same) > 4 else ""
+        )
+        yield [(f"= {indent}{names}   identical", "dim")]
+    for child in node.children.values():
+        name, inner = _joined(child)
+        kind_of_all = _folded(inner)
+        if kind_of_all is not None:
+            count = plural(inner.counts[kind_of_all], "tensor")
+            yield [(f"{_MARKS[kind_of_all]} {indent}{escape(name)}.**   {count} {kind_of_all}", _STYLES[kind_of_all])]
+        else:
+            yield [("  ", ""), (indent + escape(name), "module")]
+            yield from _below(found, inner, depth + 1, room, columns)
+
+
+def _changed_line(change: Change, name: str, room: int) -> Line:
+    a, b, metrics = change.a, change.b, change.metrics
+    line: Line = [("! ", "wrapper"), (name + " " * max(0, room - width([(name, "")])), "")]
+    dims = shape(a.shape) if a.shape == b.shape else f"{shape(a.shape)} → {shape(b.shape)}"
+    line.append((f"   {dims:10}", "shape"))
+    if a.dtype != b.dtype:
+        line.append((f"   {a.dtype} → {b.dtype}", "dtype"))
+    if metrics is not None and metrics.changed:
+        line += [
+            (f"   {_bar(metrics.relative_norm)}", "wrapper"),
+            (f"   |Δ|/|W| {number(metrics.relative_norm):9}", ""),
+        ]
+        line += [(f" max {number(metrics.max_abs):9}", ""), (f" {percent(metrics.changed_fraction):>7}", "")]
+    if change.close and metrics is not None and metrics.changed:
+        line.append(("   within tolerance", "dim"))
+    if change.note:
+        line.append((f"   {escape(change.note)}", "hint"))
+    return line
+
+
+def _bar(value: float | None) -> str:
+    """Ten columns for a relative change, on a logarithmic scale: empty at a millionth, full at one."""
+    if value is None or value <= 0:
+        return " " * _BAR
+    filled = max(0.0, min(1.0, 1 + log10(value) / 6)) * _BAR * 8
+    whole, part = divmod(round(filled), 8)
+    return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(_BAR)
+
+
+def _renamed(found: Difference) -> Iterator[Line]:
+    from ..model.keymap import KeyMap
+
+    sections: dict[tuple[str, str], dict[str, str | None]] = {}
+    for (old_section, old), (new_section, new) in found.renamed:
+        sections.setdefault((old_section, new_section), {})[old] = new
+    for (here, there), pairs in sections.items():
+        where = (
+            ""
+            if not here and not there
+            else f"   in {escape(here)}"
+            if here == there
+            else f"   {escape(here)} → {escape(there)}"
+        )
+        for rule, count in KeyMap(pairs).rule_counts():
+            yield [
+                ("> ", "class"),
+                (escape(rule), "class"),
+                (f"   {plural(count, 'tensor')} renamed, same bytes{where}", ""),
+            ]
+
+
+class _Text(NamedTuple):
+    room: int
+
+    def of(self, text: str) -> str:
+        return literal(text, False, self.room)
+
+
+def _values(values: Sequence[ValueChange], columns: int) -> Iterator[Line]:
+    room = _Text(max(20, columns // 2 - 12))
+    shown_values = values if len(values) <= 40 else values[:39]
+    for change in shown_values:
+        yield [("~ ", "tied"), (f"{escape(change.name)}   ", "value"), (room.of(change.a.text), "literal"),
+               (" → ", "dim"), (room.of(change.b.text), "literal")]  # fmt: skip
+    if len(values) > len(shown_values):
+        yield [(f"~ … and {len(values) - len(shown_values):,} more entries that are no tensors", "dim")]
+
+
+def _last(found: Difference) -> Iterator[Line]:
+    """What it comes to, and what was not looked at."""
+    parts: list[tuple[str, int | Callable[[], int]]] = [
+        ("changed", len(found.different)),
+        ("within tolerance", len(found.changed) - len(found.different)),
+        ("added", len(found.added)),
+        ("removed", len(found.removed)),
+        ("renamed", len(found.renamed)),
+    ]
+    counts = [f"{count:,} {name}" for name, count in parts if count]
+    if found.values:
+        counts.append(plural(len(found.values), "other entry").replace("entrys", "entries") + " changed")
+    same = f"{len(found.identical):,} identical"
+    by = {"crc32": " (trusting the checksums of the archives)", "names": " in name, shape and dtype"}
+    head = "the same: " if found.same else ""
+    yield [(f"{head}{' · '.join([*counts, same])}{by.get(found.compared_by, '')}", "totals")]
+    if found.frozen is not None:
+        chosen, moved = found.frozen
+        verdict = (
+            f"{len(moved):,} of {len(chosen):,} frozen tensors moved"
+            if moved
+            else f"all {len(chosen):,} frozen tensors are as they were"
+        )
+        yield [(verdict, "bad" if moved else "good")]
+    if found.not_compared:
+        listed = ", ".join(escape(pointer) or "(root)" for pointer in found.not_compared)
+        yield [(f"not compared: {listed}", "dim")]
