@@ -183,7 +183,8 @@ def _facts(info: TensorInfo) -> dict[str, Any]:
 
 def _plain(value: Value) -> Any:
     """Plain data as it is; of other objects, how a person would write them."""
-    return safe(value.value) if value.value is not None or value is MISSING else safe(value.text)
+    plain = value.value is not None or value.type in ("NoneType", MISSING.type)
+    return safe(value.value) if plain else safe(value.text)
 
 
 def _where(change: ValueChange) -> str:

@@ -16,6 +16,10 @@ from ..model.source import Source
 ELEMENTS = 1 << 17  # of a chunk: what is computed from it fits into the cache of a core
 ON_DEVICE = 1 << 24  # an accelerator wants more at once
 
+# torch warns of complex32, and quantized tensors are their integers here
+_READ_AS = {
+    "qint8": "int8", "quint8": "uint8", "qint32": "int32", "float4_e2m1fn_x2": "uint8", "complex32": "float16",
+}  # fmt: skip
 _FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]  # OCP MX 1.0, 5.3.3
 
 
@@ -42,11 +46,11 @@ class Chunks:
 
     def __init__(self, dtype: str, device: str = "cpu", elements: int = ELEMENTS) -> None:
         self.itemsize = BY_NAME[dtype].itemsize
-        integers = {"qint8": "int8", "quint8": "uint8", "qint32": "int32", "float4_e2m1fn_x2": "uint8"}
-        if dtype not in integers and BY_NAME[dtype].kind in ("bits", "quantized"):
+        if dtype not in _READ_AS and BY_NAME[dtype].kind in ("bits", "quantized"):
             raise UnsupportedError(f"{dtype} has no numbers to compute with")
+        self.half_complex = dtype == "complex32"
         self.packed = dtype == "float4_e2m1fn_x2"
-        self.dtype = torch_dtype(integers.get(dtype, dtype))
+        self.dtype = torch_dtype(_READ_AS.get(dtype, dtype))
         self.device = torch.device(device)
         self.elements = elements
         self._buffer = bytearray(elements * self.itemsize)
@@ -82,8 +86,8 @@ class Chunks:
             return torch.stack([table[(found & 15).long()], table[(found >> 4).long()]], -1).flatten()
         if found.dtype == torch.uint64:
             return found.view(torch.int64) ^ torch.iinfo(torch.int64).min
-        if found.dtype == torch.complex32:
-            found = found.view(torch.float16).double().view(torch.complex128)
+        if self.half_complex:
+            return found.double().view(torch.complex128)
         if found.is_complex():
             return found.to(torch.complex128)
         if found.is_floating_point():

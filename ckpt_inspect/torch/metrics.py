@@ -132,7 +132,7 @@ class Comparer:
     @staticmethod
     def _real(numbers: torch.Tensor, dtype: str) -> torch.Tensor:
         if dtype == "uint64":
-            return numbers.double() + 2.0**63
+            return _halves(numbers ^ torch.iinfo(torch.int64).min)
         return numbers if numbers.is_complex() else numbers.double()
 
 
@@ -229,9 +229,12 @@ def _integers(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float, unsign
         total = (int(upper.sum()) << 32) + int(lower.sum())
         most = int(upper.max())
         largest = (most << 32) + int(lower[upper == most].max())
-        size = upper.double() * 2.0**32 + lower.double()
-    shift = 2.0**63 if unsigned else 0.0
-    real_x, real_y = x.double() + shift, y.double() + shift
+        size = _halves(wrapped)
+    if unsigned:
+        lowest = torch.iinfo(torch.int64).min
+        real_x, real_y = _halves(x ^ lowest), _halves(y ^ lowest)
+    else:
+        real_x, real_y = x.double(), y.double()
     magnitudes = size.double()
     return Metrics(
         count=x.numel(),
@@ -246,6 +249,11 @@ def _integers(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float, unsign
         xy=torch.dot(real_x, real_y).item(),
         dd=torch.dot(magnitudes, magnitudes).item(),
     )
+
+
+def _halves(bits: torch.Tensor) -> torch.Tensor:
+    """The bits of uint64 in int64, as float64."""
+    return ((bits >> 32) & 0xFFFFFFFF).double() * 2.0**32 + (bits & 0xFFFFFFFF).double()
 
 
 def _exact_sum(values: torch.Tensor) -> int:
