@@ -7,6 +7,7 @@ COMMANDS: dict[str, str] = {
     "tree": "The module tree: modules, parameters and buffers with shapes, repeated blocks folded.",
     "ls": "One tensor a line: name, dtype, shape, bytes, device, role.",
     "diff": "What changed between two checkpoints: keys, renames, shapes, dtypes, values.",
+    "hash": "A fingerprint of content: the same for the same weights in any container, order or file name.",
     "strip-prefix": "Take wrapper prefixes (module., _orig_mod., …) out of the keys.",
     "add-prefix": "Put a prefix before every key of the weights.",
     "remap": "Rename, drop and keep keys by rules.",

@@ -10,6 +10,7 @@ from ..containers.copying import Progress
 from ..errors import RuleError, SelectionError
 from ..formats.equality import same
 from ..model.checkpoint import Checkpoint
+from ..model.pointer import is_below
 from ..model.section import Value
 from ..model.tensor import TensorInfo
 from .content import compare, stored_nbytes
@@ -347,13 +348,15 @@ def _values(found: Difference, filter: Sequence[str]) -> None:
 
 
 def _entries(side: Side, other: Side) -> dict[str, Value]:
-    """The non-tensor entries. A header's metadata has a counterpart only in another header."""
+    """The non-tensor entries. A header's metadata has a counterpart only in another header, attributes in a module."""
     headers = all(one.checkpoint.format in ("safetensors", "sharded") for one in (side, other))
     hidden = "__metadata__/ckpt_inspect" if headers else "__metadata__/"
+    alone = side.modules - other.modules
     return {
         name: value
         for name, value in side.values.items()
         if not (name.startswith(hidden) and side.checkpoint.format in ("safetensors", "sharded"))
+        and not any(is_below(name, module) for module in alone)
     }
 
 

@@ -23,6 +23,7 @@ class Side(NamedTuple):
         tensors: by place, in saved order; under the names that the comparison uses.
         names: place -> the key as the file has it, where a renaming or a prefix changed it.
         values: leaves that are no tensors, by their name as seen from the part.
+        modules: sections that are whole modules: the values there are attributes, which a state_dict does not have.
         left: sections that are not compared.
     """
 
@@ -30,6 +31,7 @@ class Side(NamedTuple):
     tensors: dict[Place, TensorInfo]
     names: dict[Place, str]
     values: dict[str, Value]
+    modules: set[str]
     left: list[str]
 
 
@@ -94,7 +96,8 @@ def _side(whole: Checkpoint, part: Checkpoint, ignored: Sequence[str], rules: Ru
             names[place] = key
     values = {pointers.relative(value.name, base) if base else value.name: value for value in part.values}
     left = [pointer for pointer in whole.sections if pointer not in part.sections]
-    return Side(whole, tensors, names, values, left)
+    modules = {_place(section, base, "")[0] for section in part.sections.values() if section.kind == "module"}
+    return Side(whole, tensors, names, values, modules, left)
 
 
 def _weighty(section: Section) -> bool:
