@@ -7,6 +7,8 @@ COMMANDS: dict[str, str] = {
     "tree": "The module tree: modules, parameters and buffers with shapes, repeated blocks folded.",
     "ls": "One tensor a line: name, dtype, shape, bytes, device, role.",
     "diff": "What changed between two checkpoints: keys, renames, shapes, dtypes, values.",
+    "stats": "Numbers of each tensor: min, max, mean, std, norm, zeros, NaN, Inf; --check for CI.",
+    "show": "One entry: a tensor's facts, statistics, histogram and values, or any other value, inertly.",
     "hash": "A fingerprint of content: the same for the same weights in any container, order or file name.",
     "strip-prefix": "Take wrapper prefixes (module., _orig_mod., …) out of the keys.",
     "add-prefix": "Put a prefix before every key of the weights.",

@@ -13,9 +13,10 @@ from ..containers.copying import Progress
 from ..containers.streaming import CHUNK, SPLIT, exactly, first_difference, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError
-from ..formats.logical import Scheme, check_expansion, frame, leaves, logical, scheme
+from ..formats.logical import frame, leaves, logical
 from ..model.storage import Record
 from ..model.tensor import TensorInfo
+from .operands import operand
 
 if TYPE_CHECKING:
     from ..torch.metrics import Metrics, Operand
@@ -112,32 +113,17 @@ def _failed(index: int, reason: str) -> tuple[int, str]:
 
 def _operands(a: TensorInfo, b: TensorInfo) -> tuple[Operand, Operand] | str:
     """What is compared element by element, or why that makes no sense, in words."""
-    from ..torch.metrics import Operand
-
     x, y, note = _values_of(a, b)
     if note:
         return note
     if x is None or y is None:
         return "values that cannot be paired"
-    for info in (x, y):
-        row = BY_NAME[info.dtype]
-        if row.kind == "bits" or row.itemsize == 0 or info.dtype in ("quint4x2", "quint2x4"):
-            return f"{info.dtype} has no numbers to compute with"
-        check_expansion(info)
     if (x.dtype == "float4_e2m1fn_x2") != (y.dtype == "float4_e2m1fn_x2"):
         return f"{x.dtype} and {y.dtype} do not pair element by element"
-    return (
-        Operand(logical(x), x.dtype, _affine(scheme(x))),
-        Operand(logical(y), y.dtype, _affine(scheme(y))),
-    )
-
-
-def _affine(found: Scheme | None) -> Any:
-    from ..torch.metrics import Affine
-
-    if found is None or found.scale is None or found.zero_point is None:
-        return None
-    return Affine(found.scale, found.zero_point)
+    one, other = operand(x), operand(y)
+    if isinstance(one, str) or isinstance(other, str):
+        return one if isinstance(one, str) else str(other)
+    return one, other
 
 
 def _values_of(a: TensorInfo, b: TensorInfo) -> tuple[TensorInfo | None, TensorInfo | None, str]:
@@ -145,7 +131,7 @@ def _values_of(a: TensorInfo, b: TensorInfo) -> tuple[TensorInfo | None, TensorI
     if a.layout != b.layout:
         return None, None, f"layout {a.layout} became {b.layout}"
     ours, theirs = leaves(a), leaves(b)
-    if a.layout == "strided" and not a.parts and not b.parts:
+    if a.layout == "strided" and [part.shape for part in a.parts] == [part.shape for part in b.parts]:
         return (ours[0], theirs[0], "") if ours and theirs else (None, None, "on meta: there are no values")
     if [leaf.key for leaf in ours] != [leaf.key for leaf in theirs]:
         return None, None, "made of other parts"

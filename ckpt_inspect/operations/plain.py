@@ -18,6 +18,8 @@ def safe(value: Any) -> Any:
         if isfinite(value):
             return value
         return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, complex):
+        return [safe(value.real), safe(value.imag)]
     if isinstance(value, dict):
         return {str(key): safe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -124,4 +124,12 @@ def check_device(name: str) -> None:
         raise UnsupportedError(f"no device {name!r} here: {reason}", hint="Use --device cpu.") from error
 
 
-Affine = Callable[[torch.Tensor], torch.Tensor]
+def widened(source: Source, dtype: str, wider: str) -> Iterator[bytes]:
+    """Row-major bytes of another dtype that holds every value: float32 of bfloat16, complex64 of complex32."""
+    chunks = Chunks(dtype)
+    count = source.size // chunks.itemsize
+    for first, n in pieces(count, chunks.elements):
+        numbers = chunks.numbers(source, first, n)
+        buffer = bytearray(n * BY_NAME[wider].itemsize)
+        torch.frombuffer(buffer, dtype=torch_dtype(wider)).copy_(numbers)
+        yield bytes(buffer)

@@ -18,6 +18,7 @@ from math import inf, isfinite, sqrt
 
 import torch
 
+from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
 from ..model.source import Source
 from .chunks import ELEMENTS, ON_DEVICE, Chunks, pieces
@@ -75,12 +76,26 @@ class Metrics:
         return max(-1.0, min(1.0, self.xy / norm)) if norm and isfinite(self.xy) else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Affine:
-    """How integers of a quantized tensor become real numbers: ``(q - zero_point) * scale``."""
+    """How integers of a quantized tensor become real numbers: ``(q - zero_point) * scale``.
 
-    scale: float
-    zero_point: int
+    Attributes:
+        scale, zero_point: one number, or one for each channel.
+        inner: how many elements in row-major order a channel has before the next one comes; 0: there are none.
+    """
+
+    scale: float | torch.Tensor
+    zero_point: int | torch.Tensor
+    inner: int = 0
+
+    def real(self, integers: torch.Tensor, first: int) -> torch.Tensor:
+        """float64; ``integers`` are elements ``first`` and following."""
+        if not self.inner or not isinstance(self.scale, torch.Tensor) or not isinstance(self.zero_point, torch.Tensor):
+            return (integers - self.zero_point).double().mul_(self.scale)
+        places = torch.arange(first, first + integers.numel()) // self.inner % len(self.scale)
+        scale, zero_point = (one[places].to(integers.device) for one in (self.scale, self.zero_point))
+        return (integers - zero_point).double() * scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +105,12 @@ class Operand:
     source: Source
     dtype: str
     affine: Affine | None = None
+
+
+def vector(operand: Operand) -> torch.Tensor:
+    """All values of a small tensor, in memory of their own."""
+    count = operand.source.size // BY_NAME[operand.dtype].itemsize
+    return Chunks(operand.dtype, elements=max(1, count)).numbers(operand.source, 0, count).clone()
 
 
 class Comparer:
@@ -126,13 +147,13 @@ class Comparer:
     def _numbers(chunks: Chunks, operand: Operand, first: int, count: int) -> torch.Tensor:
         found = chunks.numbers(operand.source, first, count)
         if operand.affine is not None:
-            found = (found - operand.affine.zero_point).double().mul_(operand.affine.scale)
+            found = operand.affine.real(found, first)
         return found
 
     @staticmethod
     def _real(numbers: torch.Tensor, dtype: str) -> torch.Tensor:
         if dtype == "uint64":
-            return _halves(numbers ^ torch.iinfo(torch.int64).min)
+            return unsigned_numbers(numbers)
         return numbers if numbers.is_complex() else numbers.double()
 
 
@@ -231,8 +252,7 @@ def _integers(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float, unsign
         largest = (most << 32) + int(lower[upper == most].max())
         size = _halves(wrapped)
     if unsigned:
-        lowest = torch.iinfo(torch.int64).min
-        real_x, real_y = _halves(x ^ lowest), _halves(y ^ lowest)
+        real_x, real_y = unsigned_numbers(x), unsigned_numbers(y)
     else:
         real_x, real_y = x.double(), y.double()
     magnitudes = size.double()
@@ -249,6 +269,11 @@ def _integers(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float, unsign
         xy=torch.dot(real_x, real_y).item(),
         dd=torch.dot(magnitudes, magnitudes).item(),
     )
+
+
+def unsigned_numbers(shifted: torch.Tensor) -> torch.Tensor:
+    """uint64 as :meth:`Chunks.numbers` gives it, as float64, each rounded once."""
+    return _halves(shifted ^ torch.iinfo(torch.int64).min)
 
 
 def _halves(bits: torch.Tensor) -> torch.Tensor:

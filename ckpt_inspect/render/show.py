@@ -1,0 +1,144 @@
+"""One entry as lines: facts, where its bytes lie, numbers, a histogram, values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..operations.show import Shown
+from ..operations.stats import stats_dict
+from .diff import number
+from .text import Line, escape, role, shape, size
+
+_EIGHTHS = "▁▂▃▄▅▆▇█"
+_LABEL = 12
+_MOST = 1000  # values that are listed on a terminal
+
+
+def lines(found: Shown, all_of_it: bool = True) -> Iterator[Line]:
+    """The entry; values are listed whole where ``all_of_it``."""
+    yield [(escape(found.name) or "(root)", "file")]
+    if found.row is None:
+        yield from _entry(found)
+        return
+    yield from _facts(found)
+    if found.sliced is not None:
+        yield _labelled("slice", f"shape {shape(found.sliced)}")
+        yield from _values(found.values, all_of_it)
+        return
+    yield from _numbers(found)
+    if found.values is not None:
+        yield from _values(found.values, all_of_it)
+
+
+def _labelled(label: str, text: str, style: str = "") -> Line:
+    return [(f"{label:{_LABEL}}", "label"), (text, style)]
+
+
+def _facts(found: Shown) -> Iterator[Line]:
+    assert found.row is not None
+    info = found.row.info
+    facts = [shape(info.shape), info.dtype, size(info.nbytes)]
+    facts += [escape(info.device)] if info.device is not None else []
+    facts += [role(info)] if role(info) else []
+    facts += ["requires_grad"] if info.requires_grad else []
+    facts += [info.layout] if info.layout != "strided" else []
+    facts += [escape(info.cls)] if info.cls else []
+    yield _labelled("tensor", " · ".join(facts))
+    if found.row.section.pointer:
+        yield _labelled("section", escape(found.row.section.pointer))
+    if info.stride is not None:
+        bits = [name for name, on in (("conjugate", info.conj), ("negative", info.neg)) if on]
+        view = f"stride {shape(info.stride)} · offset {info.storage_offset:,}" + "".join(f" · {bit}" for bit in bits)
+        stored = info.storage.nbytes if info.storage is not None else info.nbytes
+        whole = f" · {size(info.nbytes)} of a storage of {size(stored)}" if stored != info.nbytes else ""
+        yield _labelled("view", view + whole)
+    for where in found.where:
+        name = f"{escape(where.part)}: " if where.part else ""
+        record = f"record {escape(where.record)}" if where.record is not None else f"storage {escape(where.storage)}"
+        place = (
+            f", bytes {where.start:,} … {where.start + where.nbytes:,} of the file" if where.start is not None else ""
+        )
+        yield _labelled("where", f"{name}{record}{place}")
+    if found.tied:
+        yield _labelled("tied", "═ " + ", ".join(map(escape, found.tied)), "tied")
+    params = found.row.section.params.get(info.key)
+    if params is not None:
+        yield _labelled("state of", escape(params[0]), "tied")
+
+
+def _numbers(found: Shown) -> Iterator[Line]:
+    if found.note:
+        yield _labelled("values", escape(found.note))
+    if found.stats is None:
+        return
+    facts = stats_dict(found.stats)
+    shown = [
+        f"{name} {_text(facts[name])}" for name in ("min", "max", "mean", "std", "norm") if facts[name] is not None
+    ]
+    yield _labelled("values", " · ".join(shown) or "none")
+    if found.stats.count > 1:
+        yield _labelled("", f"{found.stats.zeros:,} of {found.stats.count:,} are zero")
+    if found.marks:
+        yield _labelled("", " · ".join(found.marks), "wrapper")
+    if found.histogram:
+        yield from _histogram(found)
+
+
+def _text(value: Any) -> str:
+    return number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _histogram(found: Shown) -> Iterator[Line]:
+    """Three rows of bars, and the two ends below."""
+    counts = found.histogram
+    most = max(counts) or 1
+    heights = [0 if not count else max(1, round(count / most * 24)) for count in counts]
+    for level in (16, 8, 0):
+        bars = "".join(" " if h <= level else _EIGHTHS[min(7, h - level - 1)] for h in heights)
+        yield [(" " * _LABEL, ""), (bars.rstrip(), "parameter")]
+    assert found.stats is not None
+    low, high = _text(found.stats.low), _text(found.stats.high)
+    gap = " " * max(1, len(counts) - len(low) - len(high))
+    yield [(" " * _LABEL, ""), (f"{low}{gap}{high}", "dim")]
+
+
+def _values(values: Any, all_of_it: bool) -> Iterator[Line]:
+    """One innermost row a line, columns aligned."""
+    rows = list(_rows(values, ()))
+    count = 0
+    for index, row in rows:
+        cells = [_value(cell) for cell in row]
+        room = max(map(len, cells), default=0)
+        label = f"[{', '.join(map(str, index))}]" if index else ""
+        count += len(cells)
+        text = " ".join(cell.rjust(room) for cell in cells)
+        if count > _MOST and not all_of_it:
+            yield [("… piped, all values are listed", "dim")]
+            return
+        yield [(f"{label:{_LABEL}}", "dim"), (text, "literal")]
+
+
+def _rows(values: Any, index: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
+    if not isinstance(values, list):
+        yield index, [values]
+    elif not values or not isinstance(values[0], list):
+        yield index, values
+    else:
+        for i, inner in enumerate(values):
+            yield from _rows(inner, (*index, i))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, complex):
+        return f"{value.real:.7g}{value.imag:+.7g}j"
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def _entry(found: Shown) -> Iterator[Line]:
+    if found.entry is not None:
+        yield _labelled("type", escape(found.entry.type))
+    for line in found.text:
+        yield [(escape(line), "literal")]
+    if found.note:
+        yield [(escape(found.note), "hint")]

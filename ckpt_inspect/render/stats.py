@@ -1,0 +1,92 @@
+"""Statistics as a table: tab-separated for pipes, aligned for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..operations.stats import Stats, TensorStats, stats_dict
+from .diff import number
+from .text import Line, escape, plain_shape, plural, shape, shorten, width
+
+_COLUMNS = ("min", "max", "mean", "std", "norm", "zeros")
+
+
+def plain(found: Stats, modules: bool = False) -> Iterator[str]:
+    """Name, dtype, shape, min, max, mean, std, norm, zeros, NaN, Inf, marks; of modules without dtype and shape."""
+    if modules:
+        for name, numbers in found.modules.items():
+            facts = stats_dict(numbers)
+            yield "\t".join([escape(name) or "(all)", *(_cell(facts[c]) for c in (*_COLUMNS, "nan", "inf"))]) + "\n"
+        return
+    for row in found.rows:
+        cells = [escape(_name(found, row)), row.info.dtype, plain_shape(row.info.shape)]
+        if row.stats is not None:
+            facts = stats_dict(row.stats)
+            cells += [_cell(facts[column]) for column in (*_COLUMNS, "nan", "inf")]
+        yield "\t".join([*cells, escape("; ".join([*row.marks, *([row.note] if row.note else [])]))]).rstrip() + "\n"
+
+
+def _cell(value: float | str | None) -> str:
+    return "-" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _name(found: Stats, row: TensorStats) -> str:
+    return row.key if found.checkpoint.selected is not None else row.name
+
+
+def lines(found: Stats, modules: bool = False, columns: int = 80) -> Iterator[Line]:
+    """Aligned columns; the name gives way where there is no room, marks come last."""
+    header = ["name", *([] if modules else ["shape"]), *_COLUMNS]
+    table: list[tuple[list[str], str]] = []
+    if modules:
+        for name, numbers in found.modules.items():
+            table.append(([escape(name) or "(all)", *_numbers(stats_dict(numbers))], ""))
+    else:
+        for row in found.rows:
+            cells = [escape(_name(found, row)), shape(row.info.shape)]
+            cells += _numbers(stats_dict(row.stats)) if row.stats is not None else [""] * len(_COLUMNS)
+            table.append((cells, "; ".join([*row.marks, *([row.note] if row.note else [])])))
+    used = [i for i in range(len(header)) if i < len(header) - 1 or any(c[i] not in ("", "0") for c, _ in table)]
+    sizes = [max([len(header[i]), *(width([(cells[i], "")]) for cells, _ in table)]) for i in used]
+    marks = min(40, max((width([(mark, "")]) for _, mark in table), default=0))
+    sizes[0] = max(16, min(sizes[0], columns - sum(sizes[1:]) - 2 * len(used) - marks))
+    yield [("  ".join(_fit(header[i], n, i > 0) for i, n in zip(used, sizes, strict=True)), "dim")]
+    for cells, mark in table:
+        text = "  ".join(_fit(cells[i], n, i > 0) for i, n in zip(used, sizes, strict=True))
+        yield [(text, ""), (f"  {escape(mark)}" if mark else "", "wrapper")]
+    yield from verdict(found)
+
+
+def verdict(found: Stats) -> Iterator[Line]:
+    """Where NaN and infinities are, or that there are none."""
+    for row in found.bad:
+        stats = row.stats
+        assert stats is not None
+        counts = " and ".join(f"{n:,} {name}" for n, name in ((stats.nan, "NaN"), (stats.inf, "Inf")) if n)
+        index = ", ".join(map(str, row.first_bad or ()))
+        share = f"{(stats.nan + stats.inf) / stats.count:.2%} of it"
+        yield [(escape(_name(found, row)), "bad"), (f"   {counts}, {share}, the first at [{index}]", "")]
+    measured = sum(row.stats is not None for row in found.rows)
+    if found.bad:
+        yield [(f"{plural(len(found.bad), 'tensor')} of {measured:,} with NaN or Inf", "bad")]
+    else:
+        yield [(f"all finite: {plural(measured, 'tensor')}", "good")]
+
+
+def _numbers(facts: dict[str, object]) -> list[str]:
+    return [_short(facts[column]) for column in _COLUMNS]
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10_000_000 else f"{value:.2e}"
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _fit(text: str, room: int, right: bool) -> str:
+    have = width([(text, "")])
+    if have > room:
+        return shorten(text, room)
+    return " " * (room - have) + text if right else text + " " * (room - have)

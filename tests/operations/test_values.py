@@ -1,0 +1,300 @@
+"""``stats``, ``show`` and ``hash`` against torch and numpy."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import ckpt_inspect as ci
+from ckpt_inspect.operations.hash import hash
+from ckpt_inspect.operations.show import save_npy, show, sliced
+from ckpt_inspect.operations.stats import stats
+from tests.conftest import FIXTURES, Run
+from tests.operations.test_diff import DTYPES, EIGHTS, INTEGERS, random_tensor, wide
+from tests.zoo import files
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:ComplexHalf support"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_"),
+]
+
+
+def saved(value: object, where: Path, name: str = "x.pt") -> ci.Checkpoint:
+    torch.save(value, where / name)
+    return ci.open(where / name)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> torch.Tensor:
+    dtype = draw(st.sampled_from(DTYPES))
+    made = random_tensor(draw, dtype, draw(st.lists(st.integers(0, 4), max_size=3)))
+    if made.dim() > 1 and dtype not in EIGHTS and draw(st.booleans()):
+        made = made.transpose(0, 1)
+    return made
+
+
+@settings(max_examples=200, deadline=None)
+@given(x=tensors())
+def test_stats_agree_with_torch(x: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (row,) = stats(saved({"x": x}, tmp_path_factory.getbasetemp())).rows
+    found = row.stats
+    assert found is not None
+    flat = wide(x.contiguous()).flatten()
+    finite = torch.isfinite(flat)
+    assert (found.count, found.finite) == (x.numel(), int(finite.sum()))
+    assert found.nan == int(torch.isnan(flat).sum())
+    assert found.inf == x.numel() - found.finite - found.nan
+    bad = (~finite).nonzero().flatten()
+    assert found.first_bad == (int(bad[0]) if len(bad) else None)
+    if len(bad):
+        assert row.first_bad == tuple(np.unravel_index(int(bad[0]), tuple(x.shape)) if x.dim() else ())
+    flat = flat[finite]
+    assert found.zeros == int((flat == 0).sum())
+    if not found.finite:
+        assert (found.mean, found.std, found.low, found.norm) == (None, None, None, 0.0)
+        return
+    size = flat.abs() if x.is_complex() else flat
+    if x.dtype in INTEGERS:
+        assert (found.low, found.high) == (min(x.flatten().tolist()), max(x.flatten().tolist()))
+    else:
+        assert (found.low, found.high) == (pytest.approx(size.min().item()), pytest.approx(size.max().item()))
+    assert found.mean == pytest.approx(size.mean().item(), rel=1e-9, abs=1e-12)
+    assert found.std == pytest.approx(size.std(correction=0).item(), rel=1e-6, abs=1e-9)
+    assert found.norm == pytest.approx(size.norm().item(), rel=1e-9)
+    if x.dim() > 1 and x.shape[0] and not found.all_zero:
+        rows = (wide(x.contiguous()).reshape(x.shape[0], -1) != 0).any(1)
+        assert found.dead_rows == int((~rows).sum())
+
+
+def test_stats_over_many_chunks(tmp_path: Path) -> None:
+    x = torch.randn(70_000, 300, generator=torch.Generator().manual_seed(1))
+    x[65_000:65_010] = 0
+    x[-1, -1] = math.nan
+    (row,) = stats(saved({"x": x}, tmp_path)).rows
+    found = row.stats
+    assert found is not None
+    good = x[torch.isfinite(x)].double()
+    assert found.mean == pytest.approx(good.mean().item(), rel=1e-9)
+    assert found.std == pytest.approx(good.std(correction=0).item(), rel=1e-9)
+    assert (found.dead_rows, row.first_bad, found.nan) == (10, (69_999, 299), 1)
+
+
+def test_marks(tmp_path: Path) -> None:
+    state = {
+        "zeros": torch.zeros(3), "constant": torch.full((3,), 2.0), "nan": torch.tensor([1.0, math.nan, math.inf]),
+        "dead": torch.tensor([[0.0, 0.0], [1.0, 2.0]]), "edge": torch.tensor([65504.0, 1.0], dtype=torch.float16),
+        "fine": torch.randn(3), "one": torch.tensor(0),
+    }  # fmt: skip
+    marks = {row.key: row.marks for row in stats(saved(state, tmp_path)).rows}
+    assert marks == {
+        "zeros": ["all zeros"], "constant": ["constant"], "nan": ["1 NaN", "1 Inf"], "dead": ["1 dead row"],
+        "edge": ["1 at the edge of float16"], "fine": [], "one": [],
+    }  # fmt: skip
+
+
+def test_quantized_through_their_scales(tmp_path: Path) -> None:
+    x = torch.randn(4, 5)
+    q = torch.quantize_per_tensor(x, 0.05, 3, torch.quint8)
+    channels = torch.quantize_per_channel(x, torch.rand(5) + 0.01, torch.arange(5), 1, torch.qint8)
+    for made, row in zip((q, channels), stats(saved({"q": q, "c": channels}, tmp_path)).rows, strict=True):
+        real = made.dequantize().double()
+        assert row.stats is not None
+        assert row.stats.mean == pytest.approx(real.mean().item(), rel=1e-5)
+        assert row.stats.high == pytest.approx(real.max().item(), rel=1e-5)
+
+
+def test_modules_add_up(tmp_path: Path) -> None:
+    state = {"a.b.w": torch.randn(5), "a.b.bias": torch.randn(2), "a.c": torch.randn(3), "n": torch.tensor(4)}
+    found = stats(saved(state, tmp_path)).modules
+    both = torch.cat([state["a.b.w"], state["a.b.bias"]]).double()
+    assert list(found) == ["", "a", "a.b"]
+    assert found["a.b"].std == pytest.approx(both.std(correction=0).item())
+    assert (found["a"].count, found[""].count) == (10, 10)
+
+
+def test_check(tmp_path: Path, ckpt: Run) -> None:
+    saved({"w": torch.tensor([[1.0, 2.0], [math.nan, math.inf]]), "b": torch.ones(3)}, tmp_path)
+    done = ckpt("stats", tmp_path / "x.pt", "--check")
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "w   1 NaN and 1 Inf, 50.00% of it, the first at [1, 0]", "1 tensor of 2 with NaN or Inf",
+    ]  # fmt: skip
+    assert ckpt("stats", tmp_path / "x.pt").returncode == 0
+    assert ckpt("stats", "run.ckpt", "--check", "-q").returncode == 0
+    assert json.loads(ckpt("stats", tmp_path / "x.pt", "--json").stdout)["finite"] is False
+
+
+@pytest.mark.parametrize("name", [n for n in files.names() if files.FORMATS[n] not in (files.DCP, files.PT2)])
+def test_every_kind_of_file(name: str, tmp_path: Path) -> None:
+    """Nothing but a note or a number for any tensor that torch writes; the same hash twice."""
+    path = files.FILES[name](tmp_path)
+    found = stats(ci.open(path))
+    assert found.problems == [] or all("expands" in problem for problem in found.problems)
+    first, second = hash(ci.open(path)), hash(ci.open(path))
+    assert first.text == second.text
+    assert (first.whole is None) == bool(first.problems)
+
+
+# -- show ----------------------------------------------------------------------------------------------
+
+
+SLICES = ["0", "-1", ":2", "1:", "::2", "0,1", ":,1:3", "1:1", "-3:-1,::3", "2,:,0", "0,0,0", ""]
+
+
+@pytest.mark.parametrize("text", SLICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+def test_slices_are_those_of_torch(text: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    x = torch.arange(60).reshape(3, 5, 4).to(dtype).transpose(0, 1)[1:]
+    found = show(saved({"x": x}, tmp_path), "x", slice=text)
+    expected = eval(f"x[{text}]", {"x": x}) if text else x
+    assert found.values == expected.tolist()
+    assert found.sliced == tuple(expected.shape)
+
+
+@pytest.mark.parametrize("text", ["5", "0,0,0,0", "x", "::-1", "1.5", "::0", "0 1", ","])
+def test_slices_that_are_none(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ci.SelectionError):
+        sliced(saved({"x": torch.zeros(3, 4, 2)}, tmp_path)["x"], text)
+
+
+def test_histogram_is_that_of_torch(tmp_path: Path) -> None:
+    x = torch.randn(10_000, dtype=torch.float64)
+    found = show(saved({"x": x}, tmp_path), "x")
+    expected = torch.histc(x, 40, x.min().item(), x.max().item())
+    assert sum(found.histogram) == 10_000
+    assert max(abs(a - int(b)) for a, b in zip(found.histogram, expected, strict=True)) <= 1
+
+
+def test_where_the_bytes_lie(tmp_path: Path) -> None:
+    base = torch.arange(100.0)
+    (tmp_path / "out").mkdir()
+    found = show(saved({"x": base[10:20], "y": base[10:20]}, tmp_path), "x")
+    (where,) = found.where
+    data = (tmp_path / "x.pt").read_bytes()
+    assert data[where.start : where.start + where.nbytes] == base[10:20].numpy().tobytes()  # type: ignore[operator]
+    assert found.tied == ["y"]
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.complex32])
+def test_npy_is_what_numpy_reads(dtype: torch.dtype, tmp_path: Path) -> None:
+    x = (torch.arange(12).reshape(3, 4) % 5).to(dtype).t()
+    checkpoint = saved({"x": x, "scalar": x[0, 0].clone()}, tmp_path)
+    for name, tensor in (("x", x), ("scalar", x[0, 0])):
+        save_npy(checkpoint[name], str(tmp_path / "x.npy"), force=True)
+        found = np.load(tmp_path / "x.npy")
+        assert found.shape == tuple(tensor.shape)
+        assert np.array_equal(found, wide(tensor.contiguous()).numpy().astype(found.dtype))
+    with pytest.raises(ci.OutputExistsError):
+        save_npy(checkpoint["x"], str(tmp_path / "x.npy"))
+
+
+class Odd:
+    def __init__(self) -> None:
+        self.answer = 42
+        self.inside = {"list": [1, 2, [3]], "tensor": torch.ones(2)}
+
+
+def test_other_values_are_printed_inertly(tmp_path: Path) -> None:
+    checkpoint = saved({"w": torch.ones(1), "odd": Odd(), "hp": {"lr": 0.1, "names": ["a", "b"]}, "n": 3}, tmp_path)
+    assert show(checkpoint, "n").text == ["3"]
+    assert show(checkpoint, "hp").text == ["lr = 0.1", "names = ['a', 'b']"]
+    assert show(checkpoint, "hp/names").to_dict()["value"] == ["a", "b"]
+    with pytest.raises(ci.MissingKeyError):
+        show(checkpoint, "nothing")
+    with pytest.raises(ci.SelectionError):
+        show(checkpoint, "n", slice="0")
+
+
+def test_an_unknown_object_shows_its_class_and_fields(ckpt: Run, tmp_path: Path) -> None:
+    import argparse
+
+    saved({"args": argparse.Namespace(lr=0.1, layers=[1, 2]), "w": torch.ones(1)}, tmp_path)
+    done = ckpt("show", tmp_path / "x.pt", "args")
+    assert done.returncode == 0
+    assert "lr = 0.1" in done.stdout
+
+
+# -- hash ----------------------------------------------------------------------------------------------
+
+
+def test_hash_is_independent_of_everything_but_content(tmp_path: Path) -> None:
+    w = torch.randn(3, 4)
+    state = {"b": w, "a": torch.arange(5), "c": torch.tensor(2.5), "d": w.clone()}
+    first = hash(saved(state, tmp_path, "a.pt"))
+    shuffled = OrderedDict((key, state[key]) for key in "dcab")
+    shuffled["b"] = w.t().contiguous().t()  # other strides
+    shuffled["d"] = shuffled["b"]  # tied
+    others = [saved(shuffled, tmp_path, "other-name.bin")]
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "m.safetensors", metadata={"format": "pt"})
+    torch.save({"model": state, "epoch": 3}, tmp_path / "run.ckpt")
+    others += [ci.open(tmp_path / name) for name in ("old.pth", "m.safetensors", "run.ckpt")]
+    others += [ci.open(tmp_path / "run.ckpt", "model")]
+    assert {hash(other).text for other in others} == {first.text}
+
+
+def test_hash_sees_every_bit_key_dtype_and_shape(tmp_path: Path) -> None:
+    state = {"a": torch.zeros(2, 3), "b": torch.zeros(6, dtype=torch.int32)}
+    variants: list[Any] = [
+        state, {"a": torch.zeros(3, 2), "b": state["b"]}, {"a": state["a"], "c": state["b"]},
+        {"a": state["a"], "b": state["b"].float()}, {"a": -state["a"], "b": state["b"]}, {"a": state["a"]},
+        {"ab": state["a"], "": state["b"]}, {"x": state},
+    ]  # fmt: skip
+    texts = [hash(saved(variant, tmp_path)).text for variant in variants]
+    assert texts[0] == texts[-1]  # one section below: the same weights
+    assert len(set(texts)) == len(variants) - 1
+    structures = [hash(saved(variant, tmp_path), structure=True).text for variant in variants]
+    assert structures[0] == structures[4]
+    assert len(set(structures)) == len(variants) - 2
+    assert not set(texts) & set(structures)
+
+
+def test_hash_is_what_the_documentation_says(tmp_path: Path) -> None:
+    import hashlib
+
+    state = {"w": torch.arange(6, dtype=torch.int16).reshape(2, 3), "é": torch.tensor(1.5)}
+    parts = {
+        "w": hashlib.sha256(b"int16\x002,3\x00" + state["w"].numpy().tobytes()).digest(),
+        "é": hashlib.sha256(b"float32\x00\x00" + state["é"].numpy().tobytes()).digest(),
+    }
+    whole = hashlib.sha256(b"ckpt1\x00" + b"1\x00w" + parts["w"] + b"2\x00" + "é".encode() + parts["é"])
+    assert hash(saved(state, tmp_path)).text == f"ckpt1:{whole.hexdigest()}"
+
+
+def test_git_shows_what_changed(tmp_path: Path, ckpt: Run) -> None:
+    """The two lines of configuration of the README, and a pointer of git-lfs in the history."""
+    import os
+    import sys
+
+    def git(*arguments: str) -> str:
+        environment = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", *name, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    git("init", "-q")
+    git("config", "diff.ckpt.textconv", f"{sys.executable} -m ckpt_inspect hash --textconv")
+    (tmp_path / ".gitattributes").write_text("*.pt diff=ckpt\n")
+    (tmp_path / "m.pt").write_bytes((FIXTURES / "lfs-pointer.pt").read_bytes())
+    git("add", ".")
+    git("commit", "-qm", "pointer")
+    for value in (0.0, 1.0):
+        torch.save({"a": torch.ones(3), "b": torch.full((2,), value)}, tmp_path / "m.pt")
+        git("commit", "-qam", "weights")
+    log = git("log", "-p", "--", "m.pt")
+    changed = [line.split("\t")[0] for line in log.splitlines() if line[:1] in "+-" and "\t" in line]
+    assert changed == ["-b", "+b", "+a", "+b"]
+    assert "a git-LFS pointer" in log
