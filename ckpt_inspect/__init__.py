@@ -33,12 +33,16 @@ if TYPE_CHECKING:
     from .model.tensor import TensorInfo
     from .operations.add_prefix import add_prefix
     from .operations.convert import convert
+    from .operations.diff import diff
+    from .operations.hash import hash
     from .operations.info import info
     from .operations.ls import ls
     from .operations.remap import remap
     from .operations.salvage import salvage
     from .operations.save import save, save_in_place
     from .operations.scan import scan
+    from .operations.show import show
+    from .operations.stats import stats
     from .operations.strip_prefix import strip_prefix
     from .operations.tree import tree
     from .operations.verify import verify
@@ -65,6 +69,8 @@ _WHERE = {
     "Value": "model.section",
     "add_prefix": "operations.add_prefix",
     "convert": "operations.convert",
+    "diff": "operations.diff",
+    "hash": "operations.hash",
     "info": "operations.info",
     "ls": "operations.ls",
     "remap": "operations.remap",
@@ -72,6 +78,8 @@ _WHERE = {
     "save": "operations.save",
     "save_in_place": "operations.save",
     "scan": "operations.scan",
+    "show": "operations.show",
+    "stats": "operations.stats",
     "strip_prefix": "operations.strip_prefix",
     "tree": "operations.tree",
     "verify": "operations.verify",
@@ -98,6 +106,8 @@ __all__ = [
     "Value",
     "add_prefix",
     "convert",
+    "diff",
+    "hash",
     "info",
     "ls",
     "open",
@@ -106,6 +116,8 @@ __all__ = [
     "save",
     "save_in_place",
     "scan",
+    "show",
+    "stats",
     "strip_prefix",
     "tree",
     "verify",

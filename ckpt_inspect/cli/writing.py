@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..render.text import Line
 from . import options
 
+_SMALL = 16 << 20  # less than that needs no bar
+
 File = Annotated[
     str,
     typer.Argument(
@@ -159,13 +161,13 @@ def _show(plan: Plan, out: str | None, in_place: bool, writing: bool, nbytes: in
 @contextmanager
 def progress(total: int, doing: str = "copied") -> Iterator[Callable[[int], None] | None]:
     """A bar with rate and time left on stderr, if that is a terminal and the work lasts over a second."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or total < _SMALL:
         yield None
         return
     from threading import Lock
     from time import monotonic
 
-    started, done = monotonic(), 0
+    started, done = 0.0, 0
     bar: Any = None
     lock = Lock()
 
@@ -174,7 +176,8 @@ def progress(total: int, doing: str = "copied") -> Iterator[Callable[[int], None
             _advance(count)
 
     def _advance(count: int) -> None:
-        nonlocal bar, done
+        nonlocal bar, done, started
+        started = started or monotonic()  # importing torch is not the work
         done += count
         if bar is None and monotonic() - started > 1:
             from rich.console import Console

@@ -18,7 +18,7 @@ from .ls import pattern
 from .plain import safe, safe_dict
 from .renamed import find
 from .rules import Rules
-from .sides import Place, Side, shown, sides
+from .sides import Place, Side, sides
 
 if TYPE_CHECKING:
     from ..torch.metrics import Metrics
@@ -49,7 +49,7 @@ class Change(NamedTuple):
 
     @property
     def name(self) -> str:
-        return shown(self.place)
+        return self.place.name
 
 
 class ValueChange(NamedTuple):
@@ -124,9 +124,9 @@ class Difference:
         found: dict[str, Any] = {
             "schema": SCHEMA,
             "same": self.same,
-            "added": [shown(place) for place in self.added],
-            "removed": [shown(place) for place in self.removed],
-            "renamed": [{"from": shown(old), "to": shown(new)} for old, new in self.renamed],
+            "added": [place.name for place in self.added],
+            "removed": [place.name for place in self.removed],
+            "renamed": [{"from": old.name, "to": new.name} for old, new in self.renamed],
             "changed": [_change_dict(change) for change in self.changed],
             "identical": len(self.identical),
             "compared_by": self.compared_by,
@@ -135,12 +135,12 @@ class Difference:
                 {"name": change.name, "a": _plain(change.a), "b": _plain(change.b), "in": _where(change)}
                 for change in self.values
             ],
-            "notes": {shown(place): note for place, note in self.notes.items()},
+            "notes": {place.name: note for place, note in self.notes.items()},
             "facts": dict(self.facts),
             "problems": self.problems,
         }
         if self.frozen is not None:
-            found["frozen"] = {"of": len(self.frozen[0]), "moved": [shown(place) for place in self.frozen[1]]}
+            found["frozen"] = {"of": len(self.frozen[0]), "moved": [place.name for place in self.frozen[1]]}
         return found
 
     def __repr__(self) -> str:
@@ -153,8 +153,8 @@ class Difference:
 def _change_dict(change: Change) -> dict[str, Any]:
     metrics = change.metrics
     return {
-        "section": change.place[0],
-        "key": change.place[1],
+        "section": change.place.section,
+        "key": change.place.key,
         "what": list(change.what),
         "a": _facts(change.a),
         "b": _facts(change.b),
@@ -220,7 +220,8 @@ def diff(
         exact: device, ``requires_grad``, strides, ties and order count too.
         atol, rtol: values with ``|b - a| <= atol + rtol * |b|`` do not count as changed.
         filter: only keys that match one of these patterns.
-        frozen: patterns of tensors that must not have moved by one bit: ``status`` speaks of them alone.
+        frozen: patterns of tensors that must not have moved by one bit (under another name they may): ``status`` speaks of
+            them alone.
         ignore_prefix: leading segments that do not count: ``module``.
         rules: rename the keys of ``a`` first.
         device: where differences are computed.
@@ -240,15 +241,16 @@ def diff(
     found = Difference(one, other)
     found.tolerance, found.exact = bool(atol or rtol), exact
     mine, theirs = _filtered(one, filter), _filtered(other, filter)
-    found.removed = [place for place in mine if place not in theirs]
-    found.added = [place for place in theirs if place not in mine]
-    common = [place for place in mine if place in theirs]
+    found.removed = [place for place in mine if place not in other.tensors]
+    found.added = [place for place in theirs if place not in one.tensors]
+    common = [place for place in mine if place in other.tensors]
+    theirs = {place: other.tensors[place] for place in [*common, *found.added]}
     pending = _structure(found, common, mine, theirs, keys_only)
     if keys_only:
         found.compared_by = "names"
     else:
         _bytes(found, pending, mine, theirs, quick, progress)
-        _renames(found, mine, theirs, common, progress)
+        _renames(found, common, progress)
     found.changed.sort(key=_order(mine))
     if not keys_only and not quick:
         _measure(found, atol, rtol, device, progress)
@@ -268,7 +270,7 @@ def _filtered(side: Side, filter: Sequence[str]) -> dict[Place, TensorInfo]:
     if not filter:
         return side.tensors
     matches = pattern(filter)
-    return {place: info for place, info in side.tensors.items() if matches(place[1]) or matches(shown(place))}
+    return {place: info for place, info in side.tensors.items() if matches(place.key) or matches(place.name)}
 
 
 def _structure(
@@ -297,7 +299,7 @@ def _bytes(
     verdicts = compare([(mine[place], theirs[place]) for place in pending], progress, quick)
     for place, verdict in zip(pending, verdicts, strict=True):
         if verdict.error is not None:
-            found.problems.append(f"{shown(place)}: not compared: {verdict.error}")
+            found.problems.append(f"{place.name}: not compared: {verdict.error}")
         elif verdict.same:
             found.identical.append(place)
         else:
@@ -306,18 +308,19 @@ def _bytes(
         found.compared_by = "crc32"
 
 
-def _renames(
-    found: Difference, mine: dict[Place, TensorInfo], theirs: dict[Place, TensorInfo], common: list[Place],
-    progress: Progress | None,
-) -> None:  # fmt: skip
+def _renames(found: Difference, common: list[Place], progress: Progress | None) -> None:
+    """Renames, sought among all tensors: one of the two names may be filtered out."""
+    ours, theirs = found.a.tensors, found.b.tensors
     renames = find(
-        {place: mine[place] for place in found.removed},
-        {place: theirs[place] for place in found.added},
-        {place: mine[place] for place in common},
+        {place: info for place, info in ours.items() if place not in theirs},
+        {place: info for place, info in theirs.items() if place not in ours},
+        {place: ours[place] for place in common},
         {place: theirs[place] for place in common},
         progress,
     )
-    found.renamed = [(place, renames.pairs[place]) for place in found.removed if place in renames.pairs]
+    wanted = {*found.removed, *found.added}
+    pairs = ((old, renames.pairs[old]) for old in ours if old in renames.pairs)
+    found.renamed = [(old, new) for old, new in pairs if old in wanted or new in wanted]
     gone, come = set(renames.pairs), set(renames.pairs.values())
     found.removed = [place for place in found.removed if place not in gone]
     found.added = [place for place in found.added if place not in come]
@@ -375,7 +378,7 @@ def _unbound_facts(
 ) -> None:
     """Device, requires_grad, strides, ties and order: shown, and counted only with ``exact``."""
     pairs = [(mine[place], theirs[place]) for place in common]
-    pairs += [(mine[old], theirs[new]) for old, new in found.renamed]
+    pairs += [(found.a.tensors[old], found.b.tensors[new]) for old, new in found.renamed]
     for a, b in pairs:
         for name, x, y in (
             ("device", a.device, b.device),
@@ -413,11 +416,11 @@ def _frozen(
     places = list(dict.fromkeys([*mine, *theirs]))
     for glob in globs:
         matches = pattern([glob])
-        if not any(matches(place[1]) or matches(shown(place)) for place in places):
+        if not any(matches(place.key) or matches(place.name) for place in places):
             raise RuleError(f"--frozen {glob!r} matches no tensor: nothing would be checked")
     matches = pattern(globs)
-    chosen = [place for place in places if matches(place[1]) or matches(shown(place))]
-    identical = set(found.identical)
+    chosen = [place for place in places if matches(place.key) or matches(place.name)]
+    identical = {*found.identical, *(place for pair in found.renamed for place in pair)}
     found.frozen = chosen, [place for place in chosen if place not in identical]
 
 

@@ -7,7 +7,7 @@ renamed for certain predicts them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..containers.copying import Progress
@@ -112,7 +112,7 @@ def _kept(
 
 def _predicted(pairs: dict[Place, Place], unsure: list[tuple[list[Place], list[Place]]]) -> None:
     """Renames that a renamed subtree predicts: ``a.norm`` went to ``b.norm`` if all else below ``a`` went to ``b``."""
-    moved: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    moved: dict[Place, set[Place]] = defaultdict(set)
     for old, new in pairs.items():
         for before, after in _heads(old, new):
             moved[before].add(after)
@@ -120,8 +120,8 @@ def _predicted(pairs: dict[Place, Place], unsure: list[tuple[list[Place], list[P
     for ours, theirs in unsure:
         free = {place for place in theirs if place not in taken}
         for place in ours:
-            target = _target(place, moved, free.__contains__)
-            if target is not None:
+            target = _target(place, moved)
+            if target in free:
                 pairs[place] = target
                 free.discard(target)
                 taken.add(target)
@@ -129,22 +129,22 @@ def _predicted(pairs: dict[Place, Place], unsure: list[tuple[list[Place], list[P
 
 def _heads(old: Place, new: Place) -> list[tuple[Place, Place]]:
     """Modules that hold both, as far up as the names below them agree."""
-    mine, theirs = old[1].split("."), new[1].split(".")
+    mine, theirs = old.key.split("."), new.key.split(".")
     found: list[tuple[Place, Place]] = []
     while mine and theirs and mine[-1] == theirs[-1]:
         mine, theirs = mine[:-1], theirs[:-1]
-        found.append(((old[0], ".".join(mine)), (new[0], ".".join(theirs))))
+        found.append((Place(old.section, ".".join(mine)), Place(new.section, ".".join(theirs))))
     return found
 
 
-def _target(place: Place, moved: Mapping[Place, set[Place]], is_free: Callable[[Place], bool]) -> Place | None:
-    head, rest = place[1], ""
+def _target(place: Place, moved: Mapping[Place, set[Place]]) -> Place | None:
+    """Where the innermost module that moved in one piece would have taken it."""
+    head, rest = place.key, ""
     while head:
         head, _, last = head.rpartition(".")
         rest = f"{last}.{rest}" if rest else last
-        targets = moved.get((place[0], head), set())
+        targets = moved.get(Place(place.section, head), set())
         if len(targets) == 1:
-            section, path = next(iter(targets))
-            name = section, f"{path}.{rest}" if path else rest
-            return name if is_free(name) else None
+            module = next(iter(targets))
+            return Place(module.section, f"{module.key}.{rest}" if module.key else rest, place.pointed)
     return None

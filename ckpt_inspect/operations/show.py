@@ -77,7 +77,11 @@ class Shown:
     @property
     def marks(self) -> list[str]:
         row = self.row
-        return TensorStats(self.name, row.key, row.info, self.stats, None).marks if row is not None else []
+        return (
+            TensorStats(self.name, row.key, row.section.pointer, row.info, self.stats, None).marks
+            if row is not None
+            else []
+        )
 
     def to_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"schema": SCHEMA, "path": self.checkpoint.path, "name": self.name}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import KeyCollisionError, RuleError, SelectionError
@@ -12,7 +12,30 @@ from ..model.section import Section, Value
 from ..model.tensor import TensorInfo
 from .rules import Rules
 
-Place = tuple[str, str]  # section, as seen from the part that is compared, and key within it
+
+class Place(NamedTuple):
+    """Where a tensor is: its section, as seen from the part that is compared, and its key there.
+
+    ``pointed``: the key is a pointer itself, as in an optimizer.
+    """
+
+    section: str
+    key: str
+    pointed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The key, or section and key as one pointer."""
+        if not (self.section and self.key):
+            return self.section or self.key
+        join = pointers.concat if self.pointed else pointers.join
+        return join(self.section, self.key)
+
+    @property
+    def path(self) -> list[str]:
+        """Containers and modules from the outermost to the tensor's own name."""
+        head = pointers.split(self.section) if self.section else []
+        return [*head, *(pointers.split(self.key) if self.pointed else self.key.split("."))]
 
 
 class Side(NamedTuple):
@@ -90,13 +113,13 @@ def _side(whole: Checkpoint, part: Checkpoint, ignored: Sequence[str], rules: Ru
             place = _place(section, base, _without(renamed.get(key, key), ignored))
             if place in tensors:
                 raise KeyCollisionError(
-                    f"{names.get(place, place[1])!r} and {key!r} are both {place[1]!r} then", path=whole.path
+                    f"{names.get(place, place.key)!r} and {key!r} are both {place.key!r} then", path=whole.path
                 )
             tensors[place] = info
             names[place] = key
     values = {pointers.relative(value.name, base) if base else value.name: value for value in part.values}
     left = [pointer for pointer in whole.sections if pointer not in part.sections]
-    modules = {_place(section, base, "")[0] for section in part.sections.values() if section.kind == "module"}
+    modules = {_place(section, base, "").section for section in part.sections.values() if section.kind == "module"}
     return Side(whole, tensors, names, values, modules, left)
 
 
@@ -115,21 +138,12 @@ def _renamed(keys: list[str], section: Section, rules: Rules | None, path: str) 
 def _place(section: Section, base: str, key: str) -> Place:
     """A section at or below the part, and the key; one that holds the part itself gives keys below it."""
     if pointers.is_below(section.pointer, base):
-        return pointers.relative(section.pointer, base) if section.pointer != base else "", key
-    return "", pointers.relative(section.name_of(key), base)
+        inside = pointers.relative(section.pointer, base) if section.pointer != base else ""
+        return Place(inside, key, section.kind == "optimizer")
+    return Place("", pointers.relative(section.name_of(key), base), True)
 
 
 def _without(key: str, prefixes: Sequence[str]) -> str:
     for prefix in prefixes:
         key = key.removeprefix(prefix.rstrip(".") + ".")
     return key
-
-
-def shown(place: Place) -> str:
-    """A place as one name: the key, or section and key as a pointer."""
-    section, key = place
-    return pointers.join(section, key) if section and key else section or key
-
-
-def both(one: Iterable[Place], other: dict[Place, TensorInfo]) -> Iterator[Place]:
-    return (place for place in one if place in other)

@@ -32,6 +32,7 @@ class TensorStats(NamedTuple):
 
     Attributes:
         name, key: in the file, and as seen from the part.
+        section: pointer of its section.
         info: what is known of it without values.
         stats: None where there are no numbers.
         note: why there are none, or what else is to be known.
@@ -39,6 +40,7 @@ class TensorStats(NamedTuple):
 
     name: str
     key: str
+    section: str
     info: TensorInfo
     stats: Statistics | None
     note: str | None
@@ -76,13 +78,14 @@ class TensorStats(NamedTuple):
 
 
 class Stats:
-    """What :func:`stats` found: ``rows`` by tensor, ``modules`` by path, ``problems``."""
+    """What :func:`stats` found: ``rows`` by tensor, ``modules`` by path, ``problems``, and whether it was sorted."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.rows: list[TensorStats] = []
         self.modules: dict[str, Statistics] = {}
         self.problems: list[str] = []
+        self.sorted = False
 
     @property
     def bad(self) -> list[TensorStats]:
@@ -146,20 +149,22 @@ def stats(
         raise SelectionError(f"cannot sort by {sort!r}", hint=f"Sort by one of: {', '.join(SORTS)}")
     check_device(device)
     rows = [
-        (name, checkpoint.key_in_selection(section, info.key), info) for name, section, info in checkpoint.tensors()
+        (name, checkpoint.key_in_selection(section, info.key), section.pointer, info)
+        for name, section, info in checkpoint.tensors()
     ]
     if filter:
         matches = pattern(filter)
         rows = [row for row in rows if matches(row[1]) or matches(row[0])]
     found = Stats(checkpoint)
     with single_threaded():
-        measured = measure([info for _, _, info in rows], device, progress)
-    for (name, key, info), (numbers, note, failed) in zip(rows, measured, strict=True):
+        measured = measure([row[-1] for row in rows], device, progress)
+    for (name, key, section, info), (numbers, note, failed) in zip(rows, measured, strict=True):
         if failed:
             found.problems.append(f"{name}: {note}")
-        found.rows.append(TensorStats(name, key, info, numbers, note))
+        found.rows.append(TensorStats(name, key, section, info, numbers, note))
     found.modules = _modules(found.rows)
     if sort is not None:
+        found.sorted = True
         found.rows.sort(key=lambda row: _order(row, sort))
     return found
 

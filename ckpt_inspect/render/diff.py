@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from math import isfinite, log10
 from typing import NamedTuple
 
-from ..model import pointer as pointers
 from ..operations.diff import Change, Difference, ValueChange
-from ..operations.sides import Place, shown
+from ..operations.sides import Place
 from .text import Line, escape, literal, plain_shape, plural, shape, width
 
 SHOW = ("changed", "added", "removed", "renamed", "values", "identical")
@@ -46,7 +45,7 @@ def percent(fraction: float) -> str:
 def plain(found: Difference, show: Sequence[str]) -> Iterator[str]:
     """Tab-separated, one tensor a line: mark, name, and what there is to say of it."""
     for kind, place, change in _rows(found, show):
-        cells = [_MARKS[kind], escape(shown(place))]
+        cells = [_MARKS[kind], escape(place.name)]
         if change is not None:
             cells += [_what(change), *_plain_metrics(change), escape(change.note or "")]
         else:
@@ -55,7 +54,7 @@ def plain(found: Difference, show: Sequence[str]) -> Iterator[str]:
         yield "\t".join(cells).rstrip() + "\n"
     if "renamed" in show:
         for old, new in found.renamed:
-            yield f">\t{escape(shown(old))}\t{escape(shown(new))}\n"
+            yield f">\t{escape(old.name)}\t{escape(new.name)}\n"
     if "values" in show:
         for value in found.values:
             yield f"~\t{escape(value.name)}\t{escape(value.a.text)}\t{escape(value.b.text)}\n"
@@ -136,14 +135,14 @@ def lines(found: Difference, show: Sequence[str] = DEFAULT, columns: int = 80) -
 
 def _tree(rows: Iterator[tuple[str, Place, Change | None]]) -> _Node:
     root = _Node("")
-    for kind, (section, key), change in rows:
-        *path, last = [*(pointers.split(section) if section else []), *key.split(".")]
+    for kind, place, change in rows:
+        *path, last = place.path
         node = root
         node.counts[kind] = node.counts.get(kind, 0) + 1
         for name in path:
             node = node.children.setdefault(name, _Node(name))
             node.counts[kind] = node.counts.get(kind, 0) + 1
-        node.leaves.append((kind, last, (section, key), change))
+        node.leaves.append((kind, last, place, change))
     return root
 
 
@@ -245,9 +244,12 @@ def _renamed(found: Difference) -> Iterator[Line]:
     from ..model.keymap import KeyMap
 
     sections: dict[tuple[str, str], dict[str, str | None]] = {}
-    for (old_section, old), (new_section, new) in found.renamed:
-        sections.setdefault((old_section, new_section), {})[old] = new
+    for old, new in found.renamed:
+        sections.setdefault((old.section, new.section), {})[old.key] = new.key
     for (here, there), pairs in sections.items():
+        if here == there:  # what stayed is told apart from what moved
+            kept = (place for place in found.a.tensors if place.section == here and place in found.b.tensors)
+            pairs.update((place.key, place.key) for place in kept)
         where = (
             ""
             if not here and not there

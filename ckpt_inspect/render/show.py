@@ -77,7 +77,7 @@ def _numbers(found: Shown) -> Iterator[Line]:
         f"{name} {_text(facts[name])}" for name in ("min", "max", "mean", "std", "norm") if facts[name] is not None
     ]
     yield _labelled("values", " · ".join(shown) or "none")
-    if found.stats.count > 1:
+    if found.stats.zeros and found.stats.count > 1:
         yield _labelled("", f"{found.stats.zeros:,} of {found.stats.count:,} are zero")
     if found.marks:
         yield _labelled("", " · ".join(found.marks), "wrapper")

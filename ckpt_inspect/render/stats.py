@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..operations.stats import Stats, TensorStats, stats_dict
 from .diff import number
@@ -34,27 +35,50 @@ def _name(found: Stats, row: TensorStats) -> str:
     return row.key if found.checkpoint.selected is not None else row.name
 
 
+class _Row(NamedTuple):
+    """Cells of the table, what is marked, and the section that the row stands under."""
+
+    cells: list[str]
+    mark: str = ""
+    section: str = ""
+
+
 def lines(found: Stats, modules: bool = False, columns: int = 80) -> Iterator[Line]:
-    """Aligned columns; the name gives way where there is no room, marks come last."""
+    """Aligned columns; the name gives way where there is no room, marks come last.
+
+    In saved order the rows stand under the name of their section, so that the keys have the room.
+    """
     header = ["name", *([] if modules else ["shape"]), *_COLUMNS]
-    table: list[tuple[list[str], str]] = []
-    if modules:
-        for name, numbers in found.modules.items():
-            table.append(([escape(name) or "(all)", *_numbers(stats_dict(numbers))], ""))
-    else:
-        for row in found.rows:
-            cells = [escape(_name(found, row)), shape(row.info.shape)]
-            cells += _numbers(stats_dict(row.stats)) if row.stats is not None else [""] * len(_COLUMNS)
-            table.append((cells, "; ".join([*row.marks, *([row.note] if row.note else [])])))
-    used = [i for i in range(len(header)) if i < len(header) - 1 or any(c[i] not in ("", "0") for c, _ in table)]
-    sizes = [max([len(header[i]), *(width([(cells[i], "")]) for cells, _ in table)]) for i in used]
-    marks = min(40, max((width([(mark, "")]) for _, mark in table), default=0))
+    grouped = (
+        not modules and not found.sorted and found.checkpoint.selected is None and any(r.section for r in found.rows)
+    )
+    table = list(_modules(found) if modules else _tensors(found, grouped))
+    used = [i for i in range(len(header)) if i < len(header) - 1 or any(row.cells[i] not in ("", "0") for row in table)]
+    sizes = [max([len(header[i]), *(width([(row.cells[i], "")]) for row in table)]) for i in used]
+    marks = min(40, max((width([(row.mark, "")]) for row in table), default=0))
     sizes[0] = max(16, min(sizes[0], columns - sum(sizes[1:]) - 2 * len(used) - marks))
     yield [("  ".join(_fit(header[i], n, i > 0) for i, n in zip(used, sizes, strict=True)), "dim")]
-    for cells, mark in table:
-        text = "  ".join(_fit(cells[i], n, i > 0) for i, n in zip(used, sizes, strict=True))
-        yield [(text, ""), (f"  {escape(mark)}" if mark else "", "wrapper")]
+    section = ""
+    for row in table:
+        if row.section != section:
+            section = row.section
+            yield [(escape(section), "section")]
+        text = "  ".join(_fit(row.cells[i], n, i > 0) for i, n in zip(used, sizes, strict=True))
+        yield [(text, ""), (f"  {escape(row.mark)}" if row.mark else "", "wrapper")]
     yield from verdict(found)
+
+
+def _modules(found: Stats) -> Iterator[_Row]:
+    for name, numbers in found.modules.items():
+        yield _Row([escape(name) or "(all)", *_numbers(stats_dict(numbers))])
+
+
+def _tensors(found: Stats, grouped: bool) -> Iterator[_Row]:
+    for row in found.rows:
+        name = ("  " if row.section else "") + escape(row.key) if grouped else escape(_name(found, row))
+        numbers = _numbers(stats_dict(row.stats)) if row.stats is not None else [""] * len(_COLUMNS)
+        mark = "; ".join([*row.marks, *([row.note] if row.note else [])])
+        yield _Row([name, shape(row.info.shape), *numbers], mark, row.section if grouped else "")
 
 
 def verdict(found: Stats) -> Iterator[Line]:

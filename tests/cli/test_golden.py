@@ -21,8 +21,10 @@ CASES = [
     ("tree", "lightning.ckpt"), ("tree", "tied.pt"), ("tree", "legacy.pth"), ("tree", "tar2017.pth.tar"),
     ("tree", "sharded"), ("info", "run.ckpt"), ("info", "lightning.ckpt"), ("info", "lenet.pt"),
     ("info", "traced.pt"), ("info", "tied.pt"), ("info", "sharded"), ("ls", "run.ckpt"), ("ls", "tied.pt"),
-    ("ls", "mnist.ckpt"),
+    ("ls", "mnist.ckpt"), ("hash", "run.ckpt"), ("stats", "lenet.pt"), ("stats", "mnist.ckpt"),
+    ("show", "run.ckpt module.fc1.weight"), ("show", "tied.pt slice"),
 ]  # fmt: skip
+DIFFERENCES = [("diff", "lenet.pt tuned.safetensors"), ("diff", "run.ckpt mnist.ckpt")]
 
 
 def check(name: str, text: str, request: pytest.FixtureRequest) -> None:
@@ -32,11 +34,11 @@ def check(name: str, text: str, request: pytest.FixtureRequest) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("command", "name"), CASES)
+@pytest.mark.parametrize(("command", "name"), CASES + DIFFERENCES)
 def test_piped(command: str, name: str, ckpt: Run, request: pytest.FixtureRequest) -> None:
-    done = ckpt(command, name)
-    assert done.returncode == 0, done.stderr
-    check(f"{command}-{name}", done.stdout, request)
+    done = ckpt(command, *name.split())
+    assert done.returncode == (1 if command == "diff" else 0), done.stderr
+    check(f"{command}-{name.replace(' ', '-')}", done.stdout, request)
 
 
 def on_terminal(arguments: list[str], columns: int, cwd: Path = FIXTURES, **environment: str) -> str:
@@ -63,21 +65,21 @@ def on_terminal(arguments: list[str], columns: int, cwd: Path = FIXTURES, **envi
         if not piece:
             break
         seen += piece
-    assert process.wait() == 0
+    assert process.wait() == (1 if arguments[0] == "diff" else 0)
     os.close(leader)
     return seen.decode("utf-8").replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-@pytest.mark.parametrize(("command", "name"), CASES)
+@pytest.mark.parametrize(("command", "name"), CASES + DIFFERENCES)
 def test_terminal(command: str, name: str, columns: int, request: pytest.FixtureRequest) -> None:
-    text = on_terminal([command, name], columns, NO_COLOR="1")
+    text = on_terminal([command, *name.split()], columns, NO_COLOR="1")
     assert "\x1b" not in text
-    if command != "info":  # its lines are to be pasted: left to wrap
+    if command not in ("info", "hash"):  # their lines are to be pasted: left to wrap
         from ckpt_inspect.render.text import width
 
         assert max(width([(line, "")]) for line in text.splitlines()) <= columns
-    check(f"{command}-{name}-{columns}", text, request)
+    check(f"{command}-{name.replace(' ', '-')}-{columns}", text, request)
 
 
 def test_colour_is_there_without_no_color() -> None:

@@ -151,12 +151,12 @@ def test_agrees_with_torch(
     a, b = pair
     found = compared(a, b, tmp_path_factory.getbasetemp())
     identical = [key for key in a if raw(a[key]) == raw(b[key])]
-    assert [key for _, key in found.identical] == identical
-    assert [change.place[1] for change in found.changed] == [key for key in a if key not in identical]
+    assert [place.key for place in found.identical] == identical
+    assert [change.place.key for change in found.changed] == [key for key in a if key not in identical]
     assert found.same == (len(identical) == len(a))
     assert found.status == int(not found.same)
     for change in found.changed:
-        key = change.place[1]
+        key = change.place.key
         if change.metrics is None:
             continue
         check_metrics(a[key], b[key], change.metrics)
@@ -241,7 +241,7 @@ def test_reshaped_and_permuted_are_named(tmp_path: Path) -> None:
         "reshaped": x.reshape(8, 6), "permuted": x.permute(2, 0, 1).contiguous(),
         "square": x[:, :, 0].t().contiguous(), "other": torch.randn(3, 4, 4),
     }  # fmt: skip
-    notes = {change.place[1]: change.note for change in compared(a, b, tmp_path).changed}
+    notes = {change.place.key: change.note for change in compared(a, b, tmp_path).changed}
     assert notes == {
         "reshaped": "the same values, reshaped", "permuted": "the same values, permuted: permute(2, 0, 1)",
         "square": "the same values, permuted: permute(1, 0)", "other": None,
@@ -255,7 +255,7 @@ def test_cifar_against_sequential_is_five_layers_renamed(tmp_path: Path) -> None
     other = OrderedDict(zip(names, state.values(), strict=True))
     found = compared(state, other, tmp_path)
     assert [*found.added, *found.removed, *found.changed, *found.identical] == []
-    assert [(old[1], new[1]) for old, new in found.renamed] == list(zip(state, names, strict=True))
+    assert [(old.key, new.key) for old, new in found.renamed] == list(zip(state, names, strict=True))
     assert found.status == 1
 
 
@@ -264,7 +264,7 @@ def test_blocks_that_were_just_initialised_are_no_renames(tmp_path: Path) -> Non
     small, large = nn.TransformerEncoder(layer, 2), nn.TransformerEncoder(layer, 3)
     found = compared(small.state_dict(), large.state_dict(), tmp_path)
     assert not found.renamed
-    assert {key.split(".")[1] for _, key in found.added} == {"2"}
+    assert {place.key.split(".")[1] for place in found.added} == {"2"}
     # a renamed block among equal ones is none either: which one was it?
     state = {key.replace("layers.1", "blocks.1"): value for key, value in small.state_dict().items()}
     found = compared(small.state_dict(), state, tmp_path)
@@ -276,7 +276,7 @@ def test_a_renamed_subtree_predicts_its_constants(tmp_path: Path) -> None:
     net = nn.Sequential(OrderedDict((f"b{i}", nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))) for i in range(4)))
     state = net.state_dict()
     found = compared(state, {f"body.{key}": value for key, value in state.items()}, tmp_path)
-    assert [(old[1], new[1]) for old, new in found.renamed] == [(key, f"body.{key}") for key in state]
+    assert [(old.key, new.key) for old, new in found.renamed] == [(key, f"body.{key}") for key in state]
 
 
 def test_frozen_backbone_with_trained_head(tmp_path: Path, ckpt: Run) -> None:
@@ -291,6 +291,16 @@ def test_frozen_backbone_with_trained_head(tmp_path: Path, ckpt: Run) -> None:
     assert ckpt("diff", tmp_path / "a.pt", tmp_path / "b.pt", "--frozen", "head.*", "-q").returncode == 1
     assert ckpt("diff", tmp_path / "a.pt", tmp_path / "b.pt", "--frozen", "neck.*").returncode == 2
     assert ckpt("diff", tmp_path / "a.pt", tmp_path / "b.pt").returncode == 1
+
+
+def test_a_frozen_or_filtered_tensor_may_have_another_name(tmp_path: Path) -> None:
+    state = {"conv.w": torch.randn(5), "fc.w": torch.randn(3)}
+    other = {"body.conv.w": state["conv.w"], "fc.w": torch.randn(3)}
+    found = compared(state, other, tmp_path, frozen=["conv.*"])
+    assert (found.status, found.frozen is not None and len(found.frozen[0])) == (0, 1)
+    found = compared(state, other, tmp_path, filter=["conv.*"])
+    assert [(old.key, new.key) for old, new in found.renamed] == [("conv.w", "body.conv.w")]
+    assert [*found.removed, *found.added] == []
 
 
 def test_data_parallel_against_its_plain_twin(tmp_path: Path) -> None:
@@ -320,7 +330,7 @@ def test_sections(tmp_path: Path) -> None:
     torch.save({"model": model, "ema": {"w": torch.ones(3), "b": torch.ones(3)}, "epoch": 3}, tmp_path / "run.pt")
     whole = ci.open(tmp_path / "run.pt")
     found = diff(whole.select("model"), whole.select("ema"))
-    assert [change.place for change in found.changed] == [("", "b")]
+    assert [change.name for change in found.changed] == ["b"]
     torch.save(model, tmp_path / "plain.pt")
     found = diff(whole.select("model"), ci.open(tmp_path / "plain.pt"))
     assert found.same
