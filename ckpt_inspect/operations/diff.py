@@ -388,7 +388,7 @@ def _unbound_facts(
             if x is not None and y is not None and x != y:
                 found.facts[f"{name} {_text(x)} -> {_text(y)}" if name != "stride" else "other strides"] += 1
     here = set(common)
-    order = [[place for place in side if place in here] for side in (mine, theirs)]
+    order = [[place for place in side.tensors if place in here] for side in (found.a, found.b)]
     if order[0] != order[1]:
         found.facts["another order of keys"] += sum(x != y for x, y in zip(*order, strict=True))
     if "safetensors" not in (found.a.checkpoint.format, found.b.checkpoint.format):
