@@ -73,11 +73,11 @@ def gpt_width(tensors: int, size: int) -> int:
     return max(2, int((math.sqrt(linear**2 + square * size) - linear) / (2 * square)))
 
 
-def gpt_state(tensors: int, size: int) -> State:
+def gpt_state(tensors: int, size: int, seed: int = 0) -> State:
     """A state_dict of random float32 tensors, each with a storage of its own."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     shapes = gpt_shapes(tensors, gpt_width(tensors, size))
     return {name: torch.empty(shape).uniform_(generator=generator) for name, shape in shapes}
 
@@ -123,12 +123,17 @@ def write_sharded(state: State, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of the benchmarks, `divisor` times smaller than `--size`; 0 is as small as can be."""
+    """One file of the benchmarks, `divisor` times smaller than `--size`; 0 is as small as can be.
+
+    `seed` decides the values. `stem` is the folder inside the archive, where it is not that of the file's name.
+    """
 
     name: str
     write: Writer
     tensors: int = 400
     divisor: int = 1
+    seed: int = 0
+    stem: str | None = None
 
     def size(self, whole: int) -> int:
         return whole // self.divisor if self.divisor else 0
@@ -149,6 +154,8 @@ FILES = {
     "sharded_small": File("gpt-400-{size}-sharded", write_sharded, divisor=100),
     "edited": File("gpt-400-{size}-edited.pt", write_pt),
     "edited_small": File("gpt-400-{size}-edited.pt", write_pt, divisor=100),
+    "pt_copy": File("gpt-400-{size}-copy.pt", write_pt, stem="gpt-400-{size}.pt"),
+    "pt_other": File("gpt-400-{size}-other.pt", write_pt, seed=1),
     "many": File("gpt-100000.pt", write_pt, tensors=100_000, divisor=0),
 }
 
@@ -177,7 +184,11 @@ def main() -> None:
     """Make one file in this process: NAME SIZE PATH, SIZE being that of the whole benchmark."""
     name, whole, path = sys.argv[1:]
     file = FILES[name]
-    file.write(gpt_state(file.tensors, file.size(int(whole))), Path(path))
+    size = file.size(int(whole))
+    target = Path(path)
+    written = target if file.stem is None else target.with_name(file.stem.format(size=format_size(size)))
+    file.write(gpt_state(file.tensors, size, file.seed), written)
+    written.rename(target)
 
 
 if __name__ == "__main__":

@@ -126,4 +126,27 @@ ROWS = (
         "python assign_torch.py {pt}",
         Target(times=1.0),
     ),
+    Row(
+        "diff-equal",
+        "`diff`, two equal {size} `.pt`, exact",
+        "ckpt diff {pt} {pt_copy}",
+        "cmp {pt} {pt_copy}",
+        Target(times=0.5, megabytes=100),
+    ),
+    Row(
+        "diff-changed",
+        "`diff`, {size}, every value changed, all metrics",
+        "ckpt diff {pt} {pt_other}",
+        "python diff_torch.py {pt} {pt_other}",
+        Target(times=0.6, megabytes=700),
+    ),
+    Row(
+        "diff-quick",
+        "`diff --quick`, two equal {size} `.pt`",
+        "ckpt diff --quick {pt} {pt_copy}",
+        "python load_only_torch.py {pt} {pt_copy}",
+        Target(times=0.12),
+    ),
+    Row("stats", "`stats`, {size} `.pt`", "ckpt stats {pt}", "python stats_torch.py {pt}", Target(times=0.7)),
+    Row("hash", "`hash`, {size} `.pt`", "ckpt hash {pt}", "sha256sum {pt}", Target(times=1.0, megabytes=100)),
 )
