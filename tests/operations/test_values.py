@@ -300,3 +300,37 @@ def test_git_shows_what_changed(tmp_path: Path, ckpt: Run) -> None:
     changed = [line.split("\t")[0] for line in log.splitlines() if line[:1] in "+-" and "\t" in line]
     assert changed == ["-b", "+b", "+a", "+b"]
     assert "a git-LFS pointer" in log
+
+
+# -- on a GPU ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_computes_the_same(tmp_path: Path) -> None:
+    from ckpt_inspect.operations.diff import diff
+
+    generator = torch.Generator().manual_seed(0)
+    a = {str(dtype): (torch.randn(100, 70, generator=generator) * 9).abs().to(dtype) for dtype in DTYPES}
+    b = {
+        key: (value.float() * 1.5).to(value.dtype) if value.dtype.is_floating_point else value
+        for key, value in a.items()
+    }
+    one, other = saved(a, tmp_path, "a.pt"), saved(b, tmp_path, "b.pt")
+    for cpu, gpu in zip(stats(one).rows, stats(one, device="cuda").rows, strict=True):
+        assert cpu.stats is not None
+        assert gpu.stats is not None
+        assert gpu.stats.std == pytest.approx(cpu.stats.std, rel=1e-9)
+        assert (gpu.stats.low, gpu.stats.high, gpu.stats.zeros) == (cpu.stats.low, cpu.stats.high, cpu.stats.zeros)
+    for here, there in zip(diff(one, other).changed, diff(one, other, device="cuda").changed, strict=True):
+        assert here.metrics is not None
+        assert there.metrics is not None
+        assert there.metrics.max_abs == pytest.approx(here.metrics.max_abs, rel=1e-12)
+        assert there.metrics.cosine == pytest.approx(here.metrics.cosine, rel=1e-9)
+        assert there.metrics.changed == here.metrics.changed
+
+
+def test_a_device_that_is_not_there(ckpt: Run) -> None:
+    done = ckpt("stats", "lenet.pt", "--device", "nonsense")
+    assert done.returncode == 2
+    assert done.stderr.startswith("ckpt: no device 'nonsense' here")
