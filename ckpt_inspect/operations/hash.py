@@ -12,7 +12,7 @@ What is hashed (version tag ``ckpt1``), all with SHA-256, all numbers in decimal
 * the *whole*: the section's digest if there is one section; else ``ckpt1 NUL``, then for each section, sorted by its
   pointer: length of the pointer, ``NUL``, the pointer, and its digest.
 
-With ``structure`` a tensor is its first line alone. Entries that are no tensors, and tensors that ``state_dict()`` would
+Names that a safetensors header records as ties of others count as tensors. With ``structure`` a tensor is its first line alone. Entries that are no tensors, and tensors that ``state_dict()`` would
 leave out, are not hashed; nor are devices, ``requires_grad``, ties, strides.
 """
 
@@ -25,9 +25,11 @@ from typing import Any, NamedTuple
 from ..containers.copying import Progress
 from ..containers.streaming import digest, in_order
 from ..errors import CheckpointError
+from ..formats import recorded
 from ..formats.logical import check_expansion, logical, scheme
 from ..model.checkpoint import Checkpoint
 from ..model.pointer import is_below, relative
+from ..model.section import Section
 from ..model.tensor import TensorInfo
 
 SCHEMA = "ckpt-inspect/hash/1"
@@ -108,6 +110,7 @@ def hash(checkpoint: Checkpoint, structure: bool = False, progress: Progress | N
         for name, section, info in checkpoint.tensors()
         if info.persistent
     ]
+    rows += _ties(checkpoint)
     views: dict[object, int] = {}  # tied tensors are read once
     first = [
         views.setdefault((info.view_of, info.conj, info.neg) if info.view_of is not None else index, index)
@@ -128,6 +131,15 @@ def hash(checkpoint: Checkpoint, structure: bool = False, progress: Progress | N
     names = [(_seen(checkpoint, pointer), value) for pointer, value in found.sections.items()]
     found.whole = names[0][1] if len(names) == 1 else _joined(names)
     return found
+
+
+def _ties(checkpoint: Checkpoint) -> list[tuple[str, str, Section, TensorInfo]]:
+    """Names that a header records as ties of others, for the format has none: they are weights as well."""
+    section = checkpoint.sections.get("")
+    if section is None or checkpoint.format not in ("safetensors", "sharded"):
+        return []
+    ties = recorded.of(checkpoint).ties
+    return [(section.name_of(key), key, section, section.tensors[kept].with_key(key)) for key, kept in ties.items()]
 
 
 def _seen(checkpoint: Checkpoint, pointer: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import KeyCollisionError, RuleError, SelectionError
+from ..formats import recorded
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section, Value
@@ -80,6 +81,8 @@ def sides(
     elif b.selected is None and a.selected is not None:
         part_b = _weights(b)
     found = _side(a, part_a, ignore_prefix, rules), _side(b, part_b, ignore_prefix, None)
+    for side, part, other in ((found[0], part_a, found[1]), (found[1], part_b, found[0])):
+        _add_ties(side, part, other)
     for prefix in ignore_prefix:
         dotted = prefix.rstrip(".") + "."
         if not any(name.startswith(dotted) for side in found for name in side.names.values()):
@@ -121,6 +124,18 @@ def _side(whole: Checkpoint, part: Checkpoint, ignored: Sequence[str], rules: Ru
     left = [pointer for pointer in whole.sections if pointer not in part.sections]
     modules = {_place(section, base, "").section for section in part.sections.values() if section.kind == "module"}
     return Side(whole, tensors, names, values, modules, left)
+
+
+def _add_ties(side: Side, part: Checkpoint, other: Side) -> None:
+    """Names that a header records as ties of others (the format has none), where the other side has them."""
+    if part.format not in ("safetensors", "sharded") or "" not in part.sections:
+        return
+    by_key = {key: place for place, key in side.names.items()}
+    for key, kept in recorded.of(part).ties.items():
+        place = Place("", key)
+        if kept in by_key and place in other.tensors and place not in side.tensors:
+            side.tensors[place] = side.tensors[by_key[kept]]
+            side.names[place] = key
 
 
 def _weighty(section: Section) -> bool:

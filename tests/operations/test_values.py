@@ -246,6 +246,21 @@ def test_hash_is_independent_of_everything_but_content(tmp_path: Path) -> None:
     assert {hash(other).text for other in others} == {first.text}
 
 
+def test_a_conversion_hashes_the_same_ties_too(tmp_path: Path) -> None:
+    from ckpt_inspect.operations.diff import diff
+
+    w = torch.randn(4, 3)
+    checkpoint = saved({"wte": w, "half": w[:2], "head": w, "t": w.t(), "n": torch.tensor(3)}, tmp_path)
+    for name in ("x.safetensors", "shards"):
+        kind = "sharded" if name == "shards" else "safetensors"
+        ci.save(ci.convert(checkpoint, format=kind), str(tmp_path / name))
+        other = ci.open(tmp_path / name)
+        assert "head" not in other
+        assert hash(other).text == hash(checkpoint).text
+        assert diff(checkpoint, other).same
+        assert diff(other, checkpoint).same
+
+
 def test_hash_sees_every_bit_key_dtype_and_shape(tmp_path: Path) -> None:
     state = {"a": torch.zeros(2, 3), "b": torch.zeros(6, dtype=torch.int32)}
     variants: list[Any] = [
