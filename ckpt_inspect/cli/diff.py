@@ -65,7 +65,7 @@ def command(
             frozen=frozen, ignore_prefix=ignore_prefix, rules=_rules(map), device=device, progress=advance,
         )  # fmt: skip
     if not as_json:
-        options.say_problems(f"{a} {b}", found.problems)
+        options.say_problems("", found.problems)
     if quiet:
         return found.status
     if as_json:

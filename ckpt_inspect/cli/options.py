@@ -142,11 +142,11 @@ def report_problems(checkpoint: Checkpoint) -> None:
 
 
 def say_problems(what: str, problems: list[str]) -> None:
-    """The first problems of ``what`` on stderr."""
+    """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
     from ..render.text import escape
 
     for problem in problems[:10]:
-        typer.echo(f"ckpt: {escape(what)}: {escape(problem)}", err=True)
+        typer.echo(f"ckpt: {escape(what)}{': ' if what else ''}{escape(problem)}", err=True)
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
 

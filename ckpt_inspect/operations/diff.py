@@ -90,7 +90,9 @@ class Difference:
         self.facts: Counter[str] = Counter()
         self.frozen: tuple[list[Place], list[Place]] | None = None
         self.compared_by = "bytes"
-        self.problems: list[str] = [*a.checkpoint.problems, *b.checkpoint.problems]
+        self.problems: list[str] = [
+            f"{side.checkpoint.path}: {problem}" for side in (a, b) for problem in side.checkpoint.problems
+        ]
         self.tolerance = False
         self.exact = False
 
