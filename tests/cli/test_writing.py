@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,3 +211,45 @@ def test_like_works_the_rules_out(ckpt: Run, tmp_path: Path) -> None:
         "remap", "named.pt", "--like", "numbered.pt", "--drop", "linear2.*", "--dry-run", "--json", cwd=tmp_path
     )
     assert json.loads(dropped.stdout)["dropped"] == ["linear2.weight", "linear2.bias"]
+
+
+_COUNT = """
+import sys
+from ckpt_inspect.cli.app import run
+
+def io():
+    return {line.split(":")[0]: int(line.split()[1]) for line in open("/proc/self/io")}
+
+run(["add-prefix", sys.argv[1], "warm", "--in-place", "-q"])  # imports what it needs
+before = io()
+status = run(sys.argv[2:])
+after = io()
+print(status, after["rchar"] - before["rchar"], after["wchar"] - before["wchar"])
+"""
+
+
+def counted(tmp_path: Path, *arguments: str) -> tuple[int, int]:
+    """Bytes that a command read and wrote, by the system's own count."""
+    torch.save({"w": torch.zeros(2)}, tmp_path / "warm.pt")
+    command = [sys.executable, "-c", _COUNT, str(tmp_path / "warm.pt"), *arguments, "-q"]
+    status, read, written = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert status == 0
+    return read, written
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count")
+def test_bytes_read_and_written(tmp_path: Path) -> None:
+    """In place, the tensors are not touched, whatever their size; a new file is written once."""
+    costs = {}
+    for name, numel in (("small.pt", 1000), ("large.pt", 3_000_000)):
+        path = tmp_path / name
+        torch.save({f"layer{i}.weight": torch.rand(numel) for i in range(4)}, path)
+        size = path.stat().st_size
+        read, written = counted(tmp_path, "add-prefix", str(path), "module", "-o", str(tmp_path / f"new-{name}"))
+        new = (tmp_path / f"new-{name}").stat().st_size
+        assert new <= written < new + 10_000
+        assert read < size + 100_000
+        costs[name] = counted(tmp_path, "add-prefix", str(path), "module", "--in-place")
+    assert costs["large.pt"][0] <= costs["small.pt"][0] + 100_000  # the end record is sought in the last 64 KiB
+    assert costs["large.pt"][1] <= costs["small.pt"][1] + 1000
+    assert max(costs["large.pt"]) < 500_000  # modules that are imported are among it
