@@ -310,7 +310,7 @@ def _with_scores(error: SelectionError, checkpoint: Checkpoint, model: Section) 
             fits = sum(key in model.tensors and model[key].shape == info.shape for key, info in section.items())
             scores.append((fits, pointer))
     scores = sorted(scores, key=lambda one: -one[0])
-    if scores and scores[0][0]:
+    if len(scores) > 1:
         of = sum(info.persistent for info in model.values())
         listed = ", ".join(f"{pointer}: {fits} of {of} tensors match" for fits, pointer in scores[:4])
         error.hint = f"{listed}. Name one: {quote(f'{checkpoint.path}#{scores[0][1]}')}"
