@@ -1,7 +1,8 @@
 """Compare two checkpoints: keys, renames, shapes, dtypes, values, other entries. Exit status 0: the same, 1: not.
 
 A and B may be of different formats, or parts of one file (run.ckpt#model run.ckpt#ema). Identical means the same
-bytes; where they differ, torch measures how far apart the values are.
+bytes; where they differ, torch measures how far apart the values are. --model pkg.mod:Net in the place of B compares
+keys, shapes and dtypes with a model of your own.
 
 Example: ckpt diff base.pt tuned.safetensors --frozen 'backbone.*'
 """
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SelectionError
-from . import options, writing
+from . import models, options, writing
 
 if TYPE_CHECKING:
+    from ..model.checkpoint import Checkpoint
     from ..operations.rules import Rules
 
 File = Annotated[
@@ -23,13 +25,14 @@ File = Annotated[
                         autocompletion=options.complete_file, show_default=False)
 ]  # fmt: skip
 Other = Annotated[
-    str, typer.Argument(metavar="B", help="Another one.", autocompletion=options.complete_file, show_default=False)
+    str | None,
+    typer.Argument(metavar="B", help="Another one.", autocompletion=options.complete_file, show_default=False),
 ]
 
 
 def command(
     a: File,
-    b: Other,
+    b: Other = None,
     keys_only: Annotated[bool, typer.Option("--keys-only", help="Names, shapes, dtypes; read no values.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Trust the checksums inside .pt files.")] = False,
     exact: Annotated[
@@ -51,6 +54,9 @@ def command(
         str, typer.Option(metavar="LIST", help="changed,added,removed,renamed,values,identical: what to list.")
     ] = "changed,added,removed,renamed,values",
     device: Annotated[str, typer.Option(help="Where differences are computed: cpu, cuda.")] = "cpu",
+    model: models.Spec = None,
+    args: models.Args = None,
+    kwargs: models.Kwargs = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -58,7 +64,8 @@ def command(
     from ..operations.diff import diff, total_bytes
 
     listed = _listed(show)
-    one, other = open_checkpoint(a), open_checkpoint(b)
+    one, other = open_checkpoint(a), _other(a, b, model, args, kwargs)
+    keys_only = keys_only or model is not None  # a model has no values yet
     with writing.progress(0 if keys_only else total_bytes(one, other), "read") as advance:
         found = diff(
             one, other, keys_only=keys_only, quick=quick, exact=exact, atol=atol, rtol=rtol, filter=filter,
@@ -82,6 +89,21 @@ def command(
 
         options.write(render.plain(found, listed))
     return found.status
+
+
+def _other(a: str, b: str | None, model: str | None, args: str | None, kwargs: str | None) -> Checkpoint:
+    """The second side: a file, or the keys of a model of the user's."""
+    from ..formats import open_checkpoint
+    from ..operations.live import live
+
+    if (b is None) == (model is None):
+        raise SelectionError(
+            "two sides are needed: a second file, or a model",
+            hint=f"For example: ckpt diff {a} other.pt, or ckpt diff {a} --model nets.py:Net",
+        )
+    if b is not None:
+        return open_checkpoint(b)
+    return live(models.parse(str(model), args, kwargs), transient=False)
 
 
 def _listed(show: str) -> list[str]:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["is_spec", "live"]
 
 
-def live(model: Model | nn.Module) -> Checkpoint:
+def live(model: Model | nn.Module, transient: bool = True) -> Checkpoint:
     """A model as a checkpoint of one section: modules, parameters, buffers, ties; no values.
+
+    Without ``transient``, as its ``state_dict()`` has it: without the buffers that are not persistent.
 
     Raises:
         ModelError: it cannot be built; it is quoted.
@@ -24,6 +26,11 @@ def live(model: Model | nn.Module) -> Checkpoint:
     from ..torch.live import checkpoint_of
     from ..torch.models import Model
 
-    if isinstance(model, Model):
-        return checkpoint_of(model.build().module, model.spec)
-    return checkpoint_of(model, type(model).__name__)
+    found = (
+        checkpoint_of(model.build().module, model.spec)
+        if isinstance(model, Model)
+        else checkpoint_of(model, type(model).__name__)
+    )
+    section = found.sections[""]
+    section.tensors = {key: info for key, info in section.items() if transient or info.persistent}
+    return found

@@ -185,6 +185,18 @@ def test_tree_of_a_model_on_the_command_line(capsys: pytest.CaptureFixture[str])
     assert in_process(["tree", "x.pt", "--model", "tests.zoo:NormNet"]) == 2
 
 
+def test_diff_with_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["diff", str(FIXTURES / "mnist.ckpt"), "--json", "--model", "tests.zoo:MnistNet", "--args"]
+    assert in_process([*words, "[2, 8]"]) == 0
+    assert json.loads(capsys.readouterr().out)["compared_by"] == "names"
+    assert in_process([*words, "[2, 9]"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [change["key"] for change in found["changed"]] == ["fc1.weight", "fc1.bias", "fc2.weight"]
+    torch.save(zoo.AttributeNet().state_dict(), tmp_path / "w.pt")  # it has a buffer that is not persistent
+    assert in_process(["diff", str(tmp_path / "w.pt"), "--model", "tests.zoo:AttributeNet", "-q"]) == 0
+    assert in_process(["diff", str(tmp_path / "w.pt")]) == 2
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_run_on_a_gpu(tmp_path: Path) -> None:
