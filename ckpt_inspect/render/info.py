@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import pointer as pointers
 from ..model.section import Value
 from ..operations.info import Info, SectionFacts
 from .text import Line, escape, literal, shorten, size, totals
@@ -106,11 +105,16 @@ def _tied(info: Info, names: list[str]) -> Line:
 
 def _notable(info: Info, all_of_it: bool) -> list[Value]:
     """Values that say something of the whole: those at the top, and one level down where all are wanted."""
-    modules = [facts.section.pointer for facts in info.sections if facts.section.kind == "module"]
-    return [
-        value for value in info.checkpoint.values
-        if value.name.count("/") <= all_of_it and not any(pointers.is_below(value.name, pointer) for pointer in modules)
-    ]  # fmt: skip
+    modules = {facts.section.pointer for facts in info.sections if facts.section.kind == "module"}
+    notable = (value for value in info.checkpoint.values if value.name.count("/") <= all_of_it)
+    return [value for value in notable if not _is_in(value.name, modules)]
+
+
+def _is_in(name: str, containers: set[str]) -> bool:
+    """Whether one of the containers is above ``name``, or is it: at most two levels are asked for here."""
+    while name and name not in containers:
+        name = name.rpartition("/")[0]
+    return name in containers
 
 
 def _value(value: Value, all_of_it: bool) -> Line:

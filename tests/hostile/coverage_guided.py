@@ -1,0 +1,44 @@
+"""Coverage-guided fuzzing: ``python -m tests.hostile.coverage_guided [-max_total_time=600] [CORPUS]``.
+
+Needs the extra ``fuzz`` (atheris); not part of the tests. Starts from the seeds of :mod:`.fuzz`, and drives the same
+steps. What fails is written to a file by libFuzzer, with a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+def main() -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["ckpt_inspect"]):
+        from . import fuzz
+        from .sandbox import import_everything
+
+        import_everything()
+    folder = Path(tempfile.mkdtemp(prefix="ckpt-guided-"))
+    seeds = folder / "seeds"
+    seeds.mkdir()
+    fuzz.make_seeds(seeds)
+    path = folder / "input"
+    turn = 0
+
+    def one(data: bytes) -> None:
+        nonlocal turn
+        turn += 1
+        path.write_bytes(data)
+        for _ in fuzz.drive(str(path), turn):
+            pass
+
+    arguments = [sys.argv[0], *sys.argv[1:], str(seeds)]
+    os.chdir(folder)
+    atheris.Setup(arguments, one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
