@@ -24,6 +24,9 @@ def command(
     write_sums: Annotated[
         str | None, typer.Option("--write-sums", metavar="SUMS", help="Record checksums of every byte in a new file.")
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Look for NaN and Inf among the values too (with torch).")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace SUMS if it is there.")] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -35,7 +38,7 @@ def command(
     for path in files:
         try:
             with progress(_size(path)) as advance:
-                found = verify_file(path, sums=sums, progress=advance)
+                found = verify_file(path, sums=sums, deep=deep, progress=advance)
         except CheckpointError as error:
             if len(files) == 1:
                 raise

@@ -148,7 +148,7 @@ def components(info: TensorInfo) -> Iterator[TensorInfo]:
         yield from components(part)
 
 
-def verify_file(path: str, section: str | None = None, *, sums: str | None = None,
+def verify_file(path: str, section: str | None = None, *, sums: str | None = None, deep: bool = False,
                 progress: Progress | None = None) -> Verification:  # fmt: skip
     """Open a file and verify it; a file that breaks the rules of its format so that it cannot be opened is damaged.
 
@@ -167,7 +167,7 @@ def verify_file(path: str, section: str | None = None, *, sums: str | None = Non
             raise
         return found
     with checkpoint:
-        return verify(checkpoint, sums=sums, progress=progress)
+        return verify(checkpoint, sums=sums, deep=deep, progress=progress)
 
 
 def _unopened(path: str, error: CheckpointError, progress: Progress | None) -> Verification | None:
@@ -198,12 +198,15 @@ def _unopened(path: str, error: CheckpointError, progress: Progress | None) -> V
     return found if found.damaged or archive is not None else None
 
 
-def verify(checkpoint: Checkpoint, *, sums: str | None = None, progress: Progress | None = None) -> Verification:
+def verify(
+    checkpoint: Checkpoint, *, sums: str | None = None, deep: bool = False, progress: Progress | None = None
+) -> Verification:
     """Check everything about an open checkpoint but the meaning of its values; all its files are read once.
 
     Args:
         checkpoint: the whole of it is checked, a selected part too.
         sums: a file of checksums that ``write_sums`` made, to compare with.
+        deep: look at the values too, with torch: NaN and Inf are findings.
         progress: called with the number of bytes just read.
 
     Raises:
@@ -226,6 +229,8 @@ def verify(checkpoint: Checkpoint, *, sums: str | None = None, progress: Progres
             _check_readable(found, names, label, container, progress)
     if sums is not None:
         _compare(found, names, checkpoint, sums, progress)
+    if deep:
+        _check_values(found, checkpoint)
     for container in checkpoint.containers:
         whole = container.source.file_range()
         if whole is not None:
@@ -338,6 +343,30 @@ def _check_readable(
             found.add(label + part.name, outcome.message, names.of_record(container, part.record))
     if container.format != "index" and UNSUMMED not in found.notes:
         found.notes.append(UNSUMMED)
+
+
+def _check_values(found: Verification, checkpoint: Checkpoint) -> None:
+    """NaN and Inf in floating tensors; tied ones are looked at once and named each."""
+    from ..torch.finite import not_finite
+
+    views: dict[object, list[tuple[str, TensorInfo]]] = {}
+    for name, _, info in checkpoint.tensors():
+        for part in components(info):
+            if part.storage is not None and part.storage.record is not None:
+                views.setdefault(part.view_of, []).append((name, part))
+    skipped = 0
+    for same in views.values():
+        try:
+            counted = not_finite(same[0][1])
+        except CheckpointError:  # not there, which is said already, or a dtype without plain values
+            skipped += 1
+            continue
+        if counted.nan or counted.inf:
+            parts = [f"{n:,} {what}" for n, what in ((counted.nan, "NaN"), (counted.inf, "Inf")) if n]
+            why = f"{' and '.join(parts)} among {same[0][1].numel:,} values"
+            found.add(None, why, list(dict.fromkeys(name for name, _ in same)))
+    if skipped:
+        found.notes.append(f"the values of {skipped:,} tensors were not looked at")
 
 
 def _compare(found: Verification, names: Names, checkpoint: Checkpoint, path: str, progress: Progress | None) -> None:

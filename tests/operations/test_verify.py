@@ -255,5 +255,24 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert not (tmp_path / "sums").exists()
 
 
+def test_deep_finds_what_is_no_number(tmp_path: Path) -> None:
+    bad = torch.ones(3_000_000)
+    bad[2_500_000], bad[7] = float("nan"), float("-inf")
+    state: dict[str, Any] = {"good": torch.ones(5), "bad": bad, "tied": bad, "view": bad[:8], "whole": torch.arange(3)}
+    for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2, torch.complex64):
+        state[str(dtype)] = torch.tensor([1.0, float("nan")]).to(dtype)
+    path = tmp_path / "a.pt"
+    torch.save(state, path)
+    assert verify_file(str(path)).ok
+    found = verify_file(str(path), deep=True)
+    said = {tuple(damage.names): damage.why for damage in found.damaged}
+    assert said.pop(("bad", "tied")) == "1 NaN and 1 Inf among 3,000,000 values"
+    assert said.pop(("view",)) == "1 Inf among 8 values"
+    assert {names[0] for names in said} == {str(dtype) for dtype in (
+        torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2, torch.complex64)}  # fmt: skip
+    for name in (*ZIPS, *PLAIN, "sharded"):
+        assert verify_file(str(FIXTURES / name), deep=True).ok
+
+
 def test_repr_says_what_it_is() -> None:
     assert repr(Verification("a.pt", "torch-zip")) == "<verification of a.pt: ok>"
