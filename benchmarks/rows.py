@@ -103,6 +103,13 @@ ROWS = (
         "python rename_torch.py {many} {out}",
         Target(times=0.6),
     ),
+    Row(
+        "verify",
+        "`verify`, {size} `.pt`",
+        "ckpt verify {pt}",
+        "python check_zip.py {pt}",
+        Target(times=0.6, megabytes=80),
+    ),
     # each run adds one more prefix to a file that is there for that
     Row(
         "in-place",
