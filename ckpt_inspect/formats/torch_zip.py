@@ -60,8 +60,8 @@ def locate(
             container.records[name] = Record(name, walked.nbytes, source, walked.crc)
             if name in known:
                 known[name].record = container.records[name]
-    order = found.get("byteorder")
-    if order is not None and container.records["byteorder"].source.read_at(0, 8) == b"big":
+    order = container.records.get("byteorder")
+    if order is not None and order.source.read_at(0, 8) == b"big":
         for storage in known.values():
             storage.byteorder = "big"
     return found

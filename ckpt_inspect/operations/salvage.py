@@ -12,7 +12,7 @@ from ..containers.copying import Piece, size_of
 from ..containers.zip import without_directory
 from ..containers.zip_walk import Walked, checksum
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
-from ..formats import open_checkpoint, open_source, salvaging, torch_zip
+from ..formats import open_checkpoint, open_source, salvaging, split_section, torch_zip
 from ..formats.salvaging import Stock, end_of
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
@@ -99,6 +99,8 @@ def salvage(path: str, out: str | None = None, *, fill: str | None = None, force
         raise SelectionError(f"nothing is filled with {fill!r}", hint=f"It can be {' or '.join(FILLS)}.")
     if out is not None and os.path.exists(out) and os.path.exists(path) and os.path.samefile(path, out):
         raise SelectionError("the damaged file is not overwritten", path=out, hint="Write to a new file: -o OUT")
+    if not os.path.exists(path):
+        path, _ = split_section(path)  # the whole file is rescued
     found = Salvage(path, fill)
     with _open(path, found) as checkpoint:
         if checkpoint.format not in _FORMATS:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, FormatError, LimitError
-from ..formats import open_checkpoint, open_source
+from ..formats import open_checkpoint, open_source, split_section
 from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify
 from ..formats.streams import Found, Streams
 from ..formats.weights_only import TORCH, Verdict, verdict
@@ -117,6 +117,8 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
         FormatError: it is no checkpoint, and there is no pickle in it.
         FileError: it cannot be read.
     """
+    if not os.path.exists(path):
+        path, _ = split_section(path)  # the whole file is scanned: a pickle is run as a whole
     found = Scan(path)
     opened: CheckpointError | None = None
     first: list[Pickle] = []

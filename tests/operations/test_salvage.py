@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -94,6 +95,24 @@ def test_a_cut_file_gives_back_what_is_whole(name: str, tmp_path: Path) -> None:
         _check(found, out, original, trusted)
     assert len(rescued) > 3
     assert [count for _, count in sorted(rescued)] == sorted(count for _, count in rescued)
+
+
+@pytest.mark.parametrize("name", ["tied.pt", "legacy.pth", "gpt.safetensors"])
+def test_wherever_it_is_cut(name: str, tmp_path: Path) -> None:
+    """Not only between records: nothing else than a CheckpointError, and never more than there is."""
+    data = (FIXTURES / name).read_bytes()
+    path = tmp_path / name
+    counts = []
+    for length in range(0, len(data), len(data) // 150):
+        path.write_bytes(data[:length])
+        try:
+            counts.append(len(salvage(str(path)).rescued))
+        except CheckpointError:
+            counts.append(0)
+        with contextlib.suppress(CheckpointError):
+            assert not verify_file(str(path)).ok
+    assert counts == sorted(counts)
+    assert counts[-1] >= counts[len(counts) // 2] > 0
 
 
 def test_sixty_percent_give_every_tensor_that_lies_within(tmp_path: Path) -> None:
@@ -349,6 +368,12 @@ def test_a_sound_file_is_copied(tmp_path: Path) -> None:
     found = salvage(str(FIXTURES / "run.ckpt"), str(out))
     assert not found.damaged
     assert not found.lost
+    _check(found, out, _load(FIXTURES / "run.ckpt"))
+
+
+def test_a_part_is_rescued_with_the_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    found = salvage(f"{FIXTURES / 'run.ckpt'}#model_state_dict", str(out))
     _check(found, out, _load(FIXTURES / "run.ckpt"))
 
 

@@ -148,8 +148,9 @@ def test_tricks_of_the_archive_are_findings(how: str, tmp_path: Path) -> None:
     assert [finding.kind for finding in found.no_business].count("archive") >= 1
 
 
-def test_an_argument_is_shown_and_cut() -> None:
-    found = scan(str(FIXTURES / "run.ckpt"))
+def test_a_part_is_scanned_with_the_whole() -> None:
+    found = scan(str(FIXTURES / "run.ckpt#model_state_dict"))
+    assert found.path == str(FIXTURES / "run.ckpt")
     assert found.ok
     assert repr(found).startswith("<scan of")
 
