@@ -220,15 +220,19 @@ def legacy_pieces(container: Container, data: bytes, stocks: Mapping[str, Stock]
     pickle: Pickle = container.graphs["object"]
     keys: Pickle | None = container.graphs.get("storage keys")  # None: it was cut off
     new = read_pickle(BytesSource(data, container.path))
-    dtypes = {str(n.pid[2]): storage_dtype(n.pid[1]) for n in reversed(new.persistent) if is_storage(n)}
     needed = storage_keys(new)
+    sizes: dict[str, int] = {}
+    for node in new.persistent:
+        dtype = storage_dtype(node.pid[1]) if is_storage(node) else None
+        if dtype is not None and isinstance(node.pid[2], (str, int)):
+            sizes.setdefault(str(node.pid[2]), dtype.itemsize)
     order = keys.root if keys is not None and type(keys.root) is list else sorted(needed)
-    left = [key for key in order if str(key) in needed and str(key) in stocks]
+    named = [key for key in order if isinstance(key, (str, int))]
+    left = [key for key in named if str(key) in needed and str(key) in stocks and str(key) in sizes]
     pieces: list[Piece] = [container.source.slice(0, pickle.start), data, write_pickle(left, pickle.protocol)]
     for key in left:
-        dtype, stock = dtypes[str(key)], stocks[str(key)]
-        assert dtype is not None
-        pieces.append((stock.nbytes // dtype.itemsize).to_bytes(8, "little", signed=True))
+        stock = stocks[str(key)]
+        pieces.append((stock.nbytes // sizes[str(key)]).to_bytes(8, "little", signed=True))
         pieces += stock.pieces(fill)
     return pieces
 
