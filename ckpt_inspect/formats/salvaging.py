@@ -192,7 +192,7 @@ def zip_contents(
     contents = [Content("data.pkl", [data]), Content("byteorder", [b"big" if big else b"little"])]
     known: set[str] = set()
     for node in pickle.persistent:
-        if not is_storage(node):
+        if not is_storage(node) or not isinstance(node.pid[2], (str, int)):
             continue
         name = f"data/{node.pid[2]}"
         stock = stocks.get(name)

@@ -279,7 +279,7 @@ def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[
     types: dict[str, str] = {}
     for node in pickle.persistent:
         dtype = storage_dtype(node.pid[1]) if is_storage(node) else None
-        if dtype is not None and type(node.pid[4]) is int:
+        if dtype is not None and type(node.pid[4]) is int and isinstance(node.pid[2], (str, int)):
             lengths.setdefault(str(node.pid[2]), max(0, node.pid[4]) * dtype.itemsize)
             types.setdefault(str(node.pid[2]), dtype.name)
     found: dict[str, Stock] = {}

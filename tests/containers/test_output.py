@@ -659,7 +659,12 @@ def generations(kind: str, path: str, kills: int) -> Iterator[int]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(chance.uniform(0, 0.06))
         process.send_signal(signal.SIGKILL)
-        said, complaint = process.communicate()
+        # not communicate(): it would miss the lines that came with the first one
+        assert process.stderr is not None
+        said, complaint = process.stdout.read(), process.stderr.read()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
         assert (process.returncode, complaint) == (-signal.SIGKILL, "")
         said = said[: said.rfind("\n") + 1]
         yield int(said.split()[-1]) if said else generation - 1

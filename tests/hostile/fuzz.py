@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from .mutations import flipped_once, mutations
 from .sandbox import MEMORY, unsafe
 
 SECONDS = 2.0  # of processor time that no input may take
+_HANGS = 20  # seconds of processor time after which an input is ended
+_ADDRESSES = 3 << 30  # bytes of address space: what grows without end gets a MemoryError, not the machine
 _ROOT = Path(__file__).parents[2]
 _LARGEST_SEED = 30_000  # bytes: a mutation must have a chance to hit what counts
 
@@ -251,6 +254,10 @@ class Report:
         )
 
 
+def _hangs(number: int, frame: Any) -> None:
+    raise TimeoutError(f"no end after {_HANGS} s")
+
+
 def kilobytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -262,6 +269,7 @@ def try_one(given: Input, path: Path, watch: Watch, report: Report, everything: 
     watch.events.clear()
     wrong = ""
     watch.on = True
+    signal.setitimer(signal.ITIMER_VIRTUAL, _HANGS)
     try:
         texts = drive(str(path), None if everything else given.number)
         if given.number % 8:
@@ -276,6 +284,7 @@ def try_one(given: Input, path: Path, watch: Watch, report: Report, everything: 
         watch.on = False
         wrong = traceback.format_exc(limit=-8)
     finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         watch.on = False
     took = time.process_time() - before
     if took > report.slowest:
@@ -311,6 +320,8 @@ def main(arguments: list[str] | None = None) -> int:
         make_seeds(seeds_folder)
     seeds = seeds_of(seeds_folder)
     _warm_up(folder)
+    signal.signal(signal.SIGVTALRM, _hangs)
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, resource.RLIM_INFINITY))
     watch, report = Watch(str(folder)), Report()
     said = time.monotonic()
     for changed in inputs(seeds, given.run, given.flips, given.step):

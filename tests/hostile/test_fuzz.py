@@ -51,6 +51,7 @@ sys.exit(fuzz.main(["--inputs", "60", "--flips", "0", "--step", "999", "--folder
         ("open('/etc/hostname').close()", "/etc/hostname"),
         ("yield '\\x1b[2J'", "raw characters"),
         ("sum(range(60_000_000))", " s"),
+        ("bytes(1 << 32)", "MemoryError"),
     ],
 )
 def test_it_would_notice(what: str, says: str, tmp_path: Path) -> None:

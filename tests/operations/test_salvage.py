@@ -20,6 +20,7 @@ from ckpt_inspect.errors import CheckpointError, CorruptError, OutputExistsError
 from ckpt_inspect.operations.salvage import Salvage, salvage
 from ckpt_inspect.operations.verify import verify_file
 from tests.conftest import FIXTURES
+from tests.hostile import build
 from tests.zoo import files
 
 
@@ -289,6 +290,21 @@ def test_a_length_of_a_legacy_stream_may_be_wrong(tmp_path: Path) -> None:
     found = salvage(str(path), str(out))
     _check(found, out, _load(FIXTURES / "legacy.pth"))
     assert not found.lost
+
+
+def test_a_key_that_expands_without_end(tmp_path: Path) -> None:
+    """The list of storages may hold anything: what is no key is not spelled out."""
+    bomb = build.tower(build.text("k" * 50), 60, b"\x86")
+    path = tmp_path / "a.pth"
+    tensors = build.dict_of(build.text("w"), build.GOOD)
+    path.write_bytes(build.legacy(tensors, keys=build.pickled(build.list_of(build.text("0"), bomb))))
+    assert salvage(str(path)).rescued == ["w"]
+    path.write_bytes(build.legacy(tensors, keys=build.pickled(build.list_of(bomb, build.text("0")))))
+    with pytest.raises(CheckpointError):
+        salvage(str(path))
+    odd = build.tuple_of(build.text("storage"), build.FLOATS, bomb, build.text("cpu"), build.number(4)) + build.PID
+    path.write_bytes(build.checkpoint(build.dict_of(build.text("w"), build.GOOD, build.text("x"), odd)))
+    assert salvage(str(path)).rescued == ["w"]
 
 
 def test_shards(tmp_path: Path) -> None:
