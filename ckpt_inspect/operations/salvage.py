@@ -14,6 +14,7 @@ from ..containers.zip_walk import Walked, checksum
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
 from ..formats import open_checkpoint, open_source, salvaging, split_section, torch_zip
 from ..formats.salvaging import Stock, end_of
+from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
 from ..model.problem import Problem
@@ -165,12 +166,13 @@ def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[s
     for problem in map(Problem.of, checkpoint.problems):
         if problem.node is not None:  # a tensor that could not even be described
             lost[id(problem.node)] = [Lost(name, problem.partition(": ")[2]) for name in problem.names]
-    filling = found.fill is not None
+    filling, set_of_kept = found.fill is not None, set(kept)
     found.lost += dict.fromkeys(each for entries in lost.values() for each in entries)
     found.rescued += kept
     if pickle is None:
         section = checkpoint.sections[""]
-        tensors = {key: info for key, info in section.items() if filling or key in set(kept)}
+        whole_keys = {info.key for name, _, info in checkpoint.tensors() if name in set_of_kept}
+        tensors = {key: info for key, info in section.items() if filling or key in whole_keys}
         found.files[name] = salvaging.safetensors_pieces(container, tensors, stocks, found.fill)
         return
     gone = {key for key, entries in lost.items() if not filling or any(e.why.startswith("needs ") for e in entries)}
@@ -339,11 +341,12 @@ def _plan_shards(found: Salvage, checkpoint: Checkpoint, checked: Verification, 
         except CorruptError as error:
             found.lost += [Lost(key, error.message) for key in shard.sections[""]]
         placed.update(shard.sections[""].keys())
-    rescued = {key for key in found.rescued if key in weight_map}
-    left_out = [key for key in found.rescued if key not in weight_map]
+    keys = [pointers.unescape(name) for name in found.rescued]
+    rescued = {key for key in keys if key in weight_map}
+    left_out = [key for key in keys if key not in weight_map]
     if left_out:
         found.notes.append(f"{len(left_out)} tensors in shards were not in the index: they are kept in their shards")
-    reasons = {name: damage.why for damage in checked.damaged for name in damage.names}
+    reasons = {pointers.unescape(name): damage.why for damage in checked.damaged for name in damage.names}
     found.lost += [Lost(key, reasons.get(key, "its shard is missing")) for key in weight_map if key not in placed]
     written = {*found.files, *found.archives}
     kept = {k: n for k, n in weight_map.items() if n in written and (k in rescued or (found.fill and k in placed))}

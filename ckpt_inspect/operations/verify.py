@@ -64,6 +64,7 @@ class Verification:
         self.compared = 0
         self.tensors = 0
         self.tied: dict[str, str] = {}
+        self._places: dict[str, int] = {}  # of the finding about a record, among all
 
     @property
     def ok(self) -> bool:
@@ -75,13 +76,16 @@ class Verification:
 
     def add(self, record: str | None, why: str, names: list[str]) -> None:
         """Add a finding; several about one record become one."""
-        for index, known in enumerate(self.damaged):
-            if record is not None and known.record == record:
-                if why not in known.why:
-                    both = list(dict.fromkeys([*known.names, *names]))
-                    self.damaged[index] = Damage(record, f"{known.why}; {why}", both)
-                return
-        self.damaged.append(Damage(record, why, names))
+        index = self._places.get(record) if record is not None else None
+        if index is None:
+            if record is not None:
+                self._places[record] = len(self.damaged)
+            self.damaged.append(Damage(record, why, names))
+            return
+        known = self.damaged[index]
+        if why not in known.why:
+            both = list(dict.fromkeys([*known.names, *names]))
+            self.damaged[index] = Damage(record, f"{known.why}; {why}", both)
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's document."""
@@ -115,8 +119,8 @@ class Names:
         self.in_container: dict[int, list[str]] = {}
         for part_of in checkpoint.parts:
             for container in part_of.containers:
-                keys = [key for section in part_of.sections.values() for key in section.tensors]
-                self.in_container[id(container)] = [name for name in self.all if name in set(keys)]
+                keys = {key for section in part_of.sections.values() for key in section.tensors}
+                self.in_container[id(container)] = [name for name in self.all if name in keys]
 
     def of_container(self, container: Container) -> list[str]:
         return self.in_container.get(id(container), self.all)

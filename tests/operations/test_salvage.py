@@ -329,6 +329,17 @@ def test_shards(tmp_path: Path) -> None:
     assert verify_file(str(out)).ok
 
 
+def test_keys_with_slashes(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
+    state = {"a/b": torch.arange(4.0), "a~b": torch.arange(5.0), "z": torch.arange(500.0)}
+    save_file(state, path)
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    path.write_bytes(path.read_bytes()[: 8 + header + 36])
+    found = salvage(str(path), str(out))
+    assert set(load_file(out)) == {"a/b", "a~b"}
+    assert [lost.name for lost in found.lost] == ["z"]
+
+
 def test_filled_types(tmp_path: Path) -> None:
     dtypes = [
         torch.float64,
