@@ -116,7 +116,8 @@ class Streams:
             partial: Pickle | None = error.__dict__.get("partial")
             if partial is None or not plain_pickle.is_certain(error):
                 return None
-            if partial.protocol < 2 and not any(classify(g.module, g.name) == NO_BUSINESS for g in partial.globals):
+            doubtful = partial.protocol < 2 or _STORAGE.search(where)  # text, or raw numbers
+            if doubtful and not any(classify(g.module, g.name) == NO_BUSINESS for g in partial.globals):
                 return None  # text that begins like a pickle, as "cat\\ndog\\n" does
             return Found(where, offset, partial, error, note)
 

@@ -373,9 +373,9 @@ def test_a_directory_is_scanned_file_by_file(tmp_path: Path) -> None:
 def test_weights_of_random_bytes_are_no_pickles(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.manual_seed(0)
-    starts = [b"\x80\x02", b"cos\nsystem\n", b"(dp0\n", b"PK\x03\x04"]
+    starts = [b"\x80\x02", b"\x80\x02}q\x00(X\xff\xff\xff", b"cos\nsystem\n", b"(dp0\n", b"PK\x03\x04"]
     tensors = {
-        str(n): torch.frombuffer(bytearray(start + bytes(62)), dtype=torch.uint8) for n, start in enumerate(starts)
+        str(n): torch.frombuffer(bytearray(start.ljust(64, b"\0")), dtype=torch.uint8) for n, start in enumerate(starts)
     }
     torch.save({**tensors, "r": torch.randn(1000)}, path)
     found = scan(str(path))
