@@ -77,10 +77,21 @@ def _sources(a: TensorInfo, b: TensorInfo) -> list[tuple[Source, Source]] | None
             return None
         if _repeats(x) and (x.shape, x.stride, x.conj, x.neg) == (y.shape, y.stride, y.conj, y.neg):
             x, y = _once(x), _once(y)
+        if _same_view(x, y):
+            continue
         check_expansion(x)
         check_expansion(y)
         found.append((logical(x), logical(y)))
     return found
+
+
+def _same_view(x: TensorInfo, y: TensorInfo) -> bool:
+    """Whether they are the same view of the same bytes of the same file: then nothing need be read."""
+    one, other = x.storage, y.storage
+    if one is None or other is None or one.data is None or other.data is None or one.byteorder != other.byteorder:
+        return False
+    views = [(i.storage_offset, i.shape, i.stride, i.conj, i.neg, i.dtype) for i in (x, y)]
+    return views[0] == views[1] and same_range(one.data, other.data)
 
 
 def _repeats(info: TensorInfo) -> bool:

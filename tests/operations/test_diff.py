@@ -487,3 +487,13 @@ def test_without_a_difference_torch_is_not_imported(tmp_path: Path) -> None:
         [sys.executable, "-c", code, "diff", str(tmp_path / "a.pt"), str(tmp_path / "b.pt")], check=False
     )
     assert done.returncode == 0
+
+
+def test_a_file_against_itself_reads_nothing(tmp_path: Path) -> None:
+    torch.save(
+        {"w": torch.randn(300, 200).t(), "e": torch.ones(1).expand(1 << 40), "n": torch.ones(5)}, tmp_path / "a.pt"
+    )
+    read: list[int] = []
+    a, b = ci.open(tmp_path / "a.pt"), ci.open(tmp_path / "a.pt")
+    assert diff(a, b, progress=read.append).same
+    assert read == []
