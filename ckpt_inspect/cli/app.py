@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from importlib import import_module
@@ -67,7 +66,6 @@ def group(
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit status of design 3."""
-    gc.disable()  # a command makes its result and ends; collecting would only look at it again and again
     _prepare_streams()
     if typer.__version__ in _HELP_LACKS_MARKUP and (not arguments or {"-h", "--help"} & {*arguments}):
         import rich.markup  # noqa: F401
