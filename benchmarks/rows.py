@@ -110,6 +110,42 @@ ROWS = (
         "python check_zip.py {pt}",
         Target(times=0.6, megabytes=80),
     ),
+    Row(
+        "to-safetensors",
+        "`convert` to `.safetensors`, {size} `.pt`",
+        "ckpt convert {pt} --format safetensors -o {out}",
+        "sh -c 'cp $0 $1 && sync $1' {pt} {out}",
+        Target(times=1.2, megabytes=80),
+    ),
+    Row(
+        "from-safetensors",
+        "`convert` to `.pt`, {size} `.safetensors`",
+        "ckpt convert {safetensors} --format torch-zip -o {out}",
+        "sh -c 'cp $0 $1 && sync $1' {safetensors} {out}",
+        Target(times=1.2, megabytes=80),
+    ),
+    Row(
+        "device",
+        "`convert --device`, {size} `.pt`",
+        "ckpt convert {pt} --device cuda:1 -o {out}",
+        "sh -c 'cp $0 $1 && sync $1' {pt} {out}",
+        Target(times=1.2, megabytes=80),
+    ),
+    # each run gives a file that is there for that one more prefix, so that there is something to write
+    Row(
+        "device-in-place",
+        "`convert --device --in-place`: {size} / {small}",
+        "ckpt convert {edited} --device cuda:1 --rule '** -> p.**' --in-place",
+        "ckpt convert {edited_small} --device cuda:1 --rule '** -> p.**' --in-place",
+        FLAT,
+    ),
+    Row(
+        "bfloat16",
+        "`convert --dtype bfloat16`, {size} `.pt`",
+        "ckpt convert {pt} --dtype bfloat16 -o {out}",
+        "python cast_torch.py {pt} {out}",
+        Target(times=0.7, megabytes=700),
+    ),
     # each run adds one more prefix to a file that is there for that
     Row(
         "in-place",

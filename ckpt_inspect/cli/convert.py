@@ -1,7 +1,7 @@
 """Convert between devices, dtypes and formats; take out a part, leave out entries, rename, in the same pass.
 
 The format is that of the source, unless the suffix of OUT (.safetensors, or .pt for what is safetensors) or
---format says otherwise. Tensor bytes are copied; neither torch, a GPU nor the model's code is needed.
+--format says otherwise. Tensor bytes are copied (casts use torch); no GPU, and none of the model's code is needed.
 
 Example: ckpt convert run.ckpt#model_state_dict --device cpu -o model.safetensors
 """
@@ -24,6 +24,17 @@ def command(
         Repeated,
         typer.Option("--device", metavar="[OLD=]NEW", help="cpu, cuda:1, mps, …; OLD=NEW for one. Repeatable."),
     ] = [],  # noqa: B006
+    dtype: Annotated[
+        Repeated,
+        typer.Option(
+            "--dtype",
+            metavar="[GLOB=]DTYPE",
+            help="bfloat16, float16, …: floating weights; GLOB=DTYPE for some. Repeatable.",
+        ),
+    ] = [],  # noqa: B006
+    no_overflow: Annotated[
+        bool, typer.Option("--no-overflow", help="Refuse a cast that makes a value infinite.")
+    ] = False,
     format: Annotated[
         str | None, typer.Option("--format", help="torch-zip, torch-legacy (before torch 1.6), safetensors, sharded.")
     ] = None,
@@ -39,6 +50,11 @@ def command(
             autocompletion=options.complete_key,
         ),
     ] = [],  # noqa: B006
+    weights_only: Annotated[
+        bool, typer.Option("--weights-only", help="Tensors and plain data alone; a module becomes its state_dict.")
+    ] = False,
+    slim: Annotated[bool, typer.Option("--slim", help="A view no longer carries the whole storage.")] = False,
+    from_numpy: Annotated[bool, typer.Option("--from-numpy", help="numpy arrays become tensors.")] = False,
     strip_prefix: Annotated[bool, typer.Option("--strip-prefix", help="Wrapper prefixes out of the keys.")] = False,
     rule: Annotated[
         Repeated, typer.Option("--rule", metavar="RULE", help="Rename: OLD -> NEW, as remap. Repeatable.")
@@ -63,8 +79,9 @@ def command(
     from ..operations.convert import Asked, plan
 
     asked = Asked(
-        format, tuple(device), tuple(drop), strip_prefix, tuple(rule), untie, skip_unsupported,
-        options.size_of(max_shard_size),
+        format=format, device=tuple(device), dtype=tuple(dtype), no_overflow=no_overflow, weights_only=weights_only,
+        slim=slim, from_numpy=from_numpy, drop=tuple(drop), strip_prefix=strip_prefix, rules=tuple(rule), untie=untie,
+        skip_unsupported=skip_unsupported, max_shard_size=options.size_of(max_shard_size),
     )  # fmt: skip
     made = plan(open_checkpoint(file, section), asked, out)
     return writing.finish_conversion(made, out, in_place, dry_run, force, as_json, quiet, verify)

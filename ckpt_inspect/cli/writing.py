@@ -102,7 +102,7 @@ def finish_conversion(
         from ..render import convert as render
 
         lines = list(render.lines(made, None if writing else _command(target), not options.is_terminal()))
-        _print(lines, target, nbytes, in_place, checked)
+        _print(lines + list(render.losses(made) if writing else ()), target, nbytes, in_place, checked)
     if not writing and not dry_run:
         return _nothing_written()
     return 0

@@ -67,11 +67,13 @@ class Build:
     Attributes:
         nodes: what is written in place of nodes of the graph, by ``id``.
         stored: what persistent ids of the graph stand for, by ``id``; those of torch's classes alone.
+        grads_lost: tensors that required a gradient and are of a dtype for which torch cannot read that back.
     """
 
     def __init__(self) -> None:
         self.nodes: dict[int, Any] = {}
         self.stored: dict[int, Stored] = {}
+        self.grads_lost = 0
         self._contents: dict[int, Content] = {}  # by identity of the record
         self._globals: dict[str, Global] = {}
         self._texts: dict[str, str] = {}
@@ -135,6 +137,10 @@ class Build:
         self._kept.append(node)
         return node
 
+    def hold(self, node: Any) -> None:
+        """Keep a node alive, so that no other gets its id."""
+        self._kept.append(node)
+
     def ordered(self, pairs: list[Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Opaque:
         """An ``OrderedDict`` of flat pairs; ``metadata`` becomes its ``_metadata``."""
         node = Opaque("REDUCE", self.name("collections", "OrderedDict"), ())
@@ -166,6 +172,9 @@ class Build:
         dtype = BY_NAME[info.dtype]
         first = self._typed.setdefault(id(content), dtype)
         typed = dtype.legacy and (first is dtype or not first.legacy)
+        if requires_grad and not typed:
+            self.grads_lost += 1
+            requires_grad = False
         storage = self.storage(content, dtype if typed else BY_NAME["uint16"], location)
         if not typed and dtype.legacy:
             self.stored[id(storage)].numel = content.nbytes

@@ -114,11 +114,13 @@ def _state_dict(build: Build, checkpoint: Checkpoint) -> Any:
     if section is None:
         raise CorruptError("it holds no tensors", path=checkpoint.path)
     kept = recorded.of(checkpoint)
+    detached = section.kind == "module"  # as Module.state_dict() gives them
     pairs: list[Any] = []
     made: dict[str, Any] = {}
     for key, info in section.tensors.items():
         if info.persistent:
-            made[key] = tensor_node(build, info, kept.requires_grad(key), kept.is_parameter(key))
+            grad = False if detached else kept.requires_grad(key)
+            made[key] = tensor_node(build, info, grad, kept.is_parameter(key))
     if kept.bare and len(made) == 1:
         return next(iter(made.values()))
     for key, node in kept.arranged(made, lambda key, source: _again(build, section.tensors[source], kept, key)):

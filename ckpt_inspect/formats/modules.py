@@ -56,7 +56,7 @@ def read_module(builder: Builder, root: Opaque, pointer: str) -> Section:
             fields["_buffers"],
             prefix,
             "buffer",
-            _names(fields.get("_non_persistent_buffers_set")),
+            names_of(fields.get("_non_persistent_buffers_set")),
         )
     for path, _, fields in tree:
         _attributes(builder, section, path + "." if path else "", fields, registered)
@@ -106,7 +106,7 @@ def _registry(
             )
 
 
-def _names(node: Any) -> frozenset[str]:
+def names_of(node: Any) -> frozenset[str]:
     """The members of a set of strings, however it was pickled."""
     members: list[Any] = []
     if type(node) is Set:

@@ -19,6 +19,7 @@ NAME = "ckpt_inspect"
 _VERSION = 1
 _DEEPEST = 50
 _METADATA = "__metadata__"
+_OWN = (NAME, "format")  # never the name of a tied tensor
 
 
 class Recorded:
@@ -50,6 +51,15 @@ class Recorded:
 
     def is_parameter(self, key: str) -> bool:
         return key in self.parameters
+
+    def summary(self) -> str:
+        """What is recorded, in words."""
+        parts = [f"{len(self.order):,} keys in order"]
+        parts += [f"{len(self.ties):,} tied names"] if self.ties else []
+        parts += ["_metadata"] if self.metadata is not None else []
+        parts += [f"{len(self.entries):,} other entries"] if self.entries else []
+        parts += [f"{len(self.values):,} values"] if self.values else []
+        return f"({', '.join(parts)})"
 
     def to_text(self, order: Iterable[str]) -> str:
         """As JSON; the order only where that of the header would not do."""
@@ -86,7 +96,7 @@ def of(checkpoint: Checkpoint) -> Recorded:
     found = _parsed(texts.get(NAME, ""))
     found.ties = {key: kept for key, kept in found.ties.items() if kept in tensors and key not in tensors}
     for key, kept in texts.items():  # safetensors.torch.save_model: dropped name -> kept name
-        if kept in tensors and key not in tensors:
+        if kept in tensors and key not in tensors and key not in _OWN:
             found.ties.setdefault(key, kept)
     return found
 
@@ -165,7 +175,7 @@ def renamed(metadata: Mapping[str, str], keys: Mapping[str, str | None]) -> dict
 
     new: dict[str, str] = {}
     for key, text in metadata.items():
-        if text in keys:  # a tie, as safetensors.torch.save_model writes it
+        if text in keys and key not in _OWN:  # a tie, as safetensors.torch.save_model writes it
             other, kept = name(key), name(text)
             if other is not None and kept is not None:
                 new[other] = kept
@@ -194,7 +204,7 @@ def renamed(metadata: Mapping[str, str], keys: Mapping[str, str | None]) -> dict
 def names(metadata: Mapping[str, str], tensors: Mapping[str, Any]) -> list[str]:
     """Names that are only recorded, beside those of the tensors: ties and other entries."""
     found = parse(metadata)
-    saved = [key for key, kept in metadata.items() if kept in tensors]
+    saved = [key for key, kept in metadata.items() if kept in tensors and key not in _OWN]
     return [key for key in dict.fromkeys([*saved, *found.ties, *found.entries]) if key not in tensors]
 
 

@@ -78,7 +78,9 @@ def rewritten(checkpoint: Checkpoint) -> list[NewFile]:
     return [writer(checkpoint, pickles, texts, "")]
 
 
-_WAY_OUT = dict.fromkeys(["torch-tar", "torchscript-model-json", "pickle"], "Make it a torch zip first: ckpt convert")
+_WAY_OUT = dict.fromkeys(
+    ["torch-tar", "torchscript-model-json", "pickle"], "Make it a torch zip first: ckpt convert FILE -o OUT.pt"
+)
 
 
 def _size(pieces: list[Piece]) -> int:

@@ -39,7 +39,12 @@ def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     section, metadata = read_file(source, checkpoint, limits, "")
     checkpoint.sections[""] = section
     for key, text in metadata.items():
-        checkpoint.values.append(Value(pointers.join("__metadata__", key), "str", text, repr(text)))
+        shown = repr(text)
+        if key == "ckpt_inspect":
+            from . import recorded
+
+            shown = recorded.parse(metadata).summary()
+        checkpoint.values.append(Value(pointers.join("__metadata__", key), "str", text, shown))
     checkpoint.facts["writer"] = "safetensors" + (f", format {metadata['format'][:40]}" if "format" in metadata else "")
     return finish(checkpoint)
 
@@ -68,7 +73,7 @@ def read_file(source: Source, checkpoint: Checkpoint, limits: Limits, prefix: st
         record = Record(key, end - begin, source.slice(base + begin, end - begin))
         container.records[key] = record
         storage = Storage(f"{prefix}{begin}:{key}", end - begin, None, record)
-        section.tensors[key] = TensorInfo(key, dtype.name, shape, _contiguous(shape), storage, 0, None)
+        section.tensors[key] = TensorInfo(key, dtype.name, shape, contiguous(shape), storage, 0, None)
         spans.append((begin, end, key))
     _check_tiling(source, base, spans, checkpoint.problems)
     section.node = header
@@ -174,7 +179,7 @@ def _check_ignored(values: list[Any]) -> None:
             raise ValueError("it holds a number that is out of range")
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides as torch gives them: an empty dimension counts as one; the others may overflow then."""
     if not shape:
         return ()

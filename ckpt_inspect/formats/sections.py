@@ -82,7 +82,15 @@ class Builder:
                     partial(_keep, place.owner, key),
                 )
 
+        self._meshes(pickle)
         self._unreached(pickle)
+
+    def _meshes(self, pickle: Pickle) -> None:
+        """The ranks in the mesh of a DTensor are a tensor too: no weights, but known."""
+        for call in pickle.calls:
+            if call.qualname.endswith(".DeviceMesh"):
+                for name, value in objects.fields(call).items():
+                    self.tensor(value, name)
 
     def _unreached(self, pickle: Pickle) -> None:
         """Say what was not found: storages of objects that nobody here understands."""

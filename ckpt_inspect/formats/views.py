@@ -68,6 +68,9 @@ def _of_dtype(build: Build, function: str, args: tuple[Any, ...], dtype: DType) 
     extra = args[7:] if function == "_rebuild_tensor_v3" else args[6:]
     if dtype.legacy:
         return "_rebuild_tensor_v2", (*args[:4], *rest, *extra)
+    if rest[0] is True:  # torch 2.13 cannot read that back: "a leaf Variable that requires grad …"
+        build.grads_lost += 1
+        rest = (False, rest[1])
     return "_rebuild_tensor_v3", (*args[:4], *rest, build.name("torch", dtype.name), *extra)
 
 

@@ -156,7 +156,7 @@ class Checkpoint:
         good: dict[str, bool] = {}  # container below the root -> whether all its sections are weights
         above: dict[str, str] = {}
         for pointer, section in self.sections.items():
-            weights = section.kind in ("state_dict", "module") and _may_be_weights(pointer)
+            weights = section.kind in ("state_dict", "module") and may_be_weights(pointer)
             ancestor = ""
             for segment in pointers.split(pointer):
                 above[join(ancestor, segment)] = ancestor
@@ -236,7 +236,8 @@ class Checkpoint:
         return Checkpoint.html(self) if Checkpoint.html is not None else None
 
 
-def _may_be_weights(pointer: str) -> bool:
+def may_be_weights(pointer: str) -> bool:
+    """Whether no name on the way to a section says that it is the state of something else."""
     return not any(_plain(segment) in _NOT_WEIGHTS for segment in pointer.split("/"))
 
 

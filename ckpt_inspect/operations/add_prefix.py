@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from ..errors import SelectionError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
@@ -37,5 +39,5 @@ def refuse_objects(kind: str, path: str) -> None:
         raise UnsupportedError(
             "a module object: its names live in code and registries, not in a table of keys",
             path=path,
-            hint=f"Make a state_dict first: torch.save(ckpt_inspect.torch.state_dict({path!r}), 'weights.pt')",
+            hint=f"Make a state_dict first: ckpt convert {quote(path)} --weights-only -o weights.pt",
         )

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 from ..dtypes import BY_NAME
 from ..errors import SelectionError, UnsupportedError
-from ..formats import drafts, named, parts
+from ..formats import arrays, casting, drafts, named, parts, plain_only, slimming
 from ..formats.devices import changed_records, named_in_text
 from ..formats.modern import modern
-from ..formats.rewrite import rewritten_zip
+from ..formats.rewrite import NewFile, rewritten, rewritten_zip
+from ..model.casts import DtypeMap, Losses
 from ..model.checkpoint import Checkpoint
 from ..model.devices import DeviceMap
+from ..model.source import Source
 from . import remap, strip_prefix
 from .rename import Change, Plan
 from .rules import Rules
@@ -34,6 +36,11 @@ class Asked:
     Attributes:
         format: one of ``FORMATS``; None: what the suffix of ``out`` says, else that of the source.
         device: ``NEW`` or ``OLD=NEW``, the last that matches counts.
+        dtype: ``DTYPE`` or ``GLOB=DTYPE``, the last that matches counts.
+        no_overflow: refuse a cast that makes a finite value infinite.
+        weights_only: reduce the object to tensors and plain data.
+        slim: storages without what no tensor reaches.
+        from_numpy: arrays become tensors.
         drop: patterns of names of sections and entries.
         strip_prefix, rules: as the commands of these names.
         untie: copies instead of recorded ties, where the format has none.
@@ -43,6 +50,11 @@ class Asked:
 
     format: str | None = None
     device: tuple[str, ...] = ()
+    dtype: tuple[str, ...] = ()
+    no_overflow: bool = False
+    weights_only: bool = False
+    slim: bool = False
+    from_numpy: bool = False
     drop: tuple[str, ...] = ()
     strip_prefix: bool = False
     rules: tuple[str, ...] = ()
@@ -60,6 +72,9 @@ class Conversion:
         dropped: names of entries that were left out.
         changes: renamings.
         devices: (old, new) of the devices that changed.
+        dtypes: (old, new) of the dtypes that changed, and how many storages.
+        losses: what casting lost, once it was written; None without a cast.
+        removed: what had no plain form: name and why.
         notes: what was lost or left alone, and what else is to be known.
     """
 
@@ -69,6 +84,9 @@ class Conversion:
         self.dropped: list[str] = []
         self.changes: list[Change] = []
         self.devices: list[tuple[str, str]] = []
+        self.dtypes: dict[tuple[str, str], int] = {}
+        self.losses: Losses | None = None
+        self.removed: list[str] = []
         self.notes: list[str] = []
 
     def to_dict(self, out: str | None, nbytes: int, checked: str | None = None) -> dict[str, Any]:
@@ -88,6 +106,9 @@ class Conversion:
             "notes": self.notes,
             "format": {"from": self.original.format, "to": self.checkpoint.format},
             "devices": [{"from": old, "to": new} for old, new in self.devices],
+            "dtypes": [{"from": old, "to": new, "storages": count} for (old, new), count in self.dtypes.items()],
+            "losses": _losses(self.losses) if checked is not None else None,
+            "removed": self.removed,
             "before": _to_dict(self.original),
             "after": _to_dict(self.checkpoint),
             "checked": checked,
@@ -99,6 +120,11 @@ def convert(
     *,
     format: str | None = None,
     device: str | Sequence[str] = (),
+    dtype: str | Sequence[str] = (),
+    no_overflow: bool = False,
+    weights_only: bool = False,
+    slim: bool = False,
+    from_numpy: bool = False,
     drop: str | Sequence[str] = (),
     strip_prefix: bool = False,
     rules: str | Sequence[str] = (),
@@ -112,8 +138,10 @@ def convert(
     >>> ci.save(ci.convert(ci.open("run.ckpt#model"), device="cpu", format="safetensors"), "model.safetensors")  # doctest: +SKIP
     """
     asked = Asked(
-        format, _several(device), _several(drop), strip_prefix, _several(rules), untie, skip_unsupported, max_shard_size
-    )
+        format=format, device=_several(device), dtype=_several(dtype), no_overflow=no_overflow, weights_only=weights_only,
+        slim=slim, from_numpy=from_numpy, drop=_several(drop), strip_prefix=strip_prefix, rules=_several(rules),
+        untie=untie, skip_unsupported=skip_unsupported, max_shard_size=max_shard_size,
+    )  # fmt: skip
     return plan(checkpoint, asked).checkpoint
 
 
@@ -168,10 +196,18 @@ class _Steps:
         drafts.refuse_damaged(self.now)
         if self.selected:
             self._root()
+        if self.asked.from_numpy:
+            self._from_numpy()
+        if self.asked.weights_only:
+            self._weights_only()
         if self.asked.drop:
             self._drop()
         if self.asked.device:
             self._devices()
+        if self.asked.dtype:
+            self._dtypes()
+        if self.asked.slim:
+            self._slim()
         if self.asked.strip_prefix or self.asked.rules:
             self._rename()
         self._format()
@@ -181,6 +217,11 @@ class _Steps:
         """The object of a pickle, which named tensors are not."""
         if self.now.format in _NAMED:
             raise UnsupportedError(f"{what}: a {self.now.format} file has named tensors alone", path=self.now.path)
+        return self._modern()
+
+    def _modern(self) -> Checkpoint:
+        """As a torch zip; what it loses by that is noted."""
+        self._note_lost()
         return modern(self.now)
 
     def _root(self) -> None:
@@ -188,7 +229,7 @@ class _Steps:
 
     def _drop(self) -> None:
         if self.now.format not in _NAMED:
-            self.now, self.made.dropped = parts.without(modern(self.now), self.asked.drop)
+            self.now, self.made.dropped = parts.without(self._modern(), self.asked.drop)
             return
         made = remap.plan(self.now, Rules.parse(drop=self.asked.drop))
         self.made.dropped = [key for change in made.changes for key in change.keys.dropped]
@@ -197,7 +238,7 @@ class _Steps:
     def _devices(self) -> None:
         devices = DeviceMap(self.asked.device)
         if self.now.format not in ("torchscript", *_NAMED):
-            self.now = modern(self.now)
+            self.now = self._modern()
         if self.now.format == "safetensors":
             self.made.notes.append("safetensors stores no devices: there is nothing to change")
         before = self.now
@@ -209,6 +250,69 @@ class _Steps:
             listed = ", ".join(f"{name} = {text!r}" for name, text in texts[:5])
             more = f" and {len(texts) - 5:,} more" if len(texts) > 5 else ""
             self.made.notes.append(f"plain text that reads like a device was left alone: {listed}{more}")
+
+    def _from_numpy(self) -> None:
+        self.now, count, left = arrays.as_tensors(self._pickled("no arrays"))
+        if not count:
+            self.made.notes.append("there are no numpy arrays that torch could have")
+        if left:
+            self.made.notes.append(f"arrays of {', '.join(left)} were left alone: torch has no such dtype")
+
+    def _weights_only(self) -> None:
+        if self.now.format in _NAMED:
+            self.made.notes.append(f"{self.now.format} holds tensors alone: there is nothing to remove")
+            return
+        self.now, self.made.removed, changed = plain_only.reduced(self._modern())
+        if self.target == "torchscript":
+            self.target = "torch-zip"
+        if changed:
+            more = f" and {len(changed) - 5:,} more" if len(changed) > 5 else ""
+            self.made.notes.append(f"{'; '.join(changed[:5])}{more}")
+
+    def _slim(self) -> None:
+        if self.now.format in _NAMED:
+            self.made.notes.append(f"a {self.now.format} file carries no bytes that no tensor reaches")
+            return
+        self._refuse_script("slim")
+        self.now, saved = slimming.slim(self._modern())
+        self.made.notes.append(
+            f"{saved:,} bytes that no tensor reaches are left out" if saved else "it is slim already"
+        )
+
+    def _refuse_script(self, what: str) -> None:
+        if self.now.format == "torchscript" and self.target == "torchscript":
+            raise UnsupportedError(
+                f"--{what} is not for TorchScript: its code says what its tensors are",
+                path=self.now.path, hint="For its state_dict: --weights-only",
+            )  # fmt: skip
+
+    def _dtypes(self) -> None:
+        self._refuse_script("dtype")
+        from ..torch.casting import Cast
+
+        dtypes = DtypeMap(self.asked.dtype)
+        losses = self.made.losses = Losses(self.asked.no_overflow)
+
+        def cast(source: Source, old: str, new: str, name: str) -> Source:
+            return Cast(source, old, new, name, losses)
+
+        if self.now.format not in _NAMED:
+            self.now = self._modern()
+        before = self.now
+        found = casting.planned(before, dtypes)
+        for old, new, _ in found.storages.values():
+            self.made.dtypes[old, new] = self.made.dtypes.get((old, new), 0) + 1
+        for info, new in found.on_devices:
+            self.made.dtypes[info.dtype, new] = self.made.dtypes.get((info.dtype, new), 0) + 1
+        if not self.made.dtypes:
+            found.notes.append("every tensor that was meant has that dtype already")
+        elif before.format == "torch-zip":
+            self.now = casting.cast_zip(before, found, cast)
+        elif before.format == "safetensors":
+            self.now = drafts.opened(before, casting.cast_safetensors(before, found, cast))
+        else:
+            self.now = drafts.with_each_file(before, lambda shard: _cast_shard(shard, found, cast))
+        self.made.notes += found.notes
 
     def _rename(self) -> None:
         if self.asked.strip_prefix:
@@ -228,11 +332,9 @@ class _Steps:
         if target == "sharded" and now.format == "sharded" and self.asked.max_shard_size == SHARD:
             return
         if target == "torch-zip":
-            self._note_lost()
-            self.now = modern(now)
+            self.now = self._modern()
         elif target == "torch-legacy":
-            self._note_lost()
-            now = self._for_legacy(modern(now))
+            now = self._for_legacy(self._modern())
             build, pickle = parts.build_of(now)
             self.now = drafts.opened(now, drafts.joined(now.containers[0].path, build.legacy(pickle.root)))
         else:
@@ -304,6 +406,33 @@ def _on_devices(shard: Checkpoint, devices: DeviceMap) -> Any:
         return None
     changed, gone = changed_records(container, devices)
     return rewritten_zip(container, changed, "", gone) if changed else None
+
+
+def _cast_shard(shard: Checkpoint, found: casting.Plan, cast: casting.Cast) -> Any:
+    """One shard with its tensors cast; storages are known in the whole by the name of their shard too."""
+    mine = {info.storage.id: found.storages[info.storage.id] for _, _, info in shard.tensors()
+            if info.storage is not None and info.storage.id in found.storages}  # fmt: skip
+    if not mine:
+        return None
+    own = casting.Plan(mine, [], [])
+    container = shard.containers[0]
+    if container.format == "safetensors":
+        made: Any = casting.cast_safetensors(shard, own, cast)
+        pieces: list[Any] = [made]
+        return NewFile(container.path, "", pieces, made.size, None, "its bytes change")
+    short = {storage.partition(":")[2]: facts for storage, facts in mine.items()}
+    made = casting.cast_zip(modern(shard), casting.Plan(short, [], []), cast)
+    (file,) = rewritten(made)
+    return file
+
+
+def _losses(losses: Losses | None) -> dict[str, Any] | None:
+    if losses is None:
+        return None
+    return {
+        "overflowed": losses.overflowed, "underflowed": losses.underflowed,
+        "largest_error": losses.largest[0], "largest_error_in": losses.largest[1] or None,
+    }  # fmt: skip
 
 
 # -- before and after -------------------------------------------------------------------------------------------

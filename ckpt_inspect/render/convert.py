@@ -18,6 +18,8 @@ def lines(made: Conversion, command: str | None = None, all_of_it: bool = True) 
     yield [(escape(before.path + selected), "file"), (f"   convert   {formats}", "")]
     for old, new in made.devices:
         yield [("  device  ", "label"), (f"{escape(old)} → {new}", "device")]
+    for (old, new), count in made.dtypes.items():
+        yield [("  dtype   ", "label"), (f"{old} → {new}", "dtype"), (f"   {plural(count, 'storage')}", "")]
     for change in made.changes:
         yield from change_lines(change, all_of_it)
     dropped = made.dropped
@@ -25,6 +27,11 @@ def lines(made: Conversion, command: str | None = None, all_of_it: bool = True) 
         yield [("  drop    ", "label"), (escape(name), "bad")]
     if not all_of_it and len(dropped) > 10:
         yield [("          ", ""), (f"… and {len(dropped) - 9:,} more dropped", "dim")]
+    removed = made.removed
+    for why in removed if all_of_it or len(removed) <= 10 else removed[:9]:
+        yield [("  remove  ", "label"), (escape(why), "bad")]
+    if not all_of_it and len(removed) > 10:
+        yield [("          ", ""), (f"… and {len(removed) - 9:,} more removed", "dim")]
     yield [("  before  ", "label"), *_sizes(before)]
     yield [("  after   ", "label"), *_sizes(after)]
     for note in made.notes:
@@ -43,3 +50,18 @@ def _sizes(checkpoint: Checkpoint) -> Line:
     for section, parts in by_section.items():
         found += [("   ", ""), (f"{escape(section) or '(root)'}: ", "section"), (", ".join(parts), "size")]
     return found
+
+
+def losses(made: Conversion) -> Iterator[Line]:
+    """What casting lost, once it is done."""
+    found = made.losses
+    if found is None or not made.dtypes:
+        return
+    for what, counts in (("became infinite", found.overflowed), ("became zero", found.underflowed)):
+        if counts:
+            listed = ", ".join(f"{escape(name)} ({count:,})" for name, count in list(counts.items())[:5])
+            more = f" and {len(counts) - 5:,} more tensors" if len(counts) > 5 else ""
+            style = "bad" if counts is found.overflowed else ""
+            yield [("  lost    ", "label"), (f"{plural(sum(counts.values()), 'value')} {what}: {listed}{more}", style)]
+    error, name = found.largest
+    yield [("  error   ", "label"), (f"at most {error:.3g}" + (f", in {escape(name)}" if name else ""), "")]

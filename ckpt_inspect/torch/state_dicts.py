@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import CheckpointError, CorruptError, KeyCollisionError, SelectionError
-from ..formats import objects, open_checkpoint
+from ..formats import objects, open_checkpoint, recorded
 from ..formats.rebuild import is_rebuild
-from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque
 from ..model.metadata import map_paths
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..model.section import Section
-
-_METADATA = "__metadata__/"
 
 
 def state_dict(
@@ -97,9 +94,15 @@ def entries_of(
         raise
     for key, kept in dropped_ties(checkpoint, section) if ties else ():
         found[key] = found[kept]
-    if section.metadata is not None:
+    metadata = section.metadata
+    if checkpoint.format in ("safetensors", "sharded") and section.renamed is None:
+        kept_facts = recorded.of(checkpoint)
+        metadata = metadata if metadata is not None else kept_facts.metadata
+        for key in dict.fromkeys([*(key for key in kept_facts.order if key in found), *found]):
+            found.move_to_end(key)
+    if metadata is not None:
         found._metadata = OrderedDict(  # type: ignore[attr-defined]
-            (path, dict(facts)) for path, facts in section.metadata.items()
+            (path, dict(facts)) for path, facts in metadata.items()
         )
     return found
 
@@ -295,12 +298,11 @@ class _Nested:
 
 
 def dropped_ties(checkpoint: Checkpoint, section: Section) -> Iterator[tuple[str, str]]:
-    """Names that ``safetensors.torch.save_model`` left out, with the name of the tensor they are tied to.
+    """Names that a safetensors file has in its ``__metadata__`` alone, with the name of the tensor they are tied to.
 
-    It writes them to ``__metadata__``: dropped name -> kept name.
+    ``safetensors.torch.save_model`` and ``ckpt convert`` leave them out: the format has no ties.
     """
-    for value in checkpoint.values:
-        if value.name.startswith(_METADATA) and isinstance(value.value, str):
-            key = pointers.unescape(value.name.removeprefix(_METADATA))
-            if value.value in section.tensors and key not in section.tensors:
-                yield key, value.value
+    if checkpoint.format in ("safetensors", "sharded"):
+        for key, kept in recorded.of(checkpoint).ties.items():
+            if kept in section.tensors and key not in section.tensors:
+                yield key, kept

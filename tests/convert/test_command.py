@@ -1,0 +1,138 @@
+"""``ckpt convert`` as it is typed: plans, statuses, what is refused, and what is left on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import FIXTURES, Run
+
+
+def test_without_a_target_nothing_is_written(ckpt: Run, tmp_path: Path) -> None:
+    path = Path(shutil.copy(FIXTURES / "run.ckpt", tmp_path / "run.ckpt"))
+    before = path.read_bytes()
+    done = ckpt("convert", path, "--device", "cuda:1")
+    assert done.returncode == 2
+    assert "cpu → cuda:1" in done.stdout
+    assert "nothing was written" in done.stderr
+    assert ckpt("convert", path, "--device", "cuda:1", "--dry-run").returncode == 0
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["run.ckpt"]
+
+
+def test_the_command_at_the_end_of_the_plan_does_it(ckpt: Run, tmp_path: Path) -> None:
+    shutil.copy(FIXTURES / "run.ckpt", tmp_path / "run.ckpt")
+    plan = ckpt("convert", "run.ckpt#model_state_dict", "--strip-prefix", "--dry-run", cwd=tmp_path).stdout
+    words = plan.splitlines()[-1].split("do it")[1].strip().replace("'", "").replace("OUT", "w.safetensors").split()
+    assert ckpt(*words[1:], cwd=tmp_path).returncode == 0
+    assert "conv2.weight" in load_file(tmp_path / "w.safetensors")
+
+
+def test_json(ckpt: Run, tmp_path: Path) -> None:
+    arguments = [
+        "convert",
+        "run.ckpt",
+        "--dtype",
+        "float16",
+        "--drop",
+        "epoch",
+        "--verify",
+        "-o",
+        tmp_path / "a.pt",
+        "--json",
+    ]
+    document = json.loads(ckpt(*arguments).stdout)
+    assert document["schema"] == "ckpt-inspect/plan/1"
+    assert document["dropped"] == ["epoch"]
+    assert document["dtypes"] == [{"from": "float32", "to": "float16", "storages": 16}]
+    assert document["losses"]["overflowed"] == {}
+    assert document["after"]["size"] == (tmp_path / "a.pt").stat().st_size < document["before"]["size"]
+    assert "compared with the source" in document["checked"]
+
+
+def test_in_place_and_existing_output(ckpt: Run, tmp_path: Path) -> None:
+    path = Path(shutil.copy(FIXTURES / "mnist.ckpt", tmp_path / "mnist.ckpt"))
+    assert ckpt("convert", path, "--device", "mps", "--in-place").returncode == 0
+    assert set(ckpt("ls", path).stdout.split()) & {"mps"}
+    done = ckpt("convert", path, "--device", "cpu", "-o", path)
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert ckpt("convert", path, "--device", "cpu", "-o", path, "--force", "-q").stdout == ""
+    assert torch.load(path, weights_only=True)["epoch"] is not None
+    done = ckpt("convert", path, "--dtype", "float16", "--in-place")
+    assert done.returncode == 2
+    assert "not in place" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "gpu"], "Known: cpu, cuda"),
+        (["--dtype", "int8"], "Known: float64, float32"),
+        (["--format", "zip"], "There is: torch-zip"),
+        (["--max-shard-size", "many"], "no size"),
+        (["--drop", "nothing*"], "matches nothing"),
+        (["--format", "safetensors"], "Name one: run.ckpt#model_state_dict"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(
+    ckpt: Run, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    done = ckpt("convert", "run.ckpt", *arguments, "-o", tmp_path / "out.pt")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_damaged_files_are_refused(ckpt: Run, tmp_path: Path) -> None:
+    data = bytearray((FIXTURES / "run.ckpt").read_bytes())
+    (tmp_path / "cut.ckpt").write_bytes(data[: len(data) // 2])
+    done = ckpt("convert", tmp_path / "cut.ckpt", "--device", "cuda", "-o", tmp_path / "out.pt")
+    assert done.returncode == 2
+    assert "damaged files are not rewritten" in done.stderr
+    assert os.listdir(tmp_path) == ["cut.ckpt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limits on the size of a file")
+@pytest.mark.parametrize("asked", [["--device", "cuda"], ["--dtype", "float64"], ["--format", "torch-legacy"]])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, asked: list[str]) -> None:
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000));" \
+        "from ckpt_inspect.cli.app import run; sys.exit(run(sys.argv[1:]))"  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, "convert", str(FIXTURES / "run.ckpt"), *asked, "-o", str(tmp_path / "out.pt")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot write" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are other there")
+def test_killed_or_interrupted_nothing_stands_under_the_name(tmp_path: Path) -> None:
+    """The copy is stopped at its first byte, by the signal of Ctrl-C and by a kill."""
+    code = """
+import os, signal, sys
+from ckpt_inspect.containers import copying
+from ckpt_inspect.cli.app import run
+copying._Copy._advance = lambda self, count: os.kill(os.getpid(), int(os.environ["WITH"]))
+sys.exit(run(sys.argv[1:]))
+"""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "convert", str(FIXTURES / "run.ckpt"), "--device", "cuda", "-o", str(tmp_path / "out.pt")],
+            capture_output=True, check=False, env={**os.environ, "WITH": str(int(number))},
+        )  # fmt: skip
+        assert done.returncode == (130 if number == signal.SIGINT else -int(number))
+        assert not (tmp_path / "out.pt").exists()
+        left = os.listdir(tmp_path)
+        assert left == [] if number == signal.SIGINT else all(name.startswith(".out.pt.ckpt-tmp-") for name in left)
