@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..dtypes import BY_NAME
 from ..errors import CorruptError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Global, Opaque, Persistent, Pickle
@@ -82,14 +83,8 @@ def _by_tensors(build: Build, checkpoint: Checkpoint) -> None:
             if type(node) is Persistent:
                 build.nodes[id(node)] = tensor_node(build, one)
             elif type(node) is Opaque and (inner := _plain_call(node)) is not None and one.storage is not None:
-                storage = build.storage(build.content(one.storage), _typed(one), one.device)
+                storage = build.storage(build.content(one.storage), BY_NAME[one.dtype], one.device)
                 build.nodes[id(inner)] = with_view(build, inner, storage=storage)
-
-
-def _typed(info: TensorInfo) -> Any:
-    from ..dtypes import BY_NAME
-
-    return BY_NAME[info.dtype]
 
 
 def _plain_call(node: Any) -> Opaque | None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..containers.copying import Piece
-from ..dtypes import BY_NAME
+from ..dtypes import BY_NAME, BY_SAFETENSORS
 from ..errors import SelectionError, UnsupportedError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.made import Joined
-from ..model.section import Section
+from ..model.section import Section, Value
 from ..model.source import BytesSource, Source
 from ..model.tensor import TensorInfo
 from . import objects, recorded
@@ -190,7 +190,7 @@ def _others(checkpoint: Checkpoint, section: Section, found: Named, refused: set
         if value.name in inside or value.name in lost or any(pointers.is_below(value.name, name) for name in inside):
             continue
         try:
-            kept.values[value.name] = recorded.plain(_as_node(value.value)) if value.type in _JSON else _fail()
+            kept.values[value.name] = _plain_value(value)
         except recorded.NotPlain:
             lost.append(value.name)
     _say(found, "no tensors, and left out", lost)
@@ -201,12 +201,15 @@ def _others(checkpoint: Checkpoint, section: Section, found: Named, refused: set
 _JSON = ("str", "int", "float", "bool", "NoneType", "list", "dict")
 
 
-def _as_node(value: Any) -> Any:
-    return recorded.node_of(value)
+def _plain_value(value: Value) -> Any:
+    """A value of the checkpoint as JSON.
 
-
-def _fail() -> Any:
-    raise recorded.NotPlain
+    Raises:
+        NotPlain: JSON could not give it back.
+    """
+    if value.type not in _JSON:
+        raise recorded.NotPlain
+    return recorded.plain(recorded.node_of(value.value))
 
 
 def _say(found: Named, what: str, names: list[str]) -> None:
@@ -267,8 +270,6 @@ def one_file(path: str, tensors: list[Tensor], metadata: dict[str, str]) -> Join
 
 
 def _bits(tensor: Tensor) -> int:
-    from ..dtypes import BY_SAFETENSORS
-
     return BY_SAFETENSORS[tensor.code].bits
 
 

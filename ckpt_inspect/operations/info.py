@@ -299,8 +299,38 @@ def _hints(found: Info) -> list[Hint]:
                 else f"{big.names[0] or 'it'} uses"
             )
             message = f"{names} {big.used:,} of the {big.stored:,} bytes stored for it"
-            arguments = f"--long --filter {_quote(_literal_glob(big.names[0]))} {quoted}"
-            hints.append(_hint("oversized", message, "ls", arguments))
+            if checkpoint.format in _CONVERTED:
+                arguments = f"{quoted} --slim -o {_quote(_beside(checkpoint.path, 'slim'))}"
+                hints.append(_hint("oversized", message, "convert", arguments))
+            else:
+                arguments = f"--long --filter {_quote(_literal_glob(big.names[0]))} {quoted}"
+                hints.append(_hint("oversized", message, "ls", arguments))
+    return hints + _conversion_hints(found)
+
+
+_CONVERTED = ("torch-zip", "torch-legacy", "torch-tar", "pickle")
+
+
+def _conversion_hints(found: Info) -> list[Hint]:
+    """What stands in the way of loading the file elsewhere: devices, classes."""
+    checkpoint = found.checkpoint
+    if checkpoint.problems:
+        return []
+    path, hints = checkpoint.path, []
+    tags = {info.device for _, _, info in checkpoint.tensors()} | set(
+        checkpoint.facts.get("devices in code", "").split(", ")
+    )
+    away = sorted(tag for tag in tags if tag and tag not in ("cpu", "meta"))
+    if away:
+        hints.append(_hint(
+            "device", f"it names {', '.join(away[:4])}: where there is none, loading or running it fails",
+            "convert", f"{_quote(path)} --device cpu -o {_quote(_beside(path, 'cpu'))}",
+        ))  # fmt: skip
+    if not found.weights_only.ok and checkpoint.format in _CONVERTED and len(checkpoint):
+        hints.append(_hint(
+            "weights-only", "weights_only=True refuses it; its tensors and plain data alone would pass",
+            "convert", f"{_quote(path)} --weights-only -o {_quote(_beside(path, 'weights', '.pt'))}",
+        ))  # fmt: skip
     return hints
 
 
@@ -316,10 +346,10 @@ def _weights_hints(found: Info) -> list[Hint]:
     return [_hint("several-weights", f"several sets of weights: {listed}; look at one", "tree", first)]
 
 
-def _beside(path: str) -> str:
-    """A name for the stripped file: ``run.stripped.ckpt``."""
+def _beside(path: str, word: str = "stripped", otherwise: str = "") -> str:
+    """A name for the new file: ``run.stripped.ckpt``; one that has no suffix gets ``otherwise``."""
     stem, dot, suffix = path.rstrip("/").rpartition(".")
-    return f"{stem}.stripped.{suffix}" if dot and "/" not in suffix else f"{path.rstrip('/')}.stripped"
+    return f"{stem}.{word}.{suffix}" if dot and "/" not in suffix else f"{path.rstrip('/')}.{word}{otherwise}"
 
 
 def _literal_glob(text: str) -> str:
