@@ -122,6 +122,7 @@ def test_killed_or_interrupted_nothing_stands_under_the_name(tmp_path: Path) -> 
     """The copy is stopped at its first byte, by the signal of Ctrl-C and by a kill."""
     code = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
 from ckpt_inspect.containers import copying
 from ckpt_inspect.cli.app import run
 copying._Copy._advance = lambda self, count: os.kill(os.getpid(), int(os.environ["WITH"]))
