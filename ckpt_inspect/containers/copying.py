@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from ..errors import CheckpointError, CorruptError, FileError, MissingFileError
-from ..model.made import files_of
+from ..model.made import Joined, files_of
 from ..model.source import COPY_CHUNK, FileSource, Source, _reason
 
 Piece: TypeAlias = bytes | Source
@@ -68,6 +68,10 @@ class _Copy:
             else:
                 self.flush()
                 self._write(piece)
+            return
+        if isinstance(piece, Joined):  # each as it can be copied best
+            for part in piece.pieces:
+                self.add(part)
             return
         where = piece.file_range()
         for file in files_of(piece):

@@ -48,7 +48,14 @@ class Joined:
             if inside + nbytes <= piece.size:
                 return piece if not inside and nbytes == piece.size else piece.slice(inside, nbytes)
             index -= 1
-        return Slice(self, offset, nbytes)
+        return Joined(self.path, self._between(offset, offset + nbytes))
+
+    def _between(self, start: int, stop: int) -> Iterator[Source]:
+        """The pieces of a stretch, the first and the last cut."""
+        for piece, begin in zip(self.pieces, self.starts, strict=True):
+            first, last = max(start, begin), min(stop, begin + piece.size)
+            if first < last:
+                yield piece if last - first == piece.size else piece.slice(first - begin, last - first)
 
     def file_range(self) -> tuple[FileSource, int] | None:
         return self.pieces[0].file_range() if len(self.pieces) == 1 else None
