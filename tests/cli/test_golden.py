@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
-import select
+import selectors
 import struct
 import subprocess
 import sys
@@ -57,14 +57,16 @@ def on_terminal(arguments: list[str], columns: int, cwd: Path = FIXTURES, **envi
     )
     os.close(follower)
     seen = b""
-    while select.select([leader], [], [], 60)[0]:
-        try:
-            piece = os.read(leader, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not piece:
-            break
-        seen += piece
+    with selectors.DefaultSelector() as ready:  # select(2) knows no descriptor beyond 1023
+        ready.register(leader, selectors.EVENT_READ)
+        while ready.select(60):
+            try:
+                piece = os.read(leader, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            seen += piece
     assert process.wait() == (1 if arguments[0] == "diff" else 0)
     os.close(leader)
     return seen.decode("utf-8").replace("\r\n", "\n")
