@@ -1,8 +1,8 @@
-"""Load checkpoints with torch, reading their values; nothing else."""
+"""Load checkpoints with torch, mapped; nothing else."""
 
 import sys
 
 import torch
 
 for path in sys.argv[1:]:
-    print(len(torch.load(path, map_location="cpu", weights_only=True)))
+    print(len(torch.load(path, map_location="cpu", mmap=True, weights_only=True)))
