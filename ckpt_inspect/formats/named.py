@@ -15,7 +15,7 @@ from ..model.made import Joined
 from ..model.section import Section, Value
 from ..model.source import BytesSource, Source
 from ..model.tensor import TensorInfo
-from . import objects, recorded
+from . import objects, recorded, values
 from .logical import FROM_TYPE, REBUILT_PARAMETER, logical
 from .recorded import Recorded
 from .rewrite import header_text
@@ -91,8 +91,16 @@ def named(checkpoint: Checkpoint, untie: bool = False, skip: bool = False) -> Na
         found.recorded.ties.clear()
     if not has_header:
         _others(checkpoint, section, found, {name for name, _ in refused})
+    _say(found, "keys that are no text become it", _odd_keys(section))
     _say(found, "share memory without being the same, and become apart", _overlapping(section))
     return found
+
+
+def _odd_keys(section: Section) -> list[str]:
+    """Keys of other types, as a person would write them: the format knows text alone."""
+    if section.kind == "module" or not objects.is_mapping(section.node):
+        return []
+    return [values.leaf(key).text for key, _ in objects.mapping_items(section.node) if not isinstance(key, str)]
 
 
 def _only(checkpoint: Checkpoint) -> Section:

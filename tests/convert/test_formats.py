@@ -337,3 +337,11 @@ def test_the_library_restores_what_is_recorded(tmp_path: Path) -> None:
     assert list(state) == list(model.state_dict())
     assert state._metadata == model.state_dict()._metadata
     assert state["0.weight"].data_ptr() == state["again.weight"].data_ptr()
+
+
+def test_keys_that_are_no_text_are_said(tmp_path: Path) -> None:
+    from ckpt_inspect.operations.convert import Asked, plan
+
+    torch.save({0: torch.ones(2), "a": torch.zeros(2), None: torch.ones(1)}, tmp_path / "x.pt")
+    made = plan(ci.open(tmp_path / "x.pt"), Asked(format="safetensors"))
+    assert "keys that are no text become it: 0, None" in made.notes
