@@ -26,7 +26,7 @@ from .verify import Verification, archive_of, components, verify
 
 SCHEMA = "ckpt-inspect/salvage/1"
 FILLS = (salvaging.ZEROS, salvaging.NAN)
-_FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
+FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
 _CHANGED = "its bytes fail their checksum"
 
 
@@ -104,7 +104,7 @@ def salvage(path: str, out: str | None = None, *, fill: str | None = None, force
         path, _ = split_section(path)  # the whole file is rescued
     found = Salvage(path, fill)
     with _open(path, found) as checkpoint:
-        if checkpoint.format not in _FORMATS:
+        if checkpoint.format not in FORMATS:
             raise UnsupportedError(
                 f"{checkpoint.format} files are not salvaged: their code and their tensors belong together",
                 path=path,
