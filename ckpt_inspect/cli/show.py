@@ -35,10 +35,12 @@ def command(
 
     checkpoint = open_checkpoint(file, section)
     if save is not None:
-        info = operation.find(checkpoint, name)[2]
-        code = operation.save_npy(operation.sliced(info, slice) if slice is not None else info, save, force)
+        from ..operations.npy import save_npy
+        from ..render.text import escape
+
+        dtype = save_npy(checkpoint, name, save, slice, force)
         if not quiet and not as_json:
-            typer.echo(f"ckpt: wrote {save} as {code}", err=True)
+            typer.echo(f"ckpt: wrote {escape(save)} as {dtype}", err=True)
         return 0
     terminal = options.is_terminal()
     with writing.progress(0 if name not in checkpoint else checkpoint[name].nbytes, "read") as advance:

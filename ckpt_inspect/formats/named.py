@@ -148,8 +148,7 @@ def _is_text(name: str) -> bool:
 
 
 def _identity(info: TensorInfo) -> Any:
-    view = info.view_of
-    return None if view is None or not info.numel else (view, info.conj, info.neg)
+    return info.view_of if info.numel else None
 
 
 def _tensor(key: str, info: TensorInfo) -> Tensor:

@@ -117,8 +117,8 @@ def compare(pairs: Sequence[Pair], progress: Progress | None = None, quick: bool
     twins: dict[int, int] = {}
     checks: list[tuple[int, list[tuple[Source, Source]]]] = []
     for index, (a, b) in enumerate(pairs):
-        views = a.view_of, b.view_of, a.conj, b.conj, a.neg, b.neg
-        known = first.setdefault(views, index) if None not in views[:2] else index
+        views = a.view_of, b.view_of
+        known = first.setdefault(views, index) if None not in views else index
         if known != index:
             twins[index] = known
             continue

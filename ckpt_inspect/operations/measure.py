@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import permutations
@@ -10,16 +9,17 @@ from threading import local
 from typing import TYPE_CHECKING, Any
 
 from ..containers.copying import Progress
-from ..containers.streaming import CHUNK, SPLIT, exactly, first_difference, in_order, stretches
+from ..containers.streaming import SPLIT, exactly, first_difference, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError
 from ..formats.logical import frame, leaves, logical
-from ..model.storage import Record
 from ..model.tensor import TensorInfo
+from .damage import Damage, damage_of
 from .operands import operand
 
 if TYPE_CHECKING:
-    from ..torch.metrics import Metrics, Operand
+    from ..torch.metrics import Metrics
+    from ..torch.operand import Operand
     from .diff import Change
 
 _MOST_DIMS = 5  # permutations of more are not tried
@@ -51,7 +51,7 @@ def measured(
                 results[index].add(part)
             else:
                 results[index] = part
-    damage = _damaged([info for change in changes for info in (change.a, change.b)])
+    damage = damage_of(info for change in changes for info in (change.a, change.b))
     for index, change in enumerate(changes):
         if index in failed:
             problems.append(f"{change.name}: not compared: {failed[index]}")
@@ -216,32 +216,6 @@ def _permuted(a: TensorInfo, b: TensorInfo) -> str | None:
     return None
 
 
-def _damaged(infos: list[TensorInfo]) -> dict[int, str]:
-    """By ``id`` of the record, those that fail their checksum: the bytes of changed tensors must be those written."""
-    records = {
-        id(leaf.storage.record): leaf.storage.record
-        for info in infos for leaf in leaves(info)
-        if leaf.storage is not None and leaf.storage.record is not None and leaf.storage.record.crc is not None
-    }  # fmt: skip
-    sound = in_order(partial(_is_sound, record) for record in records.values())
-    return {key: records[key].name for key, good in zip(records, sound, strict=True) if not good}
-
-
-def _is_sound(record: Record) -> bool:
-    value = 0
-    try:
-        source = record.source
-        for offset in range(0, source.size, CHUNK):
-            value = zlib.crc32(source.read_at(offset, CHUNK), value)
-    except CheckpointError:
-        return False
-    return value == record.crc
-
-
-def _hurt(change: Change, damage: dict[int, str]) -> list[str]:
-    found = []
-    for side, info in (("first", change.a), ("second", change.b)):
-        records = [leaf.storage.record for leaf in leaves(info) if leaf.storage is not None]
-        names = dict.fromkeys(damage[id(record)] for record in records if id(record) in damage)
-        found += [f"record {name} of the {side} file fails its checksum: it is damaged" for name in names]
-    return found
+def _hurt(change: Change, damage: Damage) -> list[str]:
+    sides = ("first", change.a), ("second", change.b)
+    return [f"the {side} file: {text}" for side, info in sides for text in damage.of(info)]

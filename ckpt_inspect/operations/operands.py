@@ -10,7 +10,7 @@ from ..formats.logical import check_expansion, leaves, logical, scheme
 from ..model.tensor import TensorInfo
 
 if TYPE_CHECKING:
-    from ..torch.metrics import Affine, Operand
+    from ..torch.operand import Affine, Operand
 
 
 def operand(info: TensorInfo) -> Operand | str:
@@ -19,7 +19,7 @@ def operand(info: TensorInfo) -> Operand | str:
     Raises:
         CheckpointError: its bytes cannot be read.
     """
-    from ..torch.metrics import Operand
+    from ..torch.operand import Operand
 
     reason = no_numbers(info.dtype)
     if reason is not None:
@@ -40,7 +40,7 @@ def no_numbers(dtype: str) -> str | None:
 
 def _affine(info: TensorInfo) -> Affine | None:
     """How its integers become real numbers; scales of channels are components of their own."""
-    from ..torch.metrics import Affine, Operand, vector
+    from ..torch.operand import Affine, Operand, vector
 
     found = scheme(info)
     if found is None:

@@ -11,12 +11,12 @@ from ..containers.copying import Progress
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError, MissingKeyError, SelectionError, UnsupportedError
 from ..formats.literal import literal
-from ..formats.logical import leaves, logical
+from ..formats.logical import leaves
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section, Value
-from ..model.source import Source
 from ..model.tensor import TensorInfo
+from .damage import damage_of
 from .ls import Row, row_dict
 from .operands import numbers_of, operand
 from .plain import safe, safe_dict
@@ -155,6 +155,7 @@ def _tensor(
         if slice is not None:
             view = sliced(info, slice)
             found.sliced, found.values = view.shape, _listed(view)
+            found.problems += [f"{full}: {text}" for text in damage_of([info]).of(info)]
         else:
             _measured(found, info, device, progress)
     except (SelectionError, UnsupportedError):
@@ -172,6 +173,7 @@ def _measured(found: Shown, info: TensorInfo, device: str, progress: Progress | 
         ((found.stats, found.note, failed),) = measure([info], device, progress)
         if failed:
             found.problems.append(f"{found.name}: {found.note}")
+            found.note = None if found.stats is not None else found.note  # of damaged bytes, on stderr alone
         values, stats = numbers_of(info), found.stats
         if stats is not None and values is info and info.numel <= _FEW:
             found.values = _listed(info)
@@ -241,7 +243,7 @@ def _listed(view: TensorInfo) -> Any:
     numbers = operand(view)
     if isinstance(numbers, str):
         raise UnsupportedError(numbers)
-    from ..torch.metrics import vector
+    from ..torch.operand import vector
 
     made = vector(numbers)
     if numbers.affine is not None:
@@ -301,48 +303,3 @@ def _describer(checkpoint: Checkpoint) -> Callable[[Any], str | None]:
         return f"<tensor {name}: {info.dtype} {list(info.shape)}>"
 
     return describe
-
-
-# -- to a file -----------------------------------------------------------------------------------------
-
-
-_NUMPY = {
-    "float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "|i1",
-    "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "|u1", "bool": "|b1", "complex128": "<c16",
-    "complex64": "<c8", "qint8": "|i1", "quint8": "|u1", "qint32": "<i4",
-}  # fmt: skip
-
-
-def save_npy(info: TensorInfo, out: str, force: bool = False) -> str:
-    """Write a tensor as a NumPy file (format 1.0 of NEP 1); gives the dtype it has there.
-
-    What NumPy lacks (bfloat16, float8) becomes float32, complex32 complex64: every value stays as it is. Quantized
-    tensors are written as their integers.
-
-    Raises:
-        UnsupportedError: no dtype of NumPy holds it.
-        OutputExistsError: ``out`` is there.
-    """
-    from ..containers.output import replace_file
-
-    code = _NUMPY.get(info.dtype)
-    numbers = operand(info)
-    if isinstance(numbers, str):
-        raise UnsupportedError(f"{info.key!r}: {numbers}")
-    wider = None
-    if code is None:
-        wider = "complex64" if info.dtype == "complex32" else "float32"
-        code = _NUMPY[wider]
-    if info.dtype == "float4_e2m1fn_x2":
-        raise UnsupportedError(f"{info.key!r}: two values in a byte have no place in a NumPy file")
-    shape = f"({', '.join(map(str, info.shape))}{',' if len(info.shape) == 1 else ''})"
-    header = f"{{'descr': '{code}', 'fortran_order': False, 'shape': {shape}, }}"
-    header += " " * (-(len(header) + 11) % 64) + "\n"
-    head = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode("latin-1")
-    body: Iterator[bytes | Source] = iter([logical(info)])
-    if wider is not None:
-        from ..torch.chunks import widened
-
-        body = widened(logical(info), info.dtype, wider)
-    replace_file(out, (piece for part in ([head], body) for piece in part), force=force)
-    return code

@@ -14,12 +14,13 @@ from ..errors import CheckpointError, SelectionError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.tensor import TensorInfo
+from .damage import Damage
 from .ls import pattern
 from .operands import numbers_of, operand
 from .plain import safe_dict
 
 if TYPE_CHECKING:
-    from ..torch.metrics import Operand
+    from ..torch.operand import Operand
     from ..torch.statistics import Statistics
 
 SCHEMA = "ckpt-inspect/stats/1"
@@ -172,17 +173,20 @@ def stats(
 def measure(
     infos: Sequence[TensorInfo], device: str = "cpu", progress: Progress | None = None
 ) -> list[tuple[Statistics | None, str | None, bool]]:
-    """(numbers, note, whether reading failed) of each. Tied tensors are read once."""
+    """(numbers, note, whether its bytes are damaged or cannot be read) of each. Tied tensors are read once."""
     results: list[tuple[Statistics | None, str | None, bool]] = [(None, None, False)] * len(infos)
     first: dict[object, int] = {}
     twins: dict[int, int] = {}
     work = _Work(device, progress)
     for index, info in enumerate(infos):
-        view = (info.view_of, info.conj, info.neg) if info.view_of is not None else index
-        known = first.setdefault(view, index)
+        known = first.setdefault(info.view_of or index, index)
         if known != index:
             twins[index] = known
-    for index, part in in_order(work.tasks(infos, twins), 1 if device != "cpu" else None):
+    damage = Damage()
+    for done in in_order(work.tasks(infos, twins, damage), 1 if device != "cpu" else None):
+        if done is None:
+            continue
+        index, part = done
         numbers, _, _ = results[index]
         if isinstance(part, tuple):
             results[index] = (None, *part)
@@ -194,6 +198,10 @@ def measure(
         numbers = results[index][0]
         if numbers is not None and not numbers.all_zero:
             numbers.dead_rows = int((~rows).sum())
+    for index, (numbers, note, failed) in enumerate(results):
+        hurt = damage.of(infos[index]) if index not in twins else ()
+        if hurt:
+            results[index] = numbers, "; ".join([*([note] if failed and note else []), *hurt]), True
     for index, known in twins.items():
         results[index] = results[known]
     return results
@@ -208,8 +216,8 @@ class _Work:
         self._own = local()
 
     def tasks(
-        self, infos: Sequence[TensorInfo], twins: dict[int, int]
-    ) -> Iterator[Callable[[], tuple[int, Statistics | tuple[str, bool]]]]:
+        self, infos: Sequence[TensorInfo], twins: dict[int, int], damage: Damage
+    ) -> Iterator[Callable[[], tuple[int, Statistics | tuple[str, bool]] | None]]:
         from torch import zeros
 
         from ..torch.statistics import Statistics
@@ -243,6 +251,7 @@ class _Work:
                 yield partial(lambda index: (index, Statistics()), index)
             for start, length in stretches(count, SPLIT // BY_NAME[found.dtype].itemsize):
                 yield partial(self._run, index, found, start, length, row)
+            yield from damage.tasks(info)  # while its bytes are in the system's cache
 
     def _run(
         self, index: int, found: Operand, start: int, count: int, row: int

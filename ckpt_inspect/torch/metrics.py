@@ -18,10 +18,9 @@ from math import inf, isfinite, sqrt
 
 import torch
 
-from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
-from ..model.source import Source
 from .chunks import ELEMENTS, ON_DEVICE, Chunks, pieces
+from .operand import Operand, halves, unsigned_numbers
 
 _SPARE_BITS = 1 << 62
 
@@ -74,43 +73,6 @@ class Metrics:
         """None where a norm is zero or not finite."""
         norm = sqrt(self.xx) * sqrt(self.yy) if isfinite(self.xx) and isfinite(self.yy) else 0.0
         return max(-1.0, min(1.0, self.xy / norm)) if norm and isfinite(self.xy) else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Affine:
-    """How integers of a quantized tensor become real numbers: ``(q - zero_point) * scale``.
-
-    Attributes:
-        scale, zero_point: one number, or one for each channel.
-        inner: how many elements in row-major order a channel has before the next one comes; 0: there are none.
-    """
-
-    scale: float | torch.Tensor
-    zero_point: int | torch.Tensor
-    inner: int = 0
-
-    def real(self, integers: torch.Tensor, first: int) -> torch.Tensor:
-        """float64; ``integers`` are elements ``first`` and following."""
-        if not self.inner or not isinstance(self.scale, torch.Tensor) or not isinstance(self.zero_point, torch.Tensor):
-            return (integers - self.zero_point).double().mul_(self.scale)
-        places = torch.arange(first, first + integers.numel()) // self.inner % len(self.scale)
-        scale, zero_point = (one[places].to(integers.device) for one in (self.scale, self.zero_point))
-        return (integers - zero_point).double() * scale
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """One of the two tensors: its row-major bytes and what they are."""
-
-    source: Source
-    dtype: str
-    affine: Affine | None = None
-
-
-def vector(operand: Operand) -> torch.Tensor:
-    """All values of a small tensor, in memory of their own."""
-    count = operand.source.size // BY_NAME[operand.dtype].itemsize
-    return Chunks(operand.dtype, elements=max(1, count)).numbers(operand.source, 0, count).clone()
 
 
 class Comparer:
@@ -250,7 +212,7 @@ def _integers(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float, unsign
         total = (int(upper.sum()) << 32) + int(lower.sum())
         most = int(upper.max())
         largest = (most << 32) + int(lower[upper == most].max())
-        size = _halves(wrapped)
+        size = halves(wrapped)
     if unsigned:
         real_x, real_y = unsigned_numbers(x), unsigned_numbers(y)
     else:
@@ -269,16 +231,6 @@ def _integers(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float, unsign
         xy=torch.dot(real_x, real_y).item(),
         dd=torch.dot(magnitudes, magnitudes).item(),
     )
-
-
-def unsigned_numbers(shifted: torch.Tensor) -> torch.Tensor:
-    """uint64 as :meth:`Chunks.numbers` gives it, as float64, each rounded once."""
-    return _halves(shifted ^ torch.iinfo(torch.int64).min)
-
-
-def _halves(bits: torch.Tensor) -> torch.Tensor:
-    """The bits of uint64 in int64, as float64."""
-    return ((bits >> 32) & 0xFFFFFFFF).double() * 2.0**32 + (bits & 0xFFFFFFFF).double()
 
 
 def _exact_sum(values: torch.Tensor) -> int:

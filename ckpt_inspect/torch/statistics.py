@@ -15,7 +15,7 @@ import torch
 
 from ..dtypes import BY_NAME
 from .chunks import ELEMENTS, ON_DEVICE, Chunks, pieces, torch_dtype
-from .metrics import Operand, unsigned_numbers
+from .operand import Operand, unsigned_numbers
 
 _LOWEST = torch.iinfo(torch.int64).min
 

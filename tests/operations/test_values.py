@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 import ckpt_inspect as ci
 from ckpt_inspect.operations.hash import hash
-from ckpt_inspect.operations.show import save_npy, show, sliced
+from ckpt_inspect.operations.npy import save_npy
+from ckpt_inspect.operations.show import show, sliced
 from ckpt_inspect.operations.stats import stats
 from tests.conftest import FIXTURES, Run
 from tests.operations.test_diff import DTYPES, EIGHTS, INTEGERS, random_tensor, wide
@@ -193,12 +194,12 @@ def test_npy_is_what_numpy_reads(dtype: torch.dtype, tmp_path: Path) -> None:
     x = (torch.arange(12).reshape(3, 4) % 5).to(dtype).t()
     checkpoint = saved({"x": x, "scalar": x[0, 0].clone()}, tmp_path)
     for name, tensor in (("x", x), ("scalar", x[0, 0])):
-        save_npy(checkpoint[name], str(tmp_path / "x.npy"), force=True)
+        save_npy(checkpoint, name, str(tmp_path / "x.npy"), force=True)
         found = np.load(tmp_path / "x.npy")
         assert found.shape == tuple(tensor.shape)
         assert np.array_equal(found, wide(tensor.contiguous()).numpy().astype(found.dtype))
     with pytest.raises(ci.OutputExistsError):
-        save_npy(checkpoint["x"], str(tmp_path / "x.npy"))
+        save_npy(checkpoint, "x", str(tmp_path / "x.npy"))
 
 
 class Odd:
