@@ -20,12 +20,11 @@ from ..errors import CheckpointError, CorruptError
 from ..formats.archive import WRONG_CHECKSUM
 from ..formats.rewrite import NewFile
 from ..model.checkpoint import Checkpoint
+from ..model.lost import listed
 from ..model.made import ranges_of
 from ..model.source import FileSource, Source
 from ..model.storage import Container
 from .verify import Names, archive_of
-
-_SHOWN = 6
 
 
 class _Read(NamedTuple):
@@ -103,18 +102,14 @@ class _Stopped(Exception):
 def _refusal(records: list[str], hurt: list[str], why: str, checkpoint: Checkpoint) -> CorruptError:
     from .salvage import FORMATS
 
-    others = f", and so do {_listed(records[1:])}" if records[1:] else ""
-    where = f" → {_listed(hurt)}" if hurt else ""
+    others = f", and so do {listed(records[1:])}" if records[1:] else ""
+    where = f" → {listed(hurt)}" if hurt else ""
     path = quote(checkpoint.path)
     verify = f"All that is damaged: ckpt verify {path}"
     hint = f"ckpt salvage {path} -o OUT takes what is whole. {verify}" if checkpoint.format in FORMATS else verify
     return CorruptError(
         f"{why}{others}{where}; nothing was written", path=checkpoint.path, record=records[0], hint=hint
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
 # -- which records ----------------------------------------------------------------------------------------------

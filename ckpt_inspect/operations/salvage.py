@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..containers import output
 from ..containers.copying import Piece, size_of
@@ -17,6 +17,7 @@ from ..formats.salvaging import Stock, end_of
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
+from ..model.lost import Lost
 from ..model.problem import Problem
 from ..model.storage import Container, Record, Storage
 from ..model.tensor import TensorInfo
@@ -28,13 +29,6 @@ SCHEMA = "ckpt-inspect/salvage/1"
 FILLS = (salvaging.ZEROS, salvaging.NAN)
 FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
 _CHANGED = "its bytes fail their checksum"
-
-
-class Lost(NamedTuple):
-    """A tensor that is not whole, and why."""
-
-    name: str
-    why: str
 
 
 class Salvage:
