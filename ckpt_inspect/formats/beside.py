@@ -64,7 +64,7 @@ def _ways(name: str) -> list[str]:
 
 
 def _entries(section: Section, kept: Recorded, refused: set[str]) -> list[Lost]:
-    """The entries of a state_dict, in order; those that are no plain data as a whole have no reason yet."""
+    """The entries of a state_dict, in order; those that are not recorded as a whole have no reason yet."""
     lost: list[Lost] = []
     kept.metadata = recorded.metadata_of(section.node)
     if section.metadata is not None and kept.metadata is None:
@@ -72,7 +72,7 @@ def _entries(section: Section, kept: Recorded, refused: set[str]) -> list[Lost]:
     kept.order.clear()  # other entries stand between the tensors
     for name, key, node in objects.keyed(objects.children(section.node)[0]):
         if not is_text(name):
-            lost += [] if name in section.tensors else [Lost(pointers.join(section.pointer, name), HALF)]
+            lost += [] if name in section.tensors else [Lost(pointers.join(section.pointer, name), "")]
             continue
         if name not in section.tensors:
             try:
