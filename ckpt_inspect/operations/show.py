@@ -182,7 +182,11 @@ def _measured(found: Shown, info: TensorInfo, device: str, progress: Progress | 
             return
         numbers = operand(values)
         if not isinstance(numbers, str):
-            found.histogram = histogram(numbers, BINS, float(stats.low), float(stats.high), device)
+            low, high = float(stats.low), float(stats.high)
+            found.histogram = histogram(numbers, BINS, low, high, device)
+            zeros = stats.count - sum(found.histogram) - stats.nan - stats.inf
+            if zeros > 0:  # those that a sparse tensor does not store
+                found.histogram[min(BINS - 1, int((0 - low) * (BINS / (high - low))))] += zeros
 
 
 def _where(info: TensorInfo) -> Iterator[Where]:
