@@ -13,7 +13,8 @@ import typer
 
 from ..model.checkpoint import Checkpoint
 from ..operations.stats import SCHEMA, SORTS, Stats, stats
-from . import options, writing
+from . import options
+from .progress import progress
 
 
 def command(
@@ -31,7 +32,7 @@ def command(
 
     def result(checkpoint: Checkpoint) -> Stats:
         nonlocal bad
-        with writing.progress(sum(info.nbytes for _, _, info in checkpoint.tensors()), "read") as advance:
+        with progress(sum(info.nbytes for _, _, info in checkpoint.tensors()), "read") as advance:
             found = stats(checkpoint, filter, sort, device, advance)
         bad = bad or bool(found.bad)
         checkpoint.problems = [*checkpoint.problems, *found.problems]
