@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from math import isfinite, log10
 from typing import NamedTuple
 
@@ -257,15 +258,49 @@ def _below(found: Difference, node: _Node, depth: int, table: _Table) -> Iterato
             f" and {len(same) - 4} more" if len(same) > 4 else ""
         )
         yield [(f"= {indent}{names}   identical", "dim")]
-    for child in node.children.values():
-        name, inner = _joined(child)
-        kind_of_all = _folded(inner)
+    children = [_joined(child) for child in node.children.values()]
+    if all(name.isdecimal() for name in node.children):  # what only one side has stands where it belongs
+        children.sort(key=lambda child: int(child[0].partition(".")[0]))
+    for kind_of_all, run in groupby(children, lambda child: _folded(child[1])):
         if kind_of_all is not None:
-            count = plural(inner.counts[kind_of_all], "tensor")
-            yield [(f"{_MARKS[kind_of_all]} {indent}{escape(name)}.**   {count} {kind_of_all}", _STYLES[kind_of_all])]
-        else:
+            yield _folded_line(kind_of_all, list(run), indent, table.columns)
+            continue
+        for name, inner in run:
             yield [("  ", ""), (indent + escape(name), "module")]
             yield from _below(found, inner, depth + 1, table)
+
+
+def _folded_line(kind: str, run: list[tuple[str, _Node]], indent: str, columns: int) -> Line:
+    """Neighbours of one kind: ``= 0…11.**   144 tensors identical``."""
+    count = sum(inner.counts[kind] for _, inner in run)
+    tail = f"   {plural(count, 'tensor')} {kind}"
+    names = [name for name, _ in run]
+    if len(run) > 2 and all(map(str.isdecimal, names)) and _in_sequence([int(name) for name in names]):
+        text = f"{names[0]}…{names[-1]}.**"
+    else:
+        labels = [f"{escape(name)}.{'**' if inner.counts[kind] > 1 else _only_leaf(inner)}" for name, inner in run]
+        room = columns - len(indent) - len(tail) - 2
+        text = labels[0]
+        for index, label in enumerate(labels[1:], 1):
+            more = f" and {len(labels) - index} more"
+            last = index == len(labels) - 1
+            if width([(f"{text}, {label}", "")]) + (0 if last else len(more)) > room:
+                text += more
+                break
+            text += f", {label}"
+    return [(f"{_MARKS[kind]} {indent}{text}{tail}", _STYLES[kind])]
+
+
+def _in_sequence(numbers: list[int]) -> bool:
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def _only_leaf(node: _Node) -> str:
+    """The name of the one tensor below a module, as seen from it."""
+    if node.leaves:
+        return escape(node.leaves[0][1])
+    (child,) = node.children.values()
+    return f"{escape(child.name)}.{_only_leaf(child)}"
 
 
 def _bar(value: float | None) -> str:

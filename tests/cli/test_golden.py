@@ -103,6 +103,25 @@ def awkward(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_neighbours_of_one_kind_are_one_line(suffix: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Also where numbers are sorted as text, as safetensors does."""
+    import torch
+    from safetensors.torch import save_file
+
+    save = save_file if suffix == "safetensors" else torch.save
+    keys = [f"blocks.{n}.{part}.weight" for n in range(12) for part in ("attn", "mlp")] + ["head.bias", "neck.0.scale"]
+    old = {key: torch.full((2, 3), index + 1.0) for index, key in enumerate(keys)}
+    new = {key: tensor.clone() for key, tensor in old.items()}
+    new["blocks.3.mlp.weight"] *= 2
+    new |= {f"blocks.{n}.attn.weight": torch.zeros(1, 6) - n for n in (12, 13, 14)}
+    del new["neck.0.scale"]
+    for name, tensors in (("old", old), ("new", new)):
+        save(tensors, tmp_path / f"{name}.{suffix}")
+    text = on_terminal(["diff", f"old.{suffix}", f"new.{suffix}"], 80, tmp_path, NO_COLOR="1")
+    check("runs-of-neighbours", text.replace(suffix, "…"), request)
+
+
 @pytest.mark.parametrize("columns", [80, 160])
 @pytest.mark.parametrize(
     "command", ["diff old.pt new.pt", "stats new.pt", "show new.pt turned", "show new.pt turned --slice 1:3"]
