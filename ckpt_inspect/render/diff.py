@@ -259,7 +259,7 @@ def _below(found: Difference, node: _Node, depth: int, table: _Table) -> Iterato
         )
         yield [(f"= {indent}{names}   identical", "dim")]
     children = [_joined(child) for child in node.children.values()]
-    if all(name.isdecimal() for name in node.children):  # what only one side has stands where it belongs
+    if all(map(_is_number, node.children)):  # what only one side has stands where it belongs
         children.sort(key=lambda child: int(child[0].partition(".")[0]))
     for kind_of_all, run in groupby(children, lambda child: _folded(child[1])):
         if kind_of_all is not None:
@@ -275,7 +275,7 @@ def _folded_line(kind: str, run: list[tuple[str, _Node]], indent: str, columns: 
     count = sum(inner.counts[kind] for _, inner in run)
     tail = f"   {plural(count, 'tensor')} {kind}"
     names = [name for name, _ in run]
-    if len(run) > 2 and all(map(str.isdecimal, names)) and _in_sequence([int(name) for name in names]):
+    if len(run) > 2 and all(map(_is_number, names)) and _in_sequence([int(name) for name in names]):
         text = f"{names[0]}…{names[-1]}.**"
     else:
         labels = [f"{escape(name)}.{'**' if inner.counts[kind] > 1 else _only_leaf(inner)}" for name, inner in run]
@@ -289,6 +289,10 @@ def _folded_line(kind: str, run: list[tuple[str, _Node]], indent: str, columns: 
                 break
             text += f", {label}"
     return [(f"{_MARKS[kind]} {indent}{text}{tail}", _STYLES[kind])]
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) < 10  # longer ones are none that count blocks, and Python minds their digits
 
 
 def _in_sequence(numbers: list[int]) -> bool:
