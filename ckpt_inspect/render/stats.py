@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..operations.stats import Stats, TensorStats, stats_dict
 from .diff import number
-from .text import Line, escape, plain_shape, plural, shape, shorten, width
+from .text import Line, escape, fit, plain_shape, plural, shape, width
 
 _NAME = 20  # columns that a name has at least beside a mark
 _COLUMNS = ("min", "max", "mean", "std", "norm", "zeros")
@@ -66,7 +66,7 @@ def lines(found: Stats, modules: bool = False, columns: int = 80) -> Iterator[Li
     room = columns - sum(sizes[1:]) - 2 * (len(used) - 1)
     marks = max((width([(row.mark, "")]) + 2 for row in table if row.mark), default=0)
     sizes[0] = min(sizes[0], room - marks if room - marks >= _NAME else max(8, room))
-    yield [("  ".join(_fit(header[i], n, i > 0) for i, n in zip(used, sizes, strict=True)), "dim")]
+    yield [("  ".join(fit(header[i], n, i > 0) for i, n in zip(used, sizes, strict=True)), "dim")]
     section = ""
     for row in table:
         if row.section != section:
@@ -80,7 +80,7 @@ def _table_row(cells: list[str], sizes: list[int], mark: str, columns: int) -> I
     if width([(name, "")]) > sizes[0]:
         yield [(name, "")]
         name = ""
-    text = "  ".join(_fit(cell, n, i > 0) for i, (cell, n) in enumerate(zip([name, *cells[1:]], sizes, strict=True)))
+    text = "  ".join(fit(cell, n, i > 0) for i, (cell, n) in enumerate(zip([name, *cells[1:]], sizes, strict=True)))
     if mark and len(text) + 2 + width([(mark, "")]) > columns:
         yield [(text, "")]
         yield [("  └ ", "guide"), (mark, "wrapper")]
@@ -128,10 +128,3 @@ def _short(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) < 10_000_000 else f"{value:.2e}"
     return number(value) if isinstance(value, float) else str(value)
-
-
-def _fit(text: str, room: int, right: bool) -> str:
-    have = width([(text, "")])
-    if have > room:
-        return shorten(text, room)
-    return " " * (room - have) + text if right else text + " " * (room - have)
