@@ -12,7 +12,7 @@ from ..errors import SelectionError
 from ..operations.rename import Plan
 
 if TYPE_CHECKING:
-    from ..operations.convert import Conversion
+    from ..operations.conversion import Conversion
     from ..render.text import Line
 from . import options
 from .progress import progress

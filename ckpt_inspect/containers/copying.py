@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from ..errors import CheckpointError, CorruptError, FileError, MissingFileError
-from ..model.made import Joined, files_of
+from ..model.made import Joined, ranges_of
 from ..model.source import COPY_CHUNK, FileSource, Source, _reason
 
 Piece: TypeAlias = bytes | Source
@@ -74,7 +74,7 @@ class _Copy:
                 self.add(part)
             return
         where = piece.file_range()
-        for file in files_of(piece):
+        for file, _, _ in ranges_of(piece):
             if file not in self.files:
                 check_unchanged(file)
                 self.files[file] = None

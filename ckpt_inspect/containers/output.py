@@ -11,7 +11,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from ..errors import FileError, MissingFileError, OutputExistsError, UnsupportedError
 from ..model.source import _special
@@ -46,6 +47,8 @@ __all__ = [
 JOURNAL = ".ckpt-journal"  # what an edit in place adds to a file's name, see journal.py
 _BINARY = getattr(os, "O_BINARY", 0)
 
+Check: TypeAlias = Callable[[], None]
+
 
 def replace_file(
     path: str,
@@ -56,6 +59,7 @@ def replace_file(
     total: int | None = None,
     flush: bool = True,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> int:
     """Write a new file, which appears under its name whole or not at all; gives its size.
 
@@ -71,6 +75,7 @@ def replace_file(
         total: how many bytes there will be, to check the room first; known for a sequence.
         flush: False leaves the flushing to the system.
         progress: called with the number of bytes just written.
+        check: called when all is written; if it raises, nothing gets the name.
     """
     parent = _parent(path)
     with system_errors(path, "cannot write"), _claimed_file(path, force) as existing:
@@ -79,6 +84,8 @@ def replace_file(
         temporary = _beside(path, "tmp")
         try:
             written = _write_new(temporary, pieces, mode, existing, flush, progress)
+            if check is not None:
+                check()
             _publish(temporary, path, force)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -202,6 +209,7 @@ def replace_directory(
     like: str | None = None,
     total: int | None = None,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> int:
     """Write a new directory of files, which appears whole or not at all; gives the number of bytes.
 
@@ -216,6 +224,7 @@ def replace_directory(
         like: the files get the mode of this one.
         total: how many bytes there will be, to check the room first.
         progress: called with the number of bytes just written.
+        check: called when all is written; if it raises, nothing gets the name.
     """
     path = path.rstrip(os.sep) or path
     parent = _parent(path)
@@ -227,6 +236,8 @@ def replace_directory(
         temporary, aside = _beside(path, "tmp"), _beside(path, "old")
         try:
             written = _write_directory(temporary, files, _mode(like), existing, progress)
+            if check is not None:
+                check()
             if existing is None:
                 _publish_directory(temporary, path)
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..containers.copying import Piece, Pieces, size_of
@@ -21,6 +21,7 @@ from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.source import BytesSource
 from ..model.storage import Container
+from ..model.tensor import TensorInfo
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
 from . import objects, recorded
@@ -304,14 +305,34 @@ def _sharded(checkpoint: Checkpoint) -> list[NewFile]:
     if isinstance(metadata, dict) and isinstance(metadata.get(recorded.NAME), str):
         ours = recorded.renamed({recorded.NAME: metadata[recorded.NAME]}, keys)
         data["metadata"] = {**metadata, **ours}
+    before = [i for shard in checkpoint.parts for key, i in shard.sections[""].tensors.items() if key in weight_map]
+    change = tensor_bytes(checkpoint.sections[""].tensors.values()) - tensor_bytes(before)
+    files.append(_index_file(index, data, change))
+    return files
+
+
+def index_file(checkpoint: Checkpoint, change: int) -> NewFile:
+    """The index of a sharded checkpoint whose tensors have ``change`` bytes more than it says."""
+    index = checkpoint.containers[0]
+    return _index_file(index, index.graphs["index"], change)
+
+
+def _index_file(index: Container, data: dict[str, Any], change: int) -> NewFile:
+    metadata = data.get("metadata")
+    if change and isinstance(metadata, dict) and type(metadata.get("total_size")) is int:
+        data = {**data, "metadata": {**metadata, "total_size": metadata["total_size"] + change}}
     text = (json.dumps(data, indent=2) + "\n").encode()
     old = index.source
     edit = Edit([(0, text[: old.size])], [text[old.size :]] if len(text) > old.size else [], b"")
-    fits = len(text) >= old.size
-    if not fits:  # JSON may be followed by spaces
+    if len(text) < old.size:  # JSON may be followed by spaces
         edit = Edit([(0, text.ljust(old.size))], [], b"")
-    files.append(NewFile(index.path, os.path.basename(index.path), [text], len(text), edit, ""))
-    return files
+    return NewFile(index.path, os.path.basename(index.path), [text], len(text), edit, "")
+
+
+def tensor_bytes(infos: Iterable[TensorInfo]) -> int:
+    """Bytes of tensors, each view once: what the index of shards says."""
+    views = {info.view_of or place: info.nbytes for place, info in enumerate(infos)}
+    return sum(views.values())
 
 
 _WRITERS = {

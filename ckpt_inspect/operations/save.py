@@ -10,6 +10,7 @@ from ..errors import CheckpointError, UnsupportedError
 from ..formats import drafts, open_checkpoint
 from ..formats.rewrite import NewFile, rewritten
 from ..model.checkpoint import Checkpoint
+from .proven import Proof
 
 
 class Written(NamedTuple):
@@ -27,19 +28,26 @@ def save(checkpoint: Checkpoint, out: str, *, force: bool = False, progress: Any
     Raises:
         OutputExistsError: ``out`` is there and ``force`` is not given.
         UnsupportedError: the format is read only.
-        CorruptError: the file is damaged, or changed while it was read.
+        CorruptError: the file is damaged, or changed while it was read. Records whose checksums go no further (casts,
+            formats without them) are compared with them first.
     """
     files = rewritten(checkpoint)
     total = sum(file.nbytes for file in files)
-    like = (checkpoint.origin or checkpoint).containers[0].path
-    if checkpoint.format == "sharded":
-        contents = {file.name: file.pieces for file in files}
-        output.replace_directory(
-            out, contents, force=force, replaces=_shards_in(out), like=like, total=total, progress=progress
-        )
-    else:
-        (file,) = files
-        output.replace_file(out, file.pieces, force=force, like=like, total=total, progress=progress)
+    origin = checkpoint.origin or checkpoint
+    origin = origin.whole or origin
+    like = origin.containers[0].path
+    with Proof(files, origin) as proof:
+        if checkpoint.format == "sharded":
+            contents = {file.name: file.pieces for file in files}
+            output.replace_directory(
+                out, contents, force=force, replaces=_shards_in(out), like=like, total=total, progress=progress,
+                check=proof.check,
+            )  # fmt: skip
+        else:
+            (file,) = files
+            output.replace_file(
+                out, file.pieces, force=force, like=like, total=total, progress=progress, check=proof.check
+            )
     return Written(out, total)
 
 

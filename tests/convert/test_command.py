@@ -81,7 +81,7 @@ def test_in_place_and_existing_output(ckpt: Run, tmp_path: Path) -> None:
         (["--format", "zip"], "There is: torch-zip"),
         (["--max-shard-size", "many"], "no size"),
         (["--drop", "nothing*"], "matches nothing"),
-        (["--format", "safetensors"], "Name one: run.ckpt#model_state_dict"),
+        (["--format", "safetensors"], "Name one: 'run.ckpt#model_state_dict'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(
