@@ -54,7 +54,7 @@ class Run:
         return all(output.finite for output in self.forward.outputs)
 
     def __repr__(self) -> str:
-        return f"<Run of {self.name}: {len(self.parts)} modules, {self.parts[0].flops or 0:,} FLOPs>"
+        return f"<Run of {self.name}: {len(self.parts)} modules, {self.parts[0].flops:,} FLOPs>"
 
     def to_dict(self) -> dict[str, Any]:
         whole = self.parts[0]
@@ -106,7 +106,8 @@ def run(
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch is imported: its profiler is talkative
     from ..torch.forward import make_inputs, run_forward
     from ..torch.loading import checked_device
-    from ..torch.running import load_script, watch
+    from ..torch.running import watch
+    from ..torch.scripted import load_script
 
     target = checked_device(device)
     if rebuilt is not None:

@@ -63,7 +63,7 @@ class Trial(NamedTuple):
 def forward_dict(forward: Forward, inputs: Sequence[InputSpec], seed: int) -> dict[str, Any]:
     return {
         "inputs": [{"shape": list(one.shape), "dtype": one.dtype} for one in inputs],
-        "seed": seed,
+        "seed": safe(seed),
         "outputs": [
             {
                 "name": one.path, "shape": list(one.shape), "dtype": one.dtype, "finite": one.finite,

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ModelError, SelectionError
 from ..model.keymap import KeyMap
-from .models import said
+from .models import their_code
 from .state_dicts import cast, choose, entries_of, opened, under
 from .tensors import Loader
 from .verdicts import tensors_of, with_own_metadata
@@ -122,10 +122,8 @@ def assign(
     missing, unexpected = _incompatible(module, own, entries, twins, strict)
     given = with_own_metadata(entries)
     given.update((key, entries[twin]) for key, twin in twins.items())
-    try:
+    with their_code("load_state_dict fails"):
         module.load_state_dict(given, strict=False, assign=True)
-    except Exception as error:
-        raise ModelError(f"load_state_dict fails: {said(error)}") from error
     for names in groups:
         _tie(module, names, entries)
     unfilled = _move(module, device)
@@ -151,10 +149,10 @@ def _device(module: nn.Module, device: str | torch.device | None) -> torch.devic
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """A device that is there.
+    """A device that is there, and that holds values.
 
     Raises:
-        SelectionError: there is no such device, or it is not here.
+        SelectionError: there is no such device, it is not here, or it is ``meta``.
     """
     try:
         found = torch.device(device)
@@ -166,7 +164,14 @@ def checked_device(device: str | torch.device) -> torch.device:
         if (found.index or 0) >= count:
             there = f"there are {count} CUDA devices" if count else "torch sees no CUDA device here"
             raise SelectionError(f"{device} was asked for, and {there}", hint="Take another: --device cpu")
-    return found
+    if found.type == "meta":
+        raise SelectionError("tensors on meta have no values", hint="For example: cpu, cuda, cuda:1")
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # what a build of torch without it says
+        reason = str(error).partition("\n")[0]
+        raise SelectionError(f"{device} is not here: {reason}", hint="Take another: --device cpu") from error
+    return found if found.type != "cpu" else torch.device("cpu")  # its numbers mean nothing
 
 
 def _names(keymap: Any, keys: list[str]) -> dict[str, str | None]:

@@ -75,7 +75,9 @@ class Model:
         try:
             with redirect_stdout(sys.stderr), torch.device("meta"):
                 made = self.target(*self.args, **self.kwargs)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit() is one too
             return Built(self.build_on_cpu(), "cpu", said(error))
         return Built(self._checked(made), "meta")
 
@@ -219,16 +221,20 @@ def their_code(what: str, hint: str | None = None) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except ModelError:
+    except (ModelError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # sys.exit() is one too
         place = line_of(error)
         raise ModelError(f"{what}: {said(error)}", hint=f"At {place}" if place else hint) from error
 
 
 def said(error: BaseException) -> str:
     """``TypeError: unexpected keyword argument 'classes'``: the first lines of an exception."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the text of an exception is the model's own code too
+        text = ""
+    text = text.partition(" Exception raised from ")[0]  # what follows is a trace of C++
     if "TorchScript interpreter" in text:  # a traceback of its own; what counts stands last
         text = text.rpartition(f"{type(error).__name__}: ")[2]
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
