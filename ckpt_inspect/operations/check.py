@@ -5,7 +5,6 @@ The verdict is torch's own ``load_state_dict(strict=True)``, run without values 
 
 from __future__ import annotations
 
-import json
 from shlex import join, quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,10 +12,12 @@ from ..errors import ModelError, SelectionError
 from ..formats.optimizers import Group, groups_of, misfit
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
+from ..model.problem import Problem
 from ..model.section import Section
 from .causes import causes
-from .fix import Fix, dropping, find_fix, tied
+from .fix import Fix, dropping, find_fix, rescue, tied
 from .leftovers import harmless
+from .naming import check_words, model_words
 from .plain import safe
 
 if TYPE_CHECKING:
@@ -54,10 +55,11 @@ class Check:
         name: how the model is called.
         model: its own section: classes, parameters, buffers; no values.
         built: where it was built, ``meta`` or ``cpu``; ``why_cpu``: what it said on ``meta``.
-        loads: ``load_state_dict(strict=True)`` succeeds, and something matches.
+        loads: ``load_state_dict(strict=True)`` succeeds, something matches, and the file is not damaged.
         matched, of, of_file: tensors: that match, of the model, of the file; ``matched_numel``, ``of_numel``: elements.
         parameters, of_parameters: the same without buffers, tied ones counted once.
         missing, unexpected: torch's own lists; ``mismatched``: keys of another shape, with their causes.
+        damage: what is wrong with the file itself; ``rescue``: the command that saves what is whole.
         errors: what else torch has to say; ``text``: its whole error, None if there is none.
         harmless: those of ``missing`` and ``unexpected`` that do no harm -> why.
         optimizers: one for each optimizer in the file.
@@ -82,6 +84,8 @@ class Check:
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[Wrong] = []
+        self.damage = [problem for problem in map(Problem.of, checkpoint.problems) if problem.damage]
+        self.rescue = rescue(checkpoint) if self.damage else None
         self.errors: list[str] = []
         self.text: str | None = None
         self.harmless: dict[str, str] = {}
@@ -133,6 +137,8 @@ class Check:
             "section": self.section.pointer,
             "model": self.name,
             "built": self.built,
+            "damage": self.damage,
+            "rescue": self.rescue,
             "errors": self.errors,
             "optimizers": [one._asdict() for one in self.optimizers],
             **(self.trial.to_dict() if self.trial is not None else {}),
@@ -174,7 +180,7 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
     entries = entries_of(checkpoint, chosen, Shapes(), ties=False)
     judge = _Judge(checkpoint, chosen, built.module, entries)
     _fill(found, judge, entries)
-    if not found.loads:
+    if found.text is not None or not found.matched:
         words = model_words(model) if isinstance(model, Model) else [name]
         found.fix = find_fix(checkpoint, chosen, shown, words, judge.loads, found.matched)
         if found.fix is None and found.only_harmless and not found.unexpected:
@@ -223,24 +229,9 @@ def _built_otherwise(found: Check, model: Model, entries: Any) -> Fix | None:
             continue
         if strict:
             of = len(section_of(module))
-            command = join(["ckpt", "check", _named(found), "--model", *model_words(other)])
+            command = join(check_words(found.checkpoint, other))
             return Fix(command, of, of, True, KeyMap({}))
     return None
-
-
-def _named(found: Check) -> str:
-    selected = found.checkpoint.selected
-    return found.checkpoint.path if selected is None else f"{found.checkpoint.path}#{selected}"
-
-
-def model_words(model: Model) -> list[str]:
-    """How the command line names this model."""
-    words = [model.spec]
-    if model.args:
-        words += ["--args", json.dumps(list(model.args))]
-    if model.kwargs:
-        words += ["--kwargs", json.dumps(model.kwargs)]
-    return words
 
 
 class _Judge:
@@ -298,7 +289,7 @@ def _fill(found: Check, judge: _Judge, entries: Any) -> None:
             found.parameters += info.numel * (fits and view not in fitting)
             counted.add(view)
             fitting |= {view} if fits else set()
-    found.loads = verdict.strict and found.matched > 0
+    found.loads = verdict.strict and found.matched > 0 and not found.damage
     found.harmless = harmless(found.missing, found.unexpected, found.section, found.model)
 
 

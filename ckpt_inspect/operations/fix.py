@@ -19,6 +19,7 @@ from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.wrappers import COUNTER
 from .like import HARMLESS, like
+from .naming import selected
 from .rename import Plan, section_keys
 from .rules import Rules
 
@@ -103,6 +104,11 @@ def dropping(checkpoint: Checkpoint, section: Section, keys: Iterable[str], of: 
     return Fix(join(["ckpt", *words, "-o", beside(checkpoint.path, "partial")]), matched, of, False, pairs)
 
 
+def rescue(checkpoint: Checkpoint) -> str:
+    """The command that makes of a damaged file one of what is whole."""
+    return join(["ckpt", "salvage", checkpoint.path, "-o", beside(checkpoint.path, "salvaged")])
+
+
 def tied(checkpoint: Checkpoint, section: Section, twins: dict[str, str], of: int) -> Fix:
     """The command that writes a state_dict in which tied names are there: key that is missing -> its twin."""
     from ..torch.state_dicts import dropped_ties
@@ -144,9 +150,7 @@ class _Search:
 
     def candidates(self) -> Iterator[_Candidate]:
         """Those that rename something, and that can be written."""
-        argument = self.checkpoint.path
-        if self.checkpoint.selected is not None:
-            argument += f"#{self.checkpoint.selected}"
+        argument = selected(self.checkpoint)
         for words in (["strip-prefix", argument], ["strip-prefix", argument, "--nested"]):
             yield from self._planned(words, "stripped", self._strip(nested="--nested" in words))
         mine = _argument(self.checkpoint, self.section)

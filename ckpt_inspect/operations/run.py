@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from .naming import selected
 from .plain import safe
 from .trial import forward_dict, load
 
@@ -101,7 +103,7 @@ def run(
         raise SelectionError(
             f"a {checkpoint.format} file holds weights, and no code that could be run",
             path=checkpoint.path,
-            hint=f"Name the model they are for: ckpt run {checkpoint.path} --model nets.py:Net --input 1,3,32,32",
+            hint=f"Name the model they are for: {join(['ckpt', 'run', selected(checkpoint)])} --model nets.py:Net --input 1,3,32,32",
         )
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch is imported: its profiler is talkative
     from ..torch.forward import make_inputs, run_forward

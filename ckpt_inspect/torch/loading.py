@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
 
 
+WHAT_TO_DO = "What to do about it: ckpt check FILE --model pkg.mod:Net"
+
+
 class Loaded(NamedTuple):
     """What :func:`load_into` did.
 
@@ -148,11 +151,11 @@ def _device(module: nn.Module, device: str | torch.device | None) -> torch.devic
     return there or torch.device("cpu")
 
 
-def checked_device(device: str | torch.device) -> torch.device:
-    """A device that is there, and that holds values.
+def checked_device(device: str | torch.device, meta: bool = False) -> torch.device:
+    """A device that is there, and that holds values unless ``meta`` may be meant.
 
     Raises:
-        SelectionError: there is no such device, it is not here, or it is ``meta``.
+        SelectionError: there is no such device, or it is not here.
     """
     try:
         found = torch.device(device)
@@ -164,7 +167,7 @@ def checked_device(device: str | torch.device) -> torch.device:
         if (found.index or 0) >= count:
             there = f"there are {count} CUDA devices" if count else "torch sees no CUDA device here"
             raise SelectionError(f"{device} was asked for, and {there}", hint="Take another: --device cpu")
-    if found.type == "meta":
+    if found.type == "meta" and not meta:
         raise SelectionError("tensors on meta have no values", hint="For example: cpu, cuda, cuda:1")
     try:
         torch.empty(0, device=found)
@@ -245,7 +248,7 @@ def _incompatible(
         found = verdict_with_values(module, given)
     if found.mismatched or found.errors or (strict and not found.strict):
         text = " ".join((found.text or "; ".join(found.errors)).split())
-        raise ModelError(text, hint="What to do about it: ckpt check FILE --model …")
+        raise ModelError(text, hint=WHAT_TO_DO)
     return found.missing, found.unexpected
 
 
@@ -319,7 +322,7 @@ def to_device(source: Any, device: str | torch.device) -> Any:
     >>> moved["w"].device, moved["epoch"]
     (device(type='cpu'), 3)
     """
-    target = checked_device(device)
+    target = checked_device(device, meta=True)
     made: dict[int, Any] = {}
 
     def move(value: Any) -> Any:

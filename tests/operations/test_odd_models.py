@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -194,3 +196,63 @@ def test_inputs_that_cannot_be(options: list[str], message: str, said: Said) -> 
 )
 def test_inputs_at_the_edge(text: str, said: Said) -> None:
     assert said("run", "odd.py:prints", "--input", text)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("check", ["--against-model", "odd.py:Base"], "--against-model does nothing without --against"),
+        ("check", ["--device", "cpu"], "--device does nothing without --load or --input"),
+        ("check", ["--seed", "1"], "--seed does nothing without"),
+        ("check", ["--against", "w.pt"], "--against does nothing without"),
+    ],
+)
+def test_options_that_would_do_nothing(command: str, options: list[str], message: str, said: Said) -> None:
+    status, _, err = said(command, "odd.py:Base", *options)
+    assert (status, message in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "w.pt", "--input", "4,3"],
+        ["tree", "w.pt"],
+        ["diff", "w.pt", "w.pt"],
+        ["remap", "w.pt", "--rule", "weight -> w", "--dry-run"],
+        ["remap", "w.pt", "--like", "w.pt", "--dry-run"],
+    ],
+)
+def test_arguments_of_no_model(words: list[str], said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_process([*words, "--args", "[3]"]) == 2
+    assert "--args does nothing without" in capsys.readouterr().err
+
+
+def test_hints_are_commands(said: Said, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"a b": nn.Linear(3, 2).state_dict(), "c": nn.Linear(3, 2).state_dict()}, tmp_path / "two.pt")
+    for words in (["code", "two.pt"], ["run", "two.pt", "--model", "odd.py:Base", "--input", "4,3"]):
+        assert in_process(words) == 2
+        assert "Name one: 'two.pt#a b'" in capsys.readouterr().err
+    torch.save(torch.ones(3), tmp_path / "lone.pt")
+    assert in_process(["code", "lone.pt"]) == 2
+    assert "ckpt show lone.pt" in capsys.readouterr().err
+    assert said("run", "torch.nn:Linear", "--args", "[3, 5]", "--input", "4,3")[2].endswith(
+        "What to do about it: ckpt check w.pt --model torch.nn:Linear --args '[3, 5]'\n"
+    )
+
+
+def test_a_damaged_file_does_not_load(said: Said, tmp_path: Path) -> None:
+    """Though the names and shapes in it fit; torch refuses it, and what is printed rescues it."""
+    data = (tmp_path / "w.pt").read_bytes()
+    (tmp_path / "w.pt").write_bytes(data[: data.rindex(b"PK\x01\x02") - 100])
+    with pytest.raises(RuntimeError):
+        torch.load(tmp_path / "w.pt")
+    status, out, err = said("check", "odd.py:Base")
+    assert status == 2
+    assert "the file is cut" in err
+    assert "would not load" in out
+    assert "\nloads" not in out
+    status, out, _ = said("check", "odd.py:Base", "--json")
+    found = json.loads(out)
+    assert (status, found["loads"], len(found["damage"])) == (2, False, 1)
+    assert in_process([*shlex.split(found["rescue"])[1:], "-q"]) == 1
+    assert torch.load(tmp_path / "w.salvaged.pt").keys() == {"weight", "bias"}
