@@ -5,7 +5,7 @@ The verdict is torch's own ``load_state_dict(strict=True)``, run without values 
 
 from __future__ import annotations
 
-from shlex import join, quote
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError, SelectionError
@@ -17,7 +17,8 @@ from ..model.section import Section
 from .causes import causes
 from .fix import Fix, dropping, find_fix, rescue, tied
 from .leftovers import harmless
-from .naming import check_words, model_words
+from .naming import model_words
+from .otherwise import built_otherwise
 from .plain import safe
 
 if TYPE_CHECKING:
@@ -181,17 +182,34 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
     judge = _Judge(checkpoint, chosen, built.module, entries)
     _fill(found, judge, entries)
     if found.text is not None or not found.matched:
-        words = model_words(model) if isinstance(model, Model) else [name]
-        found.fix = find_fix(checkpoint, chosen, shown, words, judge.loads, found.matched)
-        if found.fix is None and found.only_harmless and not found.unexpected:
-            found.fix = _with_ties(found, judge, entries)
-        if found.fix is None and found.mismatched and found.matched:
-            found.fix = dropping(checkpoint, chosen, (one.key for one in found.mismatched), found.of, found.matched)
-            built_so = _built_otherwise(found, model, entries) if isinstance(model, Model) else None
-            if built_so is not None:
-                found.fix, found.otherwise = built_so, found.fix
+        _mend(found, model, judge, entries)
     found.optimizers = _optimizers(checkpoint, chosen, shown)
     return found
+
+
+def _mend(found: Check, model: Model | nn.Module, judge: _Judge, entries: Any) -> None:
+    """Look for the fix: other names, names of ties, other arguments for the model; else what to leave out."""
+    from ..torch.models import Model
+    from ..torch.verdicts import NeedsValues, verdict
+
+    def loads(module: nn.Module) -> bool:
+        try:
+            return verdict(module, entries).strict
+        except (ModelError, NeedsValues):
+            return False
+
+    words = model_words(model) if isinstance(model, Model) else [found.name]
+    fix = find_fix(found.checkpoint, found.section, found.model, words, judge.loads, found.matched)
+    if fix is None and found.only_harmless and not found.unexpected:
+        fix = _with_ties(found, judge, entries)
+    if fix is None and found.mismatched and found.matched:
+        gone = (one.key for one in found.mismatched)
+        fix = dropping(found.checkpoint, found.section, found.model, words, gone, found.matched)
+    found.fix = fix
+    if isinstance(model, Model) and (fix is None or not fix.loads or fix.leaves_out):
+        other = built_otherwise(found.checkpoint, found.section, model, found.model, loads)
+        if other is not None:
+            found.fix, found.otherwise = other, fix
 
 
 def _with_ties(found: Check, judge: _Judge, entries: Any) -> Fix | None:
@@ -209,29 +227,6 @@ def _with_ties(found: Check, judge: _Judge, entries: Any) -> Fix | None:
 
 def _view(section: Section, key: str) -> Any:
     return section[key].view_of if key in section.tensors else None
-
-
-def _built_otherwise(found: Check, model: Model, entries: Any) -> Fix | None:
-    """The arguments with which the model would have the file's shapes: ``classes=10``, where it was built with 2."""
-    from ..torch.live import section_of
-    from ..torch.verdicts import NeedsValues, verdict
-
-    sizes = {(mine, its) for one in found.mismatched for mine, its in zip(one.model, one.file, strict=False)}
-    changed = {
-        name: its for name, value in model.numbers().items() for mine, its in sorted(sizes) if value == mine != its
-    }
-    for kwargs in [{name: its} for name, its in changed.items()] + ([changed] if len(changed) > 1 else []):
-        try:
-            other = model.with_kwargs(kwargs)
-            module = other.build().module
-            strict = verdict(module, entries).strict
-        except (ModelError, NeedsValues):
-            continue
-        if strict:
-            of = len(section_of(module))
-            command = join(check_words(found.checkpoint, other))
-            return Fix(command, of, of, True, KeyMap({}))
-    return None
 
 
 class _Judge:

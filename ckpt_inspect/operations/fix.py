@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
+from ..model.spec import is_spec
 from ..model.wrappers import COUNTER
 from .like import HARMLESS, like
 from .naming import selected
@@ -48,6 +49,11 @@ class Fix(NamedTuple):
     of: int
     loads: bool
     keys: KeyMap
+
+    @property
+    def leaves_out(self) -> bool:
+        """Tensors of the file that are no leftovers are dropped."""
+        return any(key.rpartition(".")[2] not in HARMLESS for key in self.keys.dropped)
 
     @property
     def short(self) -> str:
@@ -94,13 +100,22 @@ def find_fix(
     return search.fix(best, of, loads(best.keys))
 
 
-def dropping(checkpoint: Checkpoint, section: Section, keys: Iterable[str], of: int, matched: int) -> Fix | None:
-    """The command that leaves out keys of another shape, which even ``strict=False`` refuses."""
+def dropping(
+    checkpoint: Checkpoint, section: Section, model: Section, model_words: list[str], keys: Iterable[str], matched: int
+) -> Fix | None:
+    """The command that leaves out keys of another shape, which even ``strict=False`` refuses; as for ``find_fix``."""
     gone = set(keys)
     pairs = KeyMap({key: None if key in gone else key for key in section_keys(section)})
     if section.kind == "module" or not gone or len(gone) == len(pairs):
         return None
-    words = ["remap", _argument(checkpoint, section), *_options("--drop", pairs.drops())]
+    drops = pairs.drops()
+    how = _options("--drop", drops)
+    if len(drops) > _FEW and is_spec(model_words[0]):
+        found = like(section, model)
+        if found.keys.is_identity() and {key for key, _ in found.mismatched} == gone:
+            how = ["--like", *model_words, "--drop-mismatched"]
+    words = ["remap", _argument(checkpoint, section), *how]
+    of = sum(info.persistent for info in model.values())
     return Fix(join(["ckpt", *words, "-o", beside(checkpoint.path, "partial")]), matched, of, False, pairs)
 
 
