@@ -19,7 +19,8 @@ from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.spec import is_spec
 from ..model.wrappers import COUNTER
-from .like import HARMLESS, like
+from .leftovers import HARMLESS
+from .like import like
 from .naming import selected
 from .rename import Plan, section_keys
 from .rules import Rules

@@ -18,7 +18,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
 from .fix import Fix
-from .like import HARMLESS
+from .leftovers import HARMLESS
 from .naming import check_words
 
 if TYPE_CHECKING:
