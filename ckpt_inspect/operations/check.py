@@ -22,6 +22,8 @@ from .otherwise import built_otherwise
 from .plain import safe
 
 if TYPE_CHECKING:
+    import os
+
     from torch import nn
 
     from ..torch.models import Model
@@ -185,6 +187,40 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
         _mend(found, model, judge, entries)
     found.optimizers = _optimizers(checkpoint, chosen, shown)
     return found
+
+
+def check_module(
+    module: Model | nn.Module, source: str | os.PathLike[str] | Checkpoint, *, section: str | None = None
+) -> Check:
+    """Would ``module.load_state_dict(…, strict=True)`` succeed with the weights of a checkpoint? And if not, why not?
+
+    The verdict is torch's own, run on a copy of the module without values; nothing is loaded and nothing is changed.
+
+    Args:
+        module: a module, on any device, or a :class:`Model`.
+        source: a file, a directory that is a checkpoint, ``FILE#SECTION``, or a checkpoint that is open.
+        section: pointer of the weights; None takes the one weights candidate.
+
+    Returns:
+        an object with ``loads``, ``matched``, ``of``, ``missing``, ``unexpected``, ``mismatched`` (with causes),
+        ``harmless``, ``fix`` (with ``command``), as ``ckpt check --json`` has them.
+
+    Raises:
+        SelectionError: several sets of weights could be meant; they are listed.
+        ModelError: the module cannot be copied, or its own hooks fail.
+
+    >>> import ckpt_inspect.torch as ct, torch
+    >>> torch.save(torch.nn.DataParallel(torch.nn.Linear(3, 2)).state_dict(), "parallel.pt")
+    >>> found = ct.check(torch.nn.Linear(3, 2), "parallel.pt")
+    >>> found.loads, found.matched, found.missing
+    (False, 0, ['weight', 'bias'])
+    >>> found.fix.command
+    'ckpt strip-prefix parallel.pt -o parallel.stripped.pt'
+    """
+    from ..torch.state_dicts import opened
+
+    with opened(source) as checkpoint:
+        return check(checkpoint, module, section)
 
 
 def _mend(found: Check, model: Model | nn.Module, judge: _Judge, entries: Any) -> None:
