@@ -103,6 +103,7 @@ def _other(a: str, b: str | None, model: str | None, args: str | None, kwargs: s
             hint=f"For example: ckpt diff {a} other.pt, or ckpt diff {a} --model nets.py:Net",
         )
     if b is not None:
+        models.refuse_idle({"--args": args, "--kwargs": kwargs}, "--model")
         return open_checkpoint(b)
     return live(models.parse(str(model), args, kwargs), transient=False)
 
