@@ -239,7 +239,9 @@ def _incompatible(
     given = with_own_metadata(entries)
     given.update((key, entries[twin]) for key, twin in twins.items())
     for key, value in given.items():
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized:
+        if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_nested:
+            continue
+        if value.layout == torch.strided:
             given[key] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     try:
         found = verdict(module, given)
@@ -253,7 +255,9 @@ def _incompatible(
 
 
 def _same_shape(own: torch.Tensor, value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not nn.parameter.is_lazy(own) and own.shape == value.shape
+    if not isinstance(value, torch.Tensor) or value.is_nested or own.is_nested or nn.parameter.is_lazy(own):
+        return False  # a nested tensor has no shape that could be asked for
+    return own.shape == value.shape
 
 
 def _tie(module: nn.Module, names: list[str], entries: OrderedDict[str, Any]) -> None:
@@ -300,7 +304,10 @@ def _move(module: nn.Module, device: torch.device) -> list[str]:
 def _bytes_of(tensors: list[torch.Tensor]) -> int:
     """Bytes of tensors, those of one memory counted once."""
     return sum(
-        {(id(t) if t.is_sparse else (t.data_ptr(), t.shape)): t.numel() * t.element_size() for t in tensors}.values()
+        {
+            (id(t) if t.is_sparse or t.is_nested else (t.data_ptr(), t.shape)): t.numel() * t.element_size()
+            for t in tensors
+        }.values()
     )
 
 
