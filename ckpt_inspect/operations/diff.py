@@ -74,6 +74,7 @@ class Difference:
         frozen: places that matched ``frozen``, and those of them that moved; None without.
         compared_by: ``bytes``, ``crc32``, or ``names`` where no values were read.
         problems: what could not be read, in words.
+        unmeasured: why nothing was measured of what changed, None if it was.
         prefix: where no name is on both sides, the leading segments that keep them apart.
         tolerance: whether one was given.
     """
@@ -94,6 +95,7 @@ class Difference:
         self.problems: list[str] = [
             f"{side.checkpoint.path}: {problem}" for side in (a, b) for problem in side.checkpoint.problems
         ]
+        self.unmeasured: str | None = None
         self.prefix: str | None = None
         self.tolerance = False
         self.exact = False
@@ -141,6 +143,7 @@ class Difference:
             ],
             "notes": {place.name: note for place, note in self.notes.items()},
             "facts": dict(self.facts),
+            "unmeasured": self.unmeasured,
             "prefix": self.prefix,
             "problems": self.problems,
         }
@@ -343,9 +346,9 @@ def _measure(found: Difference, atol: float, rtol: float, device: str, progress:
     """Metrics of what changed, and its nature: reshaped, permuted, damaged."""
     if not found.changed:
         return
-    from .measure import measured
+    from .measure import measure
 
-    found.changed = measured(found.changed, atol, rtol, device, progress, found.problems)
+    measure(found, atol, rtol, device, progress)
 
 
 def _values(found: Difference, filter: Sequence[str]) -> int:

@@ -382,6 +382,8 @@ def _last(found: Difference) -> Iterator[Line]:
             else f"all {len(chosen):,} frozen tensors are as they were"
         )
         yield [(verdict, "bad" if moved else "good")]
+    if found.unmeasured is not None:
+        yield [(found.unmeasured, "hint")]
     if found.prefix is not None:
         yield [("no name is on both sides: to compare without the prefix, ", "hint"),
                (f"--ignore-prefix {escape(shlex.quote(found.prefix))}", "command")]  # fmt: skip

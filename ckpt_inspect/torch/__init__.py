@@ -10,6 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..errors import TorchMissingError
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as _error:
+    if _error.name != "torch":
+        raise
+    raise TorchMissingError(
+        "this needs torch, which is not installed here",
+        hint="pip install torch. What looks at files, compares, renames and converts them does without.",
+    ) from _error
+
 from .forward import Comparison, compare_outputs
 from .loading import Loaded, load_into, to_device
 from .models import Model
