@@ -15,6 +15,7 @@
     ├── OutputExistsError    the output is there already                  (FileExistsError)
     ├── ModelError           the user's model fails; it is quoted          (RuntimeError)
     └── UnsupportedError     known, but not done here: says who does it   (ValueError)
+        └── TorchMissingError torch is needed, and not installed          (ImportError)
 
 No other exception leaves the library, whatever the bytes of the input.
 """
@@ -124,3 +125,7 @@ class ModelError(CheckpointError, RuntimeError):
 
 class UnsupportedError(CheckpointError, ValueError):
     """The thing is known but not done here; the hint names the official way."""
+
+
+class TorchMissingError(UnsupportedError, ImportError):
+    """What was asked for computes with torch, or builds modules of it, and torch is not installed here."""

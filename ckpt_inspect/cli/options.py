@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -143,12 +144,16 @@ def report_problems(checkpoint: Checkpoint) -> None:
 
 def say_problems(what: str, problems: list[str]) -> None:
     """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
+    from ..formats.archive import WRONG_CHECKSUM
     from ..render.text import escape
 
     for problem in problems[:10]:
         typer.echo(f"ckpt: {escape(what)}{': ' if what else ''}{escape(problem)}", err=True)
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
+    if what and any(WRONG_CHECKSUM in problem for problem in problems):
+        file = shlex.quote(escape(what))
+        typer.echo(f"      What else is hurt: ckpt verify {file}; what is whole: ckpt salvage {file} -o OUT", err=True)
 
 
 def print_lines(lines: Iterable[Line], hanging: int) -> None:

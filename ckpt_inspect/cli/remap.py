@@ -71,6 +71,7 @@ def command(
     if like is not None:
         made = _plan_like(file, section, (like, args, kwargs), given, drop_mismatched, drop_harmless)
     else:
+        models.refuse_idle({"--args": args, "--kwargs": kwargs}, "a model: --like pkg.mod:Net")
         made = _plan_rules(file, section, given, reverse, allow_unused, drop_mismatched or drop_harmless)
     if save_rules is not None:
         from ..operations.save import save_text

@@ -20,8 +20,8 @@ def command(
     model: models.Spec = None,
     args: models.Args = None,
     kwargs: models.Kwargs = None,
-    device: models.Device = "cpu",
-    seed: models.Seed = 0,
+    device: models.Device = None,
+    seed: models.Seed = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -32,10 +32,12 @@ def command(
     fed = [parse_input(text) for text in inputs]
     checkpoint = open_checkpoint(file, section)
     options.report_problems(checkpoint)
+    if model is None:
+        models.refuse_idle({"--args": args, "--kwargs": kwargs}, "--model")
     parsed = models.parse(model, args, kwargs) if model is not None else None
     if parsed is None and checkpoint.format.startswith("torchscript") and fed:
         typer.echo(f"ckpt: executing the TorchScript code in {file}", err=True)
-    found = run(checkpoint, fed, parsed, device, seed)
+    found = run(checkpoint, fed, parsed, device or "cpu", seed or 0)
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from . import options, writing
+from . import options
+from .progress import progress
 
 Name = Annotated[
     str,
@@ -20,7 +21,7 @@ Name = Annotated[
 
 
 def command(
-    file: writing.File,
+    file: options.File,
     name: Name,
     section: options.Section = None,
     slice: Annotated[str | None, typer.Option("--slice", metavar="SLICE", help="List these values: '0,:5'.")] = None,
@@ -43,7 +44,7 @@ def command(
             typer.echo(f"ckpt: wrote {escape(save)} as {dtype}", err=True)
         return 0
     terminal = options.is_terminal()
-    with writing.progress(0 if name not in checkpoint else checkpoint[name].nbytes, "read") as advance:
+    with progress(0 if name not in checkpoint else checkpoint[name].nbytes, "read") as advance:
         found = operation.show(checkpoint, name, slice, device, not terminal, advance)
     problems = [*checkpoint.problems, *found.problems]
     if not as_json:

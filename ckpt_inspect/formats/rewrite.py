@@ -106,6 +106,8 @@ def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes | None:
             for other in sections.values():
                 if other.kind == "optimizer":
                     _follow(replacements, other, section.renamed.pairs)
+            if section.pointer == "module":
+                _follow_deepspeed(replacements, pickle.root, section.renamed.pairs)
     data = write_pickle(pickle.root, pickle.protocol, replacements.nodes)
     back = read_pickle(BytesSource(data, ""))
     if back.end != len(data) or not storage_keys(back) <= storage_keys(pickle):
@@ -121,6 +123,18 @@ def _follow(replacements: Replacements, optimizer: Section, keys: Keys) -> None:
         inside = dict(objects.entries(objects.children(group)[0])[0])
         for name in ("params", "param_names"):
             replacements.names(inside.get(name), keys)
+
+
+def _follow_deepspeed(replacements: Replacements, root: Any, keys: Keys) -> None:
+    """Tables of DeepSpeed's model states, beside ``module``, that its own script reads by the same names (formats 12)."""
+    tables = dict(objects.entries(objects.children(root)[0])[0])
+    if "ds_version" not in tables:
+        return
+    for name in ("param_shapes", "frozen_param_shapes", "shared_params", "buffer_names"):
+        table = tables.get(name)
+        groups = table if type(table) is list and any(map(objects.is_mapping, table)) else [table]
+        for group in groups:  # stages 1 and 2 have a mapping for each group of the optimizer
+            replacements.names(group, keys)
 
 
 # -- torch zip --------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ from ..model.pointer import is_below
 from ..model.section import Value
 from ..model.tensor import TensorInfo
 from .content import compare, stored_nbytes
-from .ls import pattern
+from .ls import matches_nothing, pattern
 from .plain import safe, safe_dict
 from .renamed import find
 from .rules import Rules
-from .sides import Place, Side, sides
+from .sides import Place, Side, leading_prefix, sides
 
 if TYPE_CHECKING:
     from ..torch.metrics import Metrics
@@ -74,6 +74,8 @@ class Difference:
         frozen: places that matched ``frozen``, and those of them that moved; None without.
         compared_by: ``bytes``, ``crc32``, or ``names`` where no values were read.
         problems: what could not be read, in words.
+        unmeasured: why nothing was measured of what changed, None if it was.
+        prefix: where no name is on both sides, the leading segments that keep them apart.
         tolerance: whether one was given.
     """
 
@@ -93,6 +95,8 @@ class Difference:
         self.problems: list[str] = [
             f"{side.checkpoint.path}: {problem}" for side in (a, b) for problem in side.checkpoint.problems
         ]
+        self.unmeasured: str | None = None
+        self.prefix: str | None = None
         self.tolerance = False
         self.exact = False
 
@@ -139,6 +143,8 @@ class Difference:
             ],
             "notes": {place.name: note for place, note in self.notes.items()},
             "facts": dict(self.facts),
+            "unmeasured": self.unmeasured,
+            "prefix": self.prefix,
             "problems": self.problems,
         }
         if self.frozen is not None:
@@ -256,8 +262,12 @@ def diff(
     found.changed.sort(key=_order(mine))
     if not keys_only and not quick:
         _measure(found, atol, rtol, device, progress)
-    _values(found, filter)
+    entries = _values(found, filter)
+    if filter and not (mine or theirs or entries):
+        raise matches_nothing(filter)
     _unbound_facts(found, mine, theirs, common)
+    if found.removed and found.added and not common:
+        found.prefix = leading_prefix(one, other)
     if frozen:
         _frozen(found, frozen, mine, theirs)
     return found
@@ -336,20 +346,21 @@ def _measure(found: Difference, atol: float, rtol: float, device: str, progress:
     """Metrics of what changed, and its nature: reshaped, permuted, damaged."""
     if not found.changed:
         return
-    from .measure import measured
+    from .measure import measure
 
-    found.changed = measured(found.changed, atol, rtol, device, progress, found.problems)
+    measure(found, atol, rtol, device, progress)
 
 
-def _values(found: Difference, filter: Sequence[str]) -> None:
+def _values(found: Difference, filter: Sequence[str]) -> int:
+    """Entries that are no tensors; how many were compared."""
     ours, theirs = _entries(found.a, found.b), _entries(found.b, found.a)
     matches = pattern(filter) if filter else None
-    for name in dict.fromkeys([*ours, *theirs]):
-        if matches is not None and not matches(name):
-            continue
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if matches is None or matches(name)]
+    for name in names:
         one, other = ours.get(name, MISSING), theirs.get(name, MISSING)
         if not _same_value(one, other):
             found.values.append(ValueChange(name, one, other))
+    return len(names)
 
 
 def _entries(side: Side, other: Side) -> dict[str, Value]:

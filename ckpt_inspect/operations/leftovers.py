@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..model.section import Section
-from .like import HARMLESS
 
+HARMLESS = {
+    "num_batches_tracked": "a counter that BatchNorm uses only with momentum=None; files from before 2018 lack it",
+    "position_ids": "0, 1, 2, …: the model makes it anew",
+    "inv_freq": "frequencies of rotary embeddings: the model makes them anew",
+    "total_ops": "counted by thop, no part of the model",
+    "total_params": "counted by thop, no part of the model",
+    "n_averaged": "how many models AveragedModel has averaged; the weights do not need it",
+    "global_step": "a counter of training, no part of the model",
+}
 _OLD_NORM, _NEW_NORM = ("weight_g", "weight_v"), ("original0", "original1")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, exactly, first_difference, in_order, stretches
 from ..dtypes import BY_NAME
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TorchMissingError
 from ..formats.logical import frame, leaves, logical
 from ..model.tensor import TensorInfo
 from .damage import Damage, damage_of
@@ -20,46 +20,55 @@ from .operands import operand
 if TYPE_CHECKING:
     from ..torch.metrics import Metrics
     from ..torch.operand import Operand
-    from .diff import Change
+    from .diff import Change, Difference
 
 _MOST_DIMS = 5  # permutations of more are not tried
 _PROBE = 4096
 
 
-def measured(
-    changes: list[Change], atol: float, rtol: float, device: str, progress: Progress | None, problems: list[str]
-) -> list[Change]:
-    """The changes with their metrics and notes; what cannot be read goes to ``problems``.
+def measure(found: Difference, atol: float, rtol: float, device: str, progress: Progress | None) -> None:
+    """Put metrics and notes to the changes; what cannot be read goes to the problems.
 
     Raises:
         UnsupportedError: there is no such device.
     """
-    from ..torch.chunks import check_device, single_threaded
-
-    check_device(device)
-    found = []
-    with single_threaded():
-        work = _Work(atol, rtol, device, progress)
-        results: dict[int, Metrics] = {}
-        failed: dict[int, str] = {}
-        operands: dict[int, tuple[Operand, Operand] | str] = {}
-        tasks = work.tasks(changes, operands)
-        for index, part in in_order(tasks, 1 if device != "cpu" else None):
-            if isinstance(part, str):
-                failed[index] = part
-            elif index in results:
-                results[index].add(part)
-            else:
-                results[index] = part
-    damage = damage_of(info for change in changes for info in (change.a, change.b))
+    measured = _Measured()
+    try:
+        measured.run(found.changed, atol, rtol, device, progress)
+    except TorchMissingError:
+        found.unmeasured = "how far apart they are was not measured: torch is not installed here"
+    damage = damage_of(info for change in found.changed for info in (change.a, change.b))
+    changes, found.changed = found.changed, []
     for index, change in enumerate(changes):
-        if index in failed:
-            problems.append(f"{change.name}: not compared: {failed[index]}")
+        if index in measured.failed:
+            found.problems.append(f"{change.name}: not compared: {measured.failed[index]}")
             continue
         hurt = _hurt(change, damage)
-        problems += [f"{change.name}: {text}" for text in hurt]
-        found.append(_judged(change, results.get(index), operands.get(index), hurt))
-    return found
+        found.problems += [f"{change.name}: {text}" for text in hurt]
+        found.changed.append(_judged(change, measured.metrics.get(index), measured.operands.get(index), hurt))
+
+
+class _Measured:
+    """By place among the changes: metrics, why there are none, and what was computed with."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[int, Metrics] = {}
+        self.failed: dict[int, str] = {}
+        self.operands: dict[int, tuple[Operand, Operand] | str] = {}
+
+    def run(self, changes: list[Change], atol: float, rtol: float, device: str, progress: Progress | None) -> None:
+        from ..torch.chunks import check_device, single_threaded
+
+        check_device(device)
+        with single_threaded():
+            tasks = _Work(atol, rtol, device, progress).tasks(changes, self.operands)
+            for index, part in in_order(tasks, 1 if device != "cpu" else None):
+                if isinstance(part, str):
+                    self.failed[index] = part
+                elif index in self.metrics:
+                    self.metrics[index].add(part)
+                else:
+                    self.metrics[index] = part
 
 
 class _Work:

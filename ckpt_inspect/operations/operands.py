@@ -56,6 +56,12 @@ def _affine(info: TensorInfo) -> Affine | None:
     return Affine(scales, zero_points, prod(info.shape[found.axis + 1 :]))
 
 
+def unstored_zeros(info: TensorInfo) -> int:
+    """Elements of a sparse tensor that are zero because they are not stored; 0 for all other layouts."""
+    values = numbers_of(info) if info.layout.startswith("sparse_") else None
+    return max(0, info.numel - values.numel) if values is not None else 0
+
+
 def numbers_of(info: TensorInfo) -> TensorInfo | None:
     """The component that holds the values: of a compound tensor its ``values`` or ``buffer``; None: there is not one."""
     if info.layout == "strided" and info.storage is not None:

@@ -60,14 +60,21 @@ class Plan:
                 for old, new in change.keys.renamed
             ],
             "dropped": [change.section.name_of(key) for change in self.changes for key in change.keys.dropped],
-            "kept": sum(len(section) for section in self.original.sections.values())
-            - sum(len(change.keys.renamed) + len(change.keys.dropped) for change in self.changes),
+            "kept": self._kept(),
             "rules": list(dict.fromkeys(rule for change in self.changes for rule in change.keys.rules())),
             "out": out,
             "bytes_copied": bytes_copied,
             "notes": self.notes,
             **(_matching_dict(self.matching) if self.matching is not None else {}),
         }
+
+    def _kept(self) -> int:
+        """Keys that stay as they are: of sections that change, of entries without tensors too."""
+        changed = {change.section.pointer: change.keys for change in self.changes}
+        return sum(
+            changed[pointer].kept if pointer in changed else len(section)
+            for pointer, section in self.original.sections.items()
+        )
 
 
 def _matching_dict(found: Matching) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from .naming import selected
 from .plain import safe
 from .trial import forward_dict, load
 
@@ -54,7 +56,7 @@ class Run:
         return all(output.finite for output in self.forward.outputs)
 
     def __repr__(self) -> str:
-        return f"<Run of {self.name}: {len(self.parts)} modules, {self.parts[0].flops or 0:,} FLOPs>"
+        return f"<Run of {self.name}: {len(self.parts)} modules, {self.parts[0].flops:,} FLOPs>"
 
     def to_dict(self) -> dict[str, Any]:
         whole = self.parts[0]
@@ -101,12 +103,13 @@ def run(
         raise SelectionError(
             f"a {checkpoint.format} file holds weights, and no code that could be run",
             path=checkpoint.path,
-            hint=f"Name the model they are for: ckpt run {checkpoint.path} --model nets.py:Net --input 1,3,32,32",
+            hint=f"Name the model they are for: {join(['ckpt', 'run', selected(checkpoint)])} --model nets.py:Net --input 1,3,32,32",
         )
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch is imported: its profiler is talkative
     from ..torch.forward import make_inputs, run_forward
     from ..torch.loading import checked_device
-    from ..torch.running import load_script, watch
+    from ..torch.running import watch
+    from ..torch.scripted import load_script
 
     target = checked_device(device)
     if rebuilt is not None:

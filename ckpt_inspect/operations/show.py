@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.copying import Progress
 from ..dtypes import BY_NAME
-from ..errors import CheckpointError, MissingKeyError, SelectionError, UnsupportedError
+from ..errors import CheckpointError, MissingKeyError, SelectionError, TorchMissingError, UnsupportedError
 from ..formats.literal import literal
 from ..formats.logical import leaves
 from ..model import pointer as pointers
@@ -158,6 +158,11 @@ def _tensor(
             found.problems += [f"{full}: {text}" for text in damage_of([info]).of(info)]
         else:
             _measured(found, info, device, progress)
+    except TorchMissingError:
+        if slice is not None:
+            raise
+        found.note = "not measured: torch is not installed here"
+        found.problems += [f"{full}: {text}" for text in damage_of([info]).of(info)]
     except (SelectionError, UnsupportedError):
         raise
     except CheckpointError as error:
@@ -182,7 +187,11 @@ def _measured(found: Shown, info: TensorInfo, device: str, progress: Progress | 
             return
         numbers = operand(values)
         if not isinstance(numbers, str):
-            found.histogram = histogram(numbers, BINS, float(stats.low), float(stats.high), device)
+            low, high = float(stats.low), float(stats.high)
+            found.histogram = histogram(numbers, BINS, low, high, device)
+            zeros = stats.count - sum(found.histogram) - stats.nan - stats.inf
+            if zeros > 0:  # those that a sparse tensor does not store
+                found.histogram[min(BINS - 1, int((0 - low) * (BINS / (high - low))))] += zeros
 
 
 def _where(info: TensorInfo) -> Iterator[Where]:

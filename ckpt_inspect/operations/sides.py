@@ -90,6 +90,32 @@ def sides(
     return found
 
 
+def leading_prefix(a: Side, b: Side) -> str | None:
+    """The leading segments that all keys of one side carry, if without them most keys are those of the other side."""
+    for side, other in ((a, b), (b, a)):
+        ours, theirs = ([place.key for place in one.tensors if not place.pointed] for one in (side, other))
+        shared = _shared_segments(ours)
+        for count in range(1, len(shared) + 1):
+            prefix = ".".join(shared[:count]) + "."
+            found = {key.removeprefix(prefix) for key in ours}.intersection(theirs)
+            if 2 * len(found) > min(len(ours), len(theirs)):
+                return prefix
+    return None
+
+
+def _shared_segments(keys: list[str]) -> list[str]:
+    """The modules that all keys begin with."""
+    if not keys:
+        return []
+    first, last = (key.split(".")[:-1] for key in (min(keys), max(keys)))
+    shared = []
+    for one, other in zip(first, last, strict=False):
+        if one != other:
+            break
+        shared.append(one)
+    return shared if all(key.startswith(".".join(shared)) for key in keys) else []
+
+
 def _weights(checkpoint: Checkpoint) -> Checkpoint:
     """The one weights candidate, as a part."""
     candidates = checkpoint.candidates()

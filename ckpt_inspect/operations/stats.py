@@ -11,12 +11,13 @@ from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError, SelectionError
+from ..formats.compound import is_coalesced
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.tensor import TensorInfo
 from .damage import Damage
-from .ls import pattern
-from .operands import numbers_of, operand
+from .ls import matches_nothing, pattern
+from .operands import numbers_of, operand, unstored_zeros
 from .plain import safe_dict
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class TensorStats(NamedTuple):
     def first_bad(self) -> tuple[int, ...] | None:
         """Index of the first NaN or infinity, one number for each dimension; flat in a component."""
         flat = self.stats.first_bad if self.stats is not None else None
-        if flat is None or flat >= self.info.numel:
+        if flat is None or self.info.layout != "strided" or flat >= self.info.numel:
             return None if flat is None else (flat,)
         index: list[int] = []
         for n in reversed(self.info.shape):
@@ -142,6 +143,7 @@ def stats(
 
     Raises:
         SelectionError: it cannot be sorted by that.
+        RuleError: the patterns match no tensor.
         UnsupportedError: there is no such device.
     """
     from ..torch.chunks import check_device, single_threaded
@@ -156,6 +158,8 @@ def stats(
     if filter:
         matches = pattern(filter)
         rows = [row for row in rows if matches(row[1]) or matches(row[0])]
+        if not rows:
+            raise matches_nothing(filter, checkpoint.path)
     found = Stats(checkpoint)
     with single_threaded():
         measured = measure([row[-1] for row in rows], device, progress)
@@ -198,6 +202,9 @@ def measure(
         numbers = results[index][0]
         if numbers is not None and not numbers.all_zero:
             numbers.dead_rows = int((~rows).sum())
+    for index, info in enumerate(infos):
+        if info.layout.startswith("sparse_") and index not in twins:
+            results[index] = _with_zeros(info, *results[index])
     for index, (numbers, note, failed) in enumerate(results):
         hurt = damage.of(infos[index]) if index not in twins else ()
         if hurt:
@@ -270,6 +277,22 @@ class _Work:
         if self.progress is not None:
             self.progress(count * BY_NAME[found.dtype].itemsize)
         return index, numbers
+
+
+def _with_zeros(
+    info: TensorInfo, numbers: Statistics | None, note: str | None, failed: bool
+) -> tuple[Statistics | None, str | None, bool]:
+    """Numbers of a whole sparse tensor, out of those of the values it stores."""
+    from ..torch.statistics import Statistics
+
+    if numbers is None:
+        return numbers, note, failed
+    if info.layout == "sparse_coo" and not is_coalesced(info):
+        return numbers, "not coalesced: numbers of the stored values, some of which may add up", failed
+    zeros = unstored_zeros(info)
+    if zeros:
+        numbers.add(Statistics(count=zeros, finite=zeros, zeros=zeros, low=0, high=0))
+    return numbers, note, failed
 
 
 def _said(index: int, note: str, failed: bool) -> tuple[int, tuple[str, bool]]:

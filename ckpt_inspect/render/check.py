@@ -25,6 +25,9 @@ def lines(found: Check, all_of_it: bool = True) -> Iterator[Line]:
     yield [(escape(found.checkpoint.path + part), "file"), ("   → ", "dim"), (escape(found.name), "class"),
            (f"   {plural(found.of, 'tensor')} · {plural(found.of_parameters, 'parameter')}", "")]  # fmt: skip
     yield from _verdict(found)
+    if found.rescue is not None:
+        yield _row("rescue", "the file is damaged: what is whole in it, and what is not is named", "hint")
+        yield [(" " * LABEL, ""), (escape(found.rescue), "command")]
     if found.why_cpu is not None:
         nbytes = size(sum(info.nbytes for info in found.model.values()))
         yield _row("built", f"on the CPU, {nbytes}: on meta it says {found.why_cpu}", "dim")
@@ -55,6 +58,9 @@ def _verdict(found: Check) -> Iterator[Line]:
         yield [("loads".ljust(LABEL), "good"), (f"strict=True succeeds: {count}{numel}{extra}", "")]
         return
     after = ""
+    if found.damage and found.text is None:
+        yield [("would not load", "bad"), (f"   the file is damaged; its names and shapes fit: {count}{numel}", "")]
+        return
     if found.fix is not None and found.fix.matched > found.matched and found.fix.keys:
         after = f"; after {found.fix.short}: {found.fix.matched:,} of {found.fix.of:,}"
     yield [("would not load", "bad"), (f"   {count}{after}{numel}", "")]

@@ -34,11 +34,10 @@ def lines(found: Run) -> Iterator[Line]:
     if found.why is not None:
         yield [("note".ljust(LABEL), "label"), (escape(found.why), "")]
     whole = found.parts[0]
-    flops = f" · {_flops(whole.flops)}" if whole.flops is not None else ""
     nbytes = sum(info.nbytes for section in found.checkpoint.sections.values() for info in section.values())
     yield [
         ("total".ljust(LABEL), "label"),
-        (f"{plural(whole.parameters, 'parameter')}{flops} · file {size(nbytes)}", ""),
+        (f"{plural(whole.parameters, 'parameter')} · {_flops(whole.flops)} · file {size(nbytes)}", ""),
     ]
     yield from forward_lines(found.forward, found.inputs, found.seed)
 
@@ -49,7 +48,7 @@ def _row(part: Part) -> tuple[str, str, str, str, str]:
     cls = escape(part.cls) + (f"({escape(part.facts)})" if part.facts else "")
     if part.calls is not None and part.calls > 1:
         cls += f"  ×{part.calls}"
-    given = "not run" if part.calls == 0 else " ".join(map(shape, part.outputs)) if part.outputs else ""
+    given = "not called" if part.calls == 0 else " ".join(map(shape, part.outputs)) if part.outputs else ""
     return name, cls, given, f"{part.parameters:,}" if part.parameters else "", f"{part.flops:,}" if part.flops else ""
 
 

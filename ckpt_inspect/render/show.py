@@ -106,17 +106,19 @@ def _histogram(found: Shown) -> Iterator[Line]:
 def _values(values: Any, all_of_it: bool) -> Iterator[Line]:
     """One innermost row a line, columns aligned."""
     rows = list(_rows(values, ()))
-    count = 0
+    shown, count = [], 0
     for index, row in rows:
-        cells = [_value(cell) for cell in row]
-        room = max(map(len, cells), default=0)
-        label = f"[{', '.join(map(str, index))}]" if index else ""
-        count += len(cells)
-        text = " ".join(cell.rjust(room) for cell in cells)
+        count += len(row)
         if count > _MOST and not all_of_it:
-            yield [("… piped, all values are listed", "dim")]
-            return
-        yield [(f"{label:{_LABEL}}", "dim"), (text, "literal")]
+            break
+        label = f"[{', '.join(map(str, index))}]" if index else ""
+        shown.append((label, [_value(cell) for cell in row]))
+    room = max((len(cell) for _, cells in shown for cell in cells), default=0)
+    margin = max([_LABEL, *(len(label) + 1 for label, _ in shown)])
+    for label, cells in shown:
+        yield [(f"{label:{margin}}", "dim"), (" ".join(cell.rjust(room) for cell in cells), "literal")]
+    if len(shown) < len(rows):
+        yield [("… piped, all values are listed", "dim")]
 
 
 def _rows(values: Any, index: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], list[Any]]]:

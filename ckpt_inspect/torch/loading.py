@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ModelError, SelectionError
 from ..model.keymap import KeyMap
-from .models import said
+from .models import their_code
 from .state_dicts import cast, choose, entries_of, opened, under
 from .tensors import Loader
 from .verdicts import tensors_of, with_own_metadata
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..model.checkpoint import Checkpoint
+
+
+WHAT_TO_DO = "What to do about it: ckpt check FILE --model pkg.mod:Net"
 
 
 class Loaded(NamedTuple):
@@ -122,10 +125,8 @@ def assign(
     missing, unexpected = _incompatible(module, own, entries, twins, strict)
     given = with_own_metadata(entries)
     given.update((key, entries[twin]) for key, twin in twins.items())
-    try:
+    with their_code("load_state_dict fails"):
         module.load_state_dict(given, strict=False, assign=True)
-    except Exception as error:
-        raise ModelError(f"load_state_dict fails: {said(error)}") from error
     for names in groups:
         _tie(module, names, entries)
     unfilled = _move(module, device)
@@ -150,8 +151,8 @@ def _device(module: nn.Module, device: str | torch.device | None) -> torch.devic
     return there or torch.device("cpu")
 
 
-def checked_device(device: str | torch.device) -> torch.device:
-    """A device that is there.
+def checked_device(device: str | torch.device, meta: bool = False) -> torch.device:
+    """A device that is there, and that holds values unless ``meta`` may be meant.
 
     Raises:
         SelectionError: there is no such device, or it is not here.
@@ -166,7 +167,14 @@ def checked_device(device: str | torch.device) -> torch.device:
         if (found.index or 0) >= count:
             there = f"there are {count} CUDA devices" if count else "torch sees no CUDA device here"
             raise SelectionError(f"{device} was asked for, and {there}", hint="Take another: --device cpu")
-    return found
+    if found.type == "meta" and not meta:
+        raise SelectionError("tensors on meta have no values", hint="For example: cpu, cuda, cuda:1")
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # what a build of torch without it says
+        reason = str(error).partition("\n")[0]
+        raise SelectionError(f"{device} is not here: {reason}", hint="Take another: --device cpu") from error
+    return found if found.type != "cpu" else torch.device("cpu")  # its numbers mean nothing
 
 
 def _names(keymap: Any, keys: list[str]) -> dict[str, str | None]:
@@ -231,7 +239,9 @@ def _incompatible(
     given = with_own_metadata(entries)
     given.update((key, entries[twin]) for key, twin in twins.items())
     for key, value in given.items():
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized:
+        if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_nested:
+            continue
+        if value.layout == torch.strided:
             given[key] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     try:
         found = verdict(module, given)
@@ -240,12 +250,14 @@ def _incompatible(
         found = verdict_with_values(module, given)
     if found.mismatched or found.errors or (strict and not found.strict):
         text = " ".join((found.text or "; ".join(found.errors)).split())
-        raise ModelError(text, hint="What to do about it: ckpt check FILE --model …")
+        raise ModelError(text, hint=WHAT_TO_DO)
     return found.missing, found.unexpected
 
 
 def _same_shape(own: torch.Tensor, value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not nn.parameter.is_lazy(own) and own.shape == value.shape
+    if not isinstance(value, torch.Tensor) or value.is_nested or own.is_nested or nn.parameter.is_lazy(own):
+        return False  # a nested tensor has no shape that could be asked for
+    return own.shape == value.shape
 
 
 def _tie(module: nn.Module, names: list[str], entries: OrderedDict[str, Any]) -> None:
@@ -292,7 +304,10 @@ def _move(module: nn.Module, device: torch.device) -> list[str]:
 def _bytes_of(tensors: list[torch.Tensor]) -> int:
     """Bytes of tensors, those of one memory counted once."""
     return sum(
-        {(id(t) if t.is_sparse else (t.data_ptr(), t.shape)): t.numel() * t.element_size() for t in tensors}.values()
+        {
+            (id(t) if t.is_sparse or t.is_nested else (t.data_ptr(), t.shape)): t.numel() * t.element_size()
+            for t in tensors
+        }.values()
     )
 
 
@@ -314,7 +329,7 @@ def to_device(source: Any, device: str | torch.device) -> Any:
     >>> moved["w"].device, moved["epoch"]
     (device(type='cpu'), 3)
     """
-    target = checked_device(device)
+    target = checked_device(device, meta=True)
     made: dict[int, Any] = {}
 
     def move(value: Any) -> Any:

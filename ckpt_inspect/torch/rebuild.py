@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,7 +112,9 @@ def refuse_what_torch_cannot_hold(checkpoint: Checkpoint, section: Section) -> N
     if bad:
         listed = "; ".join(bad[:8]) + (f"; and {len(bad) - 8:,} more" if len(bad) > 8 else "")
         raise UnsupportedError(
-            f"a module cannot hold {listed}", path=checkpoint.path, hint="See them: ckpt ls --long FILE"
+            f"a module cannot hold {listed}",
+            path=checkpoint.path,
+            hint=f"See them: {join(['ckpt', 'ls', '--long', checkpoint.path])}",
         )
 
 

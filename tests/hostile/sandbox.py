@@ -193,16 +193,16 @@ def _fork(path: str) -> Outcome:
     return Outcome(**facts, seconds=used.ru_utime + used.ru_stime, kilobytes=used.ru_maxrss)
 
 
-def import_everything() -> None:
+def import_everything(torch: bool = False) -> None:
     """Import what is imported late, so that any import after this is one too many."""
     import ckpt_inspect
 
     package = Path(ckpt_inspect.__path__[0])
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package.parent).with_suffix("").parts
-        if parts[1] != "torch" and parts[-1] != "__main__":
+        if (torch or parts[1] != "torch") and parts[-1] != "__main__":
             importlib.import_module(".".join(parts).removesuffix(".__init__"))
-    for late in ("difflib", "html", "shlex", "rich.console", "rich.text", "rich.cells", "encodings.raw_unicode_escape",
+    for late in ("difflib", "html", "shlex", "rich.console", "rich.text", "rich.cells", "encodings.ascii", "encodings.raw_unicode_escape",
                  "encodings.utf_16", "encodings.utf_16_le", "encodings.utf_16_be", "encodings.utf_32", "encodings.utf_32_le",
                  "encodings.utf_32_be", "encodings.latin_1", "encodings.unicode_escape"):  # fmt: skip
         importlib.import_module(late)

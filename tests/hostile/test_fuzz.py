@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -30,14 +31,14 @@ def test_short_run(tmp_path: Path) -> None:
 _PLANTED = """
 import sys
 from tests.hostile import fuzz
-def step(path):
-    with open(path, "rb") as file:
+def step(given):
+    with open(given.path, "rb") as file:
         if len(file.read()) >= 6 * 999:
             {what}
     yield ""
-fuzz.STEPS = (step,)
+fuzz.LANES = {{"bare": (step,), "torch": ()}}
 fuzz.SECONDS = 0.5
-fuzz.make_seeds = lambda folder: [(folder / name).write_bytes(b"PK") for name in fuzz.SEEDS]
+fuzz.make_seeds = lambda folder: [(folder / name).write_bytes(b"PK") for name in fuzz.NAMES]
 sys.exit(fuzz.main(["--inputs", "60", "--flips", "0", "--step", "999", "--folder", {folder!r}]))
 """
 
@@ -65,7 +66,15 @@ def test_it_would_notice(what: str, says: str, tmp_path: Path) -> None:
 def test_inputs_can_be_made_again() -> None:
     seeds = {"a": b"\x80\x02}q\x00." * 30, "fixture b": (_ROOT / "fixtures" / "tied.pt").read_bytes()}
     first, again = (fuzz.inputs(seeds, "x", 3, 64) for _ in range(2))
-    assert [next(first) for _ in range(99)] == [next(again) for _ in range(99)]
+    for one, other in islice(zip(first, again, strict=True), 99):
+        assert (one.number, one.kind, one.seed, one.make()) == (other.number, other.kind, other.seed, other.make())
+
+
+def test_every_step_meets_every_seed() -> None:
+    """Which step an input goes through has nothing to do with where it comes from."""
+    seeds = {f"fixture {name}": b"x" * 64 for name in fuzz.FIXTURES}
+    met = {(found.seed, fuzz.step_of(found.number)[1]) for found in islice(fuzz.inputs(seeds, "x", 2000, 64), 10_000)}
+    assert len(met) == len(seeds) * len({step for steps in fuzz.LANES.values() for step in steps})
 
 
 def test_mutations_know_the_formats() -> None:

@@ -497,3 +497,24 @@ def test_a_file_against_itself_reads_nothing(tmp_path: Path) -> None:
     a, b = ci.open(tmp_path / "a.pt"), ci.open(tmp_path / "a.pt")
     assert diff(a, b, progress=read.append).same
     assert read == []
+
+
+# -- what to type next ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.module."])
+def test_a_prefix_that_keeps_all_names_apart_is_named(prefix: str, tmp_path: Path) -> None:
+    plain = {"a.weight": torch.ones(2), "a.bias": torch.ones(3), "b": torch.zeros(1)}
+    torch.save(plain, tmp_path / "plain.pt")
+    torch.save({prefix + key: tensor + 1 for key, tensor in plain.items()}, tmp_path / "wrapped.pt")
+    one, other = ci.open(tmp_path / "plain.pt"), ci.open(tmp_path / "wrapped.pt")
+    assert diff(one, other).prefix == prefix
+    assert diff(other, one).prefix == prefix
+    found = diff(one, other, ignore_prefix=[prefix])
+    assert (found.prefix, len(found.changed), found.added) == (None, 3, [])
+
+
+def test_names_that_have_nothing_in_common_are_not_explained(tmp_path: Path) -> None:
+    torch.save({"a.x": torch.ones(2), "a.y": torch.ones(3)}, tmp_path / "a.pt")
+    torch.save({"b.u": torch.ones(2) * 2, "b.v": torch.ones(3) * 3}, tmp_path / "b.pt")
+    assert diff(ci.open(tmp_path / "a.pt"), ci.open(tmp_path / "b.pt")).prefix is None

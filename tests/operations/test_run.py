@@ -58,6 +58,67 @@ def test_models_against_torchs_counter(name: str, tmp_path: Path) -> None:
             assert part.calls == 1
 
 
+class Lists(nn.Module):  # type: ignore[misc]
+    """Lists in lists, one layer that is called twice, one that is not, one whose weight is used without a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.ModuleList(nn.ModuleList([nn.Linear(4, 4), nn.Conv1d(1, 1, 3, padding=1)]) for _ in range(2))
+        self.named = nn.ModuleDict({"used": nn.Linear(4, 4), "left": nn.Linear(4, 4)})
+        self.again = self.named["used"]
+        self.borrowed = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for group in self.groups:
+            for layer in group:
+                x = layer(x)
+        return self.again(self.named["used"](x)) @ self.borrowed.weight
+
+
+def rows_of(module: nn.Module, path: Path) -> dict[str, Any]:
+    torch.save(module.state_dict(), path / "lists.pt")
+    found = run(ci.open(path / "lists.pt"), [InputSpec((1, 1, 4))], ct.Model("tests.operations.test_run:Lists"))
+    return {part.path: part for part in found.parts}
+
+
+def test_what_is_never_called_costs_what_its_children_cost(tmp_path: Path) -> None:
+    rows = rows_of(Lists(), tmp_path)
+    with FlopCounterMode(display=False) as counter:
+        Lists()(torch.ones(1, 1, 4))
+    linear, conv = 2 * 4 * 4, 2 * 3 * 4
+    assert {path: part.flops for path, part in rows.items() if "." not in path} == {
+        "": counter.get_total_flops(), "groups": 2 * (linear + conv), "named": 2 * linear, "borrowed": 0,
+    }  # fmt: skip
+    assert rows[""].flops == 2 * (linear + conv) + 2 * linear + linear  # the last is of the matrix product itself
+    assert (rows["groups.1"].flops, rows["groups.1.0"].flops) == (linear + conv, linear)
+    assert (rows["groups"].calls, rows["named.used"].calls, rows["named.left"].calls) == (None, 2, 0)
+
+
+def test_lists_in_torchscript(tmp_path: Path) -> None:
+    """The profiler names neither the lists nor which of two equal numbers it means."""
+    module = Lists().eval()
+    expected = rows_of(module, tmp_path)
+    with files.quiet():
+        torch.jit.script(module).save(str(tmp_path / "s.pt"))
+        found = run(ci.open(tmp_path / "s.pt"), [InputSpec((1, 1, 4))])
+    rows = {part.path: part for part in found.parts}
+    for path, part in expected.items():
+        if path not in ("named", "named.used"):  # the layer called twice has two rows there
+            assert rows[path].flops == part.flops, path
+            assert not path.startswith("groups.") or rows[path].outputs == part.outputs
+    assert rows["named.used"].flops + rows["again"].flops == expected["named.used"].flops
+    assert found.why is None
+
+
+def test_what_torchs_counter_does_not_count_is_said(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.LSTM(4, 8)), tmp_path / "m.pt")
+    found = run(ci.open(tmp_path / "m.pt"), [InputSpec((3, 2, 4))])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        nn.LSTM(4, 8)(torch.ones(3, 2, 4))
+    assert found.parts[0].flops == counter.get_total_flops()
+    assert counter.get_total_flops() or "no formula for mkldnn_rnn_layer" in (found.why or "")
+
+
 @pytest.mark.parametrize(("name", "how"), [("named-lenet", "script"), ("cnn1", "trace"), ("gpt", "trace")])
 def test_torchscript_rows_are_those_of_the_model(name: str, how: str, tmp_path: Path) -> None:
     with files.quiet():

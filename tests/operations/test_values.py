@@ -21,7 +21,7 @@ from ckpt_inspect.operations.hash import hash
 from ckpt_inspect.operations.npy import save_npy
 from ckpt_inspect.operations.show import show, sliced
 from ckpt_inspect.operations.stats import stats
-from tests.conftest import FIXTURES, Run
+from tests.conftest import FIXTURES, Run, in_process
 from tests.operations.test_diff import DTYPES, EIGHTS, INTEGERS, random_tensor, wide
 from tests.zoo import files
 
@@ -350,3 +350,88 @@ def test_a_device_that_is_not_there(ckpt: Run) -> None:
     done = ckpt("stats", "lenet.pt", "--device", "nonsense")
     assert done.returncode == 2
     assert done.stderr.startswith("ckpt: no device 'nonsense' here")
+
+
+# -- sparse --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "hybrid"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.filterwarnings("ignore:Sparse B?CS. tensor support")
+@pytest.mark.filterwarnings("ignore:Sparse BSR tensor support")
+def test_stats_of_a_sparse_tensor_are_those_of_the_dense_one(layout: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    dense = torch.randn(6, 8) * (torch.rand(6, 8) < 0.3)
+    made = {
+        "coo": lambda: dense.to_sparse(),
+        "csr": lambda: dense.to_sparse_csr(),
+        "csc": lambda: dense.to_sparse_csc(),
+        "bsr": lambda: dense.to_sparse_bsr((2, 2)),
+        "hybrid": lambda: dense.to_sparse(1),
+    }[layout]()
+    (row,) = stats(saved({"x": made}, tmp_path)).rows
+    found = row.stats
+    assert found is not None
+    assert found.count == dense.numel()
+    assert found.zeros == int((dense == 0).sum())
+    assert found.low == pytest.approx(dense.min().item())
+    assert found.high == pytest.approx(dense.max().item())
+    assert found.mean == pytest.approx(dense.double().mean().item())
+    assert found.std == pytest.approx(dense.double().std(correction=0).item())
+    assert found.norm == pytest.approx(dense.double().norm().item())
+    assert row.note is None
+    histogram = torch.histc(dense, 40, dense.min().item(), dense.max().item())
+    assert sum(show(ci.open(tmp_path / "x.pt"), "x").histogram) == int(histogram.sum())
+    assert max(show(ci.open(tmp_path / "x.pt"), "x").histogram) == int(histogram.max())
+
+
+def test_stats_of_values_that_may_add_up(tmp_path: Path) -> None:
+    twice = torch.sparse_coo_tensor(torch.tensor([[0, 0]]), torch.tensor([1.0, -1.0]), (5,), check_invariants=True)
+    (row,) = stats(saved({"x": twice}, tmp_path)).rows
+    assert row.stats is not None
+    assert row.stats.count == 2
+    assert row.note is not None
+    assert row.note.startswith("not coalesced")
+
+
+def test_the_first_nan_of_a_sparse_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dense = torch.zeros(4, 4)
+    dense[1, 2], dense[3, 3] = 1.0, float("nan")
+    torch.save({"x": dense.to_sparse()}, tmp_path / "x.pt")
+    assert in_process(["stats", str(tmp_path / "x.pt"), "--check"]) == 1
+    assert "1 NaN, 6.25% of it, the first at value 1 of those stored" in capsys.readouterr().out
+
+
+# -- a check of nothing --------------------------------------------------------------------------------
+
+
+def test_a_filter_that_matches_nothing_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    lenet = str(FIXTURES / "lenet.pt")
+    for command in (["stats", lenet, "--check"], ["stats", lenet], ["diff", lenet, lenet]):
+        assert in_process([*command, "--filter", "*.wieght"]) == 2
+        said = capsys.readouterr()
+        assert "--filter '*.wieght' matches no tensor" in said.err
+        assert not said.out
+    assert in_process(["diff", str(FIXTURES / "run.ckpt"), str(FIXTURES / "run.ckpt"), "--filter", "epoch"]) == 0
+
+
+def test_npy_of_quantized_values_is_what_they_stand_for(tmp_path: Path) -> None:
+    x = torch.randn(4, 3)
+    by_tensor = torch.quantize_per_tensor(x, 0.05, 3, torch.quint8)
+    by_channel = torch.quantize_per_channel(x, torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.zeros(4), 0, torch.qint8)
+    checkpoint = saved({"t": by_tensor, "c": by_channel}, tmp_path)
+    for name, tensor in (("t", by_tensor), ("c", by_channel)):
+        assert save_npy(checkpoint, name, str(tmp_path / "x.npy"), force=True) == "float32"
+        assert np.allclose(np.load(tmp_path / "x.npy"), tensor.dequantize().numpy(), rtol=1e-6)
+    save_npy(checkpoint, "t", str(tmp_path / "x.npy"), slice="1", force=True)
+    assert np.allclose(np.load(tmp_path / "x.npy"), by_tensor.dequantize()[1].numpy(), rtol=1e-6)
+
+
+def test_npy_says_why_not(tmp_path: Path) -> None:
+    checkpoint = saved({"s": torch.eye(3).to_sparse(), "n": 3, "w": torch.ones(2)}, tmp_path)
+    with pytest.raises(ci.UnsupportedError, match=r"'s' is sparse_coo, made of indices, values"):
+        save_npy(checkpoint, "s", str(tmp_path / "x.npy"))
+    with pytest.raises(ci.UnsupportedError, match="'n' is no tensor"):
+        save_npy(checkpoint, "n", str(tmp_path / "x.npy"))
+    with pytest.raises(ci.MissingKeyError):
+        save_npy(checkpoint, "nothing", str(tmp_path / "x.npy"))

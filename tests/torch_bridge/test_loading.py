@@ -280,10 +280,11 @@ def test_inputs_that_are_none(text: str) -> None:
 
 
 def test_examples_in_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckpt_inspect.operations import check
     from ckpt_inspect.torch import forward, loading
 
     monkeypatch.chdir(tmp_path)
-    for module in (ct, loading, forward):
+    for module in (ct, loading, forward, check):
         tried = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
         assert tried.attempted
         assert tried.failed == 0
@@ -334,5 +335,6 @@ def test_lazy_modules_and_hooks_that_read_values(tmp_path: Path) -> None:
 def test_a_compiled_model_wants_its_prefix(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "w.pt")
     found = ct.check(torch.compile(nn.Linear(2, 3)), tmp_path / "w.pt")
+    assert found.fix is not None
     assert found.fix.command.startswith("ckpt add-prefix ")
     assert " _orig_mod " in found.fix.command
