@@ -121,7 +121,10 @@ def _print(lines: list[Line], target: str | None, nbytes: int, in_place: bool, c
 
     if checked is not None and target is not None:
         where = f"{escape(target)}   {size(nbytes)}" + (" changed in place" if in_place else "")
-        lines += [[("  wrote   ", "good"), (where, "")], [("  checked ", "good"), (checked, "")]]
+        wrote: Line = [("  wrote   ", "good"), (where, "")]
+        if in_place and not nbytes:
+            wrote = [("  wrote   ", "label"), ("nothing: the file is as it was asked to be", "")]
+        lines += [wrote, [("  checked ", "good"), (checked, "")]]
     if options.is_terminal():
         from ..render.terminal import show_wrapped
 

@@ -160,7 +160,9 @@ def rewritten_zip(
     alignment = alignment_of(archive)
     layout = rewrite(archive, changed, dropped, alignment)
     edit, why = None, "it is not written yet"
-    if archive.source.file_range() is not None:
+    if archive.source.file_range() is not None and not changed and not dropped:
+        edit, why = Edit([], [], b""), ""
+    elif archive.source.file_range() is not None:
         append, last = appended(archive, changed, alignment)
         edit, why = Edit([], append, last), ""
     return NewFile(container.path, name, layout, layout.nbytes, edit, why)

@@ -86,6 +86,8 @@ class Steps:
         self.now = devices.moved(before, tags)
         tags.check(info.device or "" for _, _, info in before.tensors())
         self.made.devices = [(tag, new) for tag in sorted(tags.met) if (new := tags.new(tag)) is not None]
+        if not self.made.devices and before.format != "safetensors":
+            self.made.notes.append("nothing is on another device")
         texts = devices.named_in_text(before)
         if texts:
             names = listed(f"{name} = {text!r}" for name, text in texts)
@@ -216,9 +218,10 @@ class Steps:
 
     def _note_values(self) -> None:
         """Entries of pickled shards that are no tensors."""
-        if self.now.format == "sharded":
-            why = "an entry of a shard that is no tensor"
-            self.made.removed += [Lost(value.name, why) for value in self.now.values]
+        for shard in self.now.parts:
+            if shard.format != "safetensors":
+                why = "an entry of a shard that is no tensor"
+                self.made.removed += [Lost(value.name, why) for value in shard.values]
 
     def _named(self) -> None:
         now = self.now

@@ -68,13 +68,14 @@ def save_in_place(checkpoint: Checkpoint) -> Written:
     """
     origin = checkpoint.origin
     files = rewritten(checkpoint) if origin is None else drafts.edits(drafts.settled(checkpoint))
-    if not files:
-        return Written(checkpoint.path, 0)
     for file in files:
         if file.edit is None:
             raise UnsupportedError(
                 f"not in place: {file.why_not}", path=file.source, hint="Write a new file instead: -o OUT"
             )
+    files = [file for file in files if _edited(file)]
+    if not files:
+        return Written(checkpoint.path, 0)
     containers = (origin.whole or origin if origin is not None else checkpoint).containers
     read = [whole[0] for c in containers if (whole := c.source.file_range()) is not None]
     with journal.edit_many([file.source for file in files], read=read) as edits:

@@ -137,3 +137,20 @@ sys.exit(run(sys.argv[1:]))
         assert not (tmp_path / "out.pt").exists()
         left = os.listdir(tmp_path)
         assert left == [] if number == signal.SIGINT else all(name.startswith(".out.pt.ckpt-tmp-") for name in left)
+
+
+def test_a_file_that_is_as_asked_is_not_touched(ckpt: Run, tmp_path: Path) -> None:
+    path = Path(shutil.copy(FIXTURES / "run.ckpt", tmp_path / "run.ckpt"))
+    before, status = path.read_bytes(), path.stat()
+    done = ckpt("convert", path, "--device", "cpu", "--in-place")
+    assert done.returncode == 0
+    assert "nothing is on another device" in done.stdout
+    assert "wrote   nothing" in done.stdout
+    assert path.read_bytes() == before
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+
+
+def test_shards_of_safetensors_have_no_entries_to_lose(ckpt: Run, tmp_path: Path) -> None:
+    done = ckpt("convert", FIXTURES / "sharded", "-o", tmp_path / "one.safetensors")
+    assert done.returncode == 0
+    assert "remove" not in done.stdout
