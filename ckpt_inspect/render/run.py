@@ -34,7 +34,8 @@ def lines(found: Run) -> Iterator[Line]:
     if found.why is not None:
         yield [("note".ljust(LABEL), "label"), (escape(found.why), "")]
     whole = found.parts[0]
-    nbytes = sum(info.nbytes for section in found.checkpoint.sections.values() for info in section.values())
+    stored = {info.storage for section in found.checkpoint.sections.values() for info in section.values()}
+    nbytes = sum(storage.nbytes for storage in stored if storage is not None)
     yield [
         ("total".ljust(LABEL), "label"),
         (f"{plural(whole.parameters, 'parameter')} · {_flops(whole.flops)} · file {size(nbytes)}", ""),

@@ -168,6 +168,17 @@ def test_a_whole_module_of_torchs_layers_needs_no_model(tmp_path: Path) -> None:
         run(ci.open(tmp_path / "l.pt"), [InputSpec((1, 1, 4, 4))])
 
 
+def test_layers_that_are_made_of_layers_need_no_model_either(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2)).eval()
+    model[0].layers[1].register_forward_hook(print)
+    torch.save(model, tmp_path / "m.pt")
+    found = run(ci.open(tmp_path / "m.pt"), [InputSpec((1, 3, 4))])
+    (x,) = make_inputs([InputSpec((1, 3, 4))], 0, torch.device("cpu"))
+    with torch.no_grad():
+        assert torch.equal(found.forward.tensors[""], model(x))
+    assert "hooks that the file records are not run: of 0.layers.1" in (found.why or "")
+
+
 def test_weights_need_a_model_and_a_script_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["run", "lenet.pt", "--input", "1,3,32,32"], "holds weights, and no code that could be run"),
