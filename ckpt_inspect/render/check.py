@@ -74,9 +74,12 @@ def _promise(found: Check, fix: Fix) -> str:
     if fix.loads and not fix.keys:
         return f"the file is of a model built otherwise: {fix.matched:,} of {fix.of:,} tensors match then"
     if fix.loads and found.only_harmless and found.missing:
-        return "a state_dict with the tied names in it, for strict=True; load_into takes the file as it is"
+        return "a state_dict with the tied names in it, for strict=True; ckpt_inspect.torch.load_into takes the file as it is"
     if fix.loads:
         return f"{fix.matched:,} of {fix.of:,} tensors match then, and strict=True succeeds"
+    if fix.only_harmless:
+        count = f"{fix.matched:,} of {fix.of:,} tensors match then"
+        return f"{count}, and only harmless keys differ: strict=False loads all that matters"
     if fix.matched == found.matched:
         left = fix.of - fix.matched
         return f"strict=False loads {fix.matched:,} of {fix.of:,} tensors then; {left:,} stay as the model makes them"
