@@ -16,7 +16,7 @@ from ..model.problem import Problem
 from ..model.section import Section
 from .causes import causes
 from .fix import Fix, dropping, find_fix, rescue, tied
-from .leftovers import harmless
+from .leftovers import harmless, is_renamed
 from .naming import model_words
 from .otherwise import built_otherwise
 from .plain import safe
@@ -110,7 +110,7 @@ class Check:
         keys = [*self.missing, *self.unexpected]
         return (
             bool(keys and self.matched)
-            and all(key in self.harmless for key in keys)
+            and all(key in self.harmless and not is_renamed(key) for key in keys)
             and not (self.mismatched or self.errors)
         )
 
@@ -259,7 +259,7 @@ def _only_harmless_then(found: Check, judge: _Judge, fix: Fix) -> bool:
     keys = {*verdict.missing, *verdict.unexpected}
     renamed = found.section.with_keys(fix.keys)
     reasons = harmless(verdict.missing, verdict.unexpected, renamed, found.model)
-    return not verdict.mismatched and not verdict.errors and keys <= reasons.keys()
+    return not verdict.mismatched and not verdict.errors and all(key in reasons and not is_renamed(key) for key in keys)
 
 
 def _with_ties(found: Check, judge: _Judge, entries: Any) -> Fix | None:
