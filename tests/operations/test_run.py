@@ -16,6 +16,8 @@ import ckpt_inspect.torch as ct
 from ckpt_inspect.model.inputs import InputSpec
 from ckpt_inspect.operations.live import live
 from ckpt_inspect.operations.run import run
+from ckpt_inspect.render import plain
+from ckpt_inspect.render import run as render
 from ckpt_inspect.torch.forward import make_inputs
 from tests import zoo
 from tests.conftest import FIXTURES, Run, in_process
@@ -92,6 +94,18 @@ def test_what_is_never_called_costs_what_its_children_cost(tmp_path: Path) -> No
     assert rows[""].flops == 2 * (linear + conv) + 2 * linear + linear  # the last is of the matrix product itself
     assert (rows["groups.1"].flops, rows["groups.1.0"].flops) == (linear + conv, linear)
     assert (rows["groups"].calls, rows["named.used"].calls, rows["named.left"].calls) == (None, 2, 0)
+
+
+def test_the_table_fits_the_terminal(tmp_path: Path) -> None:
+    """Facts of classes are cut; names, shapes and numbers are not."""
+    torch.save(Lists().state_dict(), tmp_path / "w.pt")
+    found = run(ci.open(tmp_path / "w.pt"), [InputSpec((1, 1, 4))], ct.Model("tests.operations.test_run:Lists"))
+    wide, narrow = ([*plain.texts(render.lines(found, columns))] for columns in (None, 60))
+    rows = narrow[1 : 1 + len(found.parts)]
+    assert max(map(len, wide)) > 61  # with its newline
+    assert max(map(len, rows)) <= 61
+    assert "    1     Conv1d(1, 1, kerne…  1×1×4" in "".join(rows)
+    assert "Linear(4, 4)  ×2" in "".join(rows)
 
 
 def test_lists_in_torchscript(tmp_path: Path) -> None:
