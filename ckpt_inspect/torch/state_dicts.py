@@ -235,7 +235,7 @@ def _open_choice(checkpoint: Checkpoint, candidates: list[str]) -> SelectionErro
     if not kinds:
         return SelectionError("it holds no tensors", path=checkpoint.path)
     parts = ", ".join(f"{pointer or 'the root'} ({kind})" for pointer, kind in list(kinds.items())[:8])
-    usable = [pointer for pointer, kind in kinds.items() if kind not in ("optimizer", "tensor")]
+    usable = [pointer for pointer, kind in kinds.items() if kind in ("state_dict", "module")]
     hint = _name_one(checkpoint, usable) if usable else _one_tensor(checkpoint, next(iter(checkpoint)))
     return SelectionError(f"no part is a state_dict or a module; there is: {parts}", path=checkpoint.path, hint=hint)
 
