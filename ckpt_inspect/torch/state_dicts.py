@@ -205,7 +205,7 @@ def choose(checkpoint: Checkpoint, pointer: str | None) -> Section:
         raise SelectionError(
             f"{section.pointer or 'the root'} is {what}, not a state_dict",
             path=checkpoint.path,
-            hint=_one_tensor(section.name_of(next(iter(section), ""))),
+            hint=_one_tensor(next(map(section.name_of, section), None)),
         )
     return section
 
@@ -231,7 +231,7 @@ def _open_choice(checkpoint: Checkpoint, candidates: list[str]) -> SelectionErro
         return SelectionError("it holds no tensors", path=checkpoint.path)
     parts = ", ".join(f"{pointer or 'the root'} ({kind})" for pointer, kind in list(kinds.items())[:8])
     usable = [pointer for pointer, kind in kinds.items() if kind not in ("optimizer", "tensor")]
-    hint = _name_one(usable) if usable else _one_tensor(next(iter(checkpoint)))
+    hint = _name_one(usable) if usable else _one_tensor(next(iter(checkpoint), None))
     return SelectionError(f"no part is a state_dict or a module; there is: {parts}", path=checkpoint.path, hint=hint)
 
 
@@ -239,8 +239,8 @@ def _listed(names: dict[str, Any] | list[str]) -> str:
     return ", ".join(list(names)[:8]) + (", …" if len(names) > 8 else "")
 
 
-def _one_tensor(name: str) -> str:
-    return f"One tensor: ckpt_inspect.torch.to_tensor(checkpoint[{name!r}])."
+def _one_tensor(name: str | None) -> str | None:
+    return name and f"One tensor: ckpt_inspect.torch.to_tensor(checkpoint[{name!r}])."
 
 
 def _name_one(names: dict[str, Any] | list[str]) -> str:
