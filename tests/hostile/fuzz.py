@@ -398,18 +398,13 @@ def _warm_up(lane: str, seeds: Path, scratch: Path) -> None:
     from . import build
 
     sample = scratch.parent / "sample"
-    samples = [
-        build.checkpoint(build.GOOD),
-        build.legacy(build.GOOD),
-        build.safetensors({"a": build.entry()}),
-        b"x",
-        b"\x80\x02.",
-    ]
-    samples += [(seeds / f"fixture {name}").read_bytes() for name in FIXTURES]
-    samples += [(seeds / name).read_bytes() for name in SEEDS[:: 1 if lane == "torch" else 8]]
-    for data in samples:
+    tiny = [build.checkpoint(build.GOOD), build.legacy(build.GOOD), build.safetensors({"a": build.entry()})]
+    turns = {data: range(0, 64 * 28, 64) for data in tiny} if lane == "bare" else {}
+    turns |= {(seeds / name).read_bytes(): range(1) for name in NAMES if lane == "torch" or " " in name}
+    turns |= dict.fromkeys((b"x", b"\x80\x02."), range(1))
+    for data, numbers in turns.items():
         sample.write_bytes(data)
-        for number in range(0, 64 * 28, 64) if lane == "bare" else (0, 64):
+        for number in numbers:
             for _ in drive(Given(str(sample), str(sample), str(scratch), number), dict.fromkeys(LANES[lane])):
                 pass
     sample.unlink()
