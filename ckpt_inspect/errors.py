@@ -112,7 +112,13 @@ class KeyCollisionError(CheckpointError, ValueError):
 
 
 class RuleError(CheckpointError, ValueError):
-    """A rule, a glob or a file of them is malformed, matches nothing, or has no answer for a key."""
+    """A rule, a glob or a file of them is malformed, matches nothing, or has no answer for a key.
+
+    Attributes:
+        unused: it matches nothing, which a caller may allow.
+    """
+
+    unused = False
 
 
 class OutputExistsError(CheckpointError, FileExistsError):

@@ -114,9 +114,8 @@ def _listed(show: str) -> list[str]:
     names = [name.strip() for name in show.split(",") if name.strip()]
     wrong = [name for name in names if name not in SHOW]
     if wrong or not names:
-        raise SelectionError(
-            f"--show knows no {wrong[0] if wrong else 'nothing'!r}", hint=f"It knows: {', '.join(SHOW)}"
-        )
+        what = f"--show knows no {wrong[0]!r}" if wrong else "--show lists nothing"
+        raise SelectionError(what, hint=f"It knows: {', '.join(SHOW)}")
     return names
 
 

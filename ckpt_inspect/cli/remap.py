@@ -88,7 +88,7 @@ def _plan_rules(
     allow_unused: bool,
     needs_like: bool,
 ) -> Plan:
-    from ..errors import SelectionError
+    from ..errors import RuleError, SelectionError
     from ..formats import open_checkpoint
     from ..operations.remap import plan
     from ..operations.rules import Rules, load_file
@@ -101,7 +101,12 @@ def _plan_rules(
     parsed = (load_file(rules) if rules is not None else Rules()) + Rules.parse(rule, drop, keep)
     if not (parsed.rules or parsed.drop or parsed.keep):
         raise SelectionError("no rules were given", hint="For example: --rule 'module.** -> **', or --drop 'head.*'")
-    return plan(open_checkpoint(file, section), parsed, reverse, allow_unused)
+    try:
+        return plan(open_checkpoint(file, section), parsed, reverse, allow_unused)
+    except RuleError as error:
+        if error.unused:
+            error.hint = f"{error.hint} With --allow-unused this is no error."
+        raise
 
 
 def _plan_like(

@@ -40,7 +40,9 @@ def command(
         from ..render.text import escape
 
         dtype = save_npy(checkpoint, name, save, slice, force)
-        if not quiet and not as_json:
+        if as_json and not quiet:
+            options.write_json({"schema": operation.SCHEMA, "path": file, "name": name, "saved": save, "dtype": dtype})
+        elif not quiet:
             typer.echo(f"ckpt: wrote {escape(save)} as {dtype}", err=True)
         return 0
     terminal = options.is_terminal()
@@ -56,9 +58,14 @@ def command(
         from ..render.plain import texts
 
         if terminal:
-            from ..render.terminal import show
+            from ..render.terminal import console, show, show_wrapped
 
-            show(render.lines(found, all_of_it=False))
+            screen = console()
+            lines = render.lines(found, screen.width)
+            if found.row is None:
+                show_wrapped(lines, 0)
+            else:
+                show(lines, screen)
         else:
             options.write(texts(render.lines(found)))
     return 2 if problems else 0

@@ -27,9 +27,10 @@ from ..containers.copying import Progress
 from ..containers.streaming import digest, in_order
 from ..errors import CheckpointError
 from ..formats import recorded
-from ..formats.logical import check_expansion, logical, scheme
+from ..formats.logical import check_expansion, content_key, logical, scheme
 from ..model.checkpoint import Checkpoint
 from ..model.pointer import is_below, relative
+from ..model.problem import Problem
 from ..model.section import Section
 from ..model.tensor import TensorInfo
 from .damage import Damage
@@ -55,7 +56,7 @@ class Fingerprint:
         structure: whether values were left out.
         sections: digest of each, by pointer; None where a tensor of it could not be read.
         tensors: each tensor's, section by section in saved order.
-        whole: the digest of all.
+        whole: the digest of all; None where something is lost: what is left is another checkpoint.
         problems: what could not be read.
     """
 
@@ -114,7 +115,7 @@ def hash(checkpoint: Checkpoint, structure: bool = False, progress: Progress | N
     ]
     rows += _ties(checkpoint)
     views: dict[object, int] = {}  # tied tensors are read once
-    first = [views.setdefault(info.view_of or index, index) for index, (_, _, _, info) in enumerate(rows)]
+    first = [views.setdefault(content_key(info) or index, index) for index, (_, _, _, info) in enumerate(rows)]
     unique = list(dict.fromkeys(first))
     digests = dict(zip(unique, _digests([rows[index][3] for index in unique], structure, progress), strict=True))
     by_section: dict[str, list[tuple[str, bytes | None]]] = {pointer: [] for pointer in checkpoint.sections}
@@ -125,9 +126,10 @@ def hash(checkpoint: Checkpoint, structure: bool = False, progress: Progress | N
             found.problems.append(f"{name}: {told}")
         found.tensors.append(TensorHash(name, key, info, value))
         by_section[section.pointer].append((info.key, value))
-    found.sections = {pointer: _joined(entries) for pointer, entries in by_section.items()}
+    lost = any(Problem.of(problem).damage for problem in checkpoint.problems)
+    found.sections = {pointer: None if lost else _joined(entries) for pointer, entries in by_section.items()}
     names = [(_seen(checkpoint, pointer), value) for pointer, value in found.sections.items()]
-    found.whole = names[0][1] if len(names) == 1 else _joined(names)
+    found.whole = names[0][1] if len(names) == 1 else None if lost else _joined(names)
     return found
 
 

@@ -12,7 +12,7 @@ from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, exactly, first_difference, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError, TorchMissingError
-from ..formats.logical import frame, leaves, logical
+from ..formats.logical import frame, leaves, logical, scheme
 from ..model.tensor import TensorInfo
 from .damage import Damage, damage_of
 from .operands import operand
@@ -41,7 +41,7 @@ def measure(found: Difference, atol: float, rtol: float, device: str, progress: 
     changes, found.changed = found.changed, []
     for index, change in enumerate(changes):
         if index in measured.failed:
-            found.problems.append(f"{change.name}: not compared: {measured.failed[index]}")
+            found.unread[change.place] = measured.failed[index]
             continue
         hurt = _hurt(change, damage)
         found.problems += [f"{change.name}: {text}" for text in hurt]
@@ -172,7 +172,9 @@ def _judged(
         notes += _oddities(metrics)
         if "dtype" in what and metrics.changed:
             what = (*what, "values")
-        if metrics.changed == 0 and "dtype" not in what:
+        scales = scheme(change.a) != scheme(change.b)
+        notes += ["another scale of quantization"] if scales else []
+        if metrics.changed == 0 and "dtype" not in what and not scales:
             notes.append("equal values in other bytes: signs of zeros, or payloads of NaN")
     moved = _moved(change)
     notes += [moved] if moved else []

@@ -48,12 +48,16 @@ def _affine(info: TensorInfo) -> Affine | None:
     if found.scale is not None and found.zero_point is not None:
         return Affine(found.scale, found.zero_point)
     parts = [part for part in info.parts if part.key in ("scales", "zero_points")]
-    if len(parts) != 2 or found.axis is None or not 0 <= found.axis < len(info.shape):
+    if len(parts) != 2 or found.axis is None or any(no_numbers(part.dtype) for part in parts):
         return None
-    if any(part.shape != (info.shape[found.axis],) or no_numbers(part.dtype) for part in parts):
+    if all(part.shape == () for part in parts):  # one channel, picked by its index
+        inner = max(1, info.numel)
+    elif 0 <= found.axis < len(info.shape) and all(part.shape == (info.shape[found.axis],) for part in parts):
+        inner = prod(info.shape[found.axis + 1 :])
+    else:
         return None
     scales, zero_points = (vector(Operand(logical(part), part.dtype)) for part in parts)
-    return Affine(scales, zero_points, prod(info.shape[found.axis + 1 :]))
+    return Affine(scales, zero_points, inner)
 
 
 def unstored_zeros(info: TensorInfo) -> int:

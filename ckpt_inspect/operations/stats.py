@@ -12,8 +12,10 @@ from ..containers.streaming import SPLIT, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError, SelectionError
 from ..formats.compound import is_coalesced
+from ..formats.logical import content_key
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
+from ..model.problem import Problem
 from ..model.tensor import TensorInfo
 from .damage import Damage
 from .ls import matches_nothing, pattern
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ..torch.statistics import Statistics
 
 SCHEMA = "ckpt-inspect/stats/1"
+_NUMBERS = ("count", "min", "max", "mean", "std", "norm", "zeros", "nan", "inf", "at_edge", "dead_rows", "constant")
 SORTS = ("name", "size", "mean", "std", "norm", "min", "max", "zeros", "nan")
 _ROWS = 1 << 22  # more rows than that are not told apart
 
@@ -38,6 +41,7 @@ class TensorStats(NamedTuple):
         info: what is known of it without values.
         stats: None where there are no numbers.
         note: why there are none, or what else is to be known.
+        failed: its bytes are damaged, or could not be read.
     """
 
     name: str
@@ -46,6 +50,7 @@ class TensorStats(NamedTuple):
     info: TensorInfo
     stats: Statistics | None
     note: str | None
+    failed: bool = False
 
     @property
     def first_bad(self) -> tuple[int, ...] | None:
@@ -94,6 +99,20 @@ class Stats:
         """Tensors with NaN or infinities."""
         return [row for row in self.rows if row.stats is not None and (row.stats.nan or row.stats.inf)]
 
+    @property
+    def unsure(self) -> int:
+        """Tensors whose values are not those that were saved, or not there."""
+        lost = {name for problem in self.checkpoint.problems for name in Problem.of(problem).names}
+        return len({row.name for row in self.rows if row.failed} | (lost - {row.name for row in self.rows}))
+
+    @property
+    def finite(self) -> bool | None:
+        """Whether all values are; None where some could not be read, and the others are."""
+        if self.bad:
+            return False
+        damaged = any(Problem.of(problem).damage for problem in [*self.checkpoint.problems, *self.problems])
+        return None if damaged else True
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -101,12 +120,12 @@ class Stats:
             "tensors": [
                 {
                     "name": row.name, "dtype": row.info.dtype, "shape": list(row.info.shape),
-                    **(stats_dict(row.stats) if row.stats is not None else {}), "first_bad": None if row.first_bad is None else list(row.first_bad), "marks": row.marks, "note": row.note,
+                    **(stats_dict(row.stats) if row.stats is not None else dict.fromkeys(_NUMBERS)), "first_bad": None if row.first_bad is None else list(row.first_bad), "marks": row.marks, "note": row.note,
                 }
                 for row in self.rows
             ],
             "modules": [{"name": name, **stats_dict(found)} for name, found in self.modules.items()],
-            "finite": not self.bad,
+            "finite": self.finite,
             "problems": [*self.checkpoint.problems, *self.problems],
         }  # fmt: skip
 
@@ -166,7 +185,7 @@ def stats(
     for (name, key, section, info), (numbers, note, failed) in zip(rows, measured, strict=True):
         if failed:
             found.problems.append(f"{name}: {note}")
-        found.rows.append(TensorStats(name, key, section, info, numbers, note))
+        found.rows.append(TensorStats(name, key, section, info, numbers, note, failed))
     found.modules = _modules(found.rows)
     if sort is not None:
         found.sorted = True
@@ -183,7 +202,7 @@ def measure(
     twins: dict[int, int] = {}
     work = _Work(device, progress)
     for index, info in enumerate(infos):
-        known = first.setdefault(info.view_of or index, index)
+        known = first.setdefault(content_key(info) or index, index)
         if known != index:
             twins[index] = known
     damage = Damage()
@@ -234,9 +253,7 @@ class _Work:
                 continue
             values = numbers_of(info)
             try:
-                found = (
-                    operand(values) if values is not None else f"{info.layout}: it is made of {len(info.parts)} parts"
-                )
+                found = operand(values) if values is not None else _without_values(info)
             except CheckpointError as error:
                 yield partial(_said, index, error.message, True)
                 continue
@@ -251,6 +268,7 @@ class _Work:
                 and info.shape[0] <= _ROWS
                 and info.numel
                 and found.affine is None
+                and BY_NAME[found.dtype].kind in ("float", "complex")  # a row of zeros is an index like any other
             ):
                 row = count // info.shape[0]
                 self.live[index] = zeros(info.shape[0], dtype=bool)
@@ -277,6 +295,12 @@ class _Work:
         if self.progress is not None:
             self.progress(count * BY_NAME[found.dtype].itemsize)
         return index, numbers
+
+
+def _without_values(info: TensorInfo) -> str:
+    if not info.parts:
+        return "on meta: there are no values" if info.device == "meta" else f"{info.layout}: there are no values"
+    return f"{info.layout}: it is made of {len(info.parts)} parts"
 
 
 def _with_zeros(

@@ -14,8 +14,10 @@ from .text import Line, escape, literal, plain_shape, plural, shape, width
 
 SHOW = ("changed", "added", "removed", "renamed", "values", "identical")
 DEFAULT = SHOW[:5]
-_MARKS = {"changed": "!", "added": "+", "removed": "-", "identical": "="}
-_STYLES = {"changed": "wrapper", "added": "good", "removed": "bad", "identical": "dim", "renamed": "class"}
+_MARKS = {"changed": "!", "added": "+", "removed": "-", "identical": "=", "not compared": "?"}
+_STYLES = {
+    "changed": "wrapper", "added": "good", "removed": "bad", "identical": "dim", "renamed": "class", "not compared": "bad",
+}  # fmt: skip
 _BAR = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -27,7 +29,7 @@ def number(value: float | None) -> str:
     if not isfinite(value):
         return str(value)
     if value == 0 or 1e-4 <= abs(value) < 1e5:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
     return f"{value:.2e}"
 
 
@@ -52,7 +54,7 @@ def plain(found: Difference, show: Sequence[str]) -> Iterator[str]:
             cells += [_what(change), *_plain_metrics(change), escape(change.note or "")]
         else:
             info = (found.b if kind == "added" else found.a).tensors[place]
-            cells += [info.dtype, plain_shape(info.shape), escape(found.notes.get(place, ""))]
+            cells += [info.dtype, plain_shape(info.shape), escape(_note(found, place))]
         yield "\t".join(cells).rstrip() + "\n"
     if "renamed" in show:
         for old, new in found.renamed:
@@ -64,6 +66,10 @@ def plain(found: Difference, show: Sequence[str]) -> Iterator[str]:
         yield f"#\t{escape(fact)}\t{count}\n"
     for line in _last(found):
         yield "# " + "".join(text for text, _ in line) + "\n"
+
+
+def _note(found: Difference, place: Place) -> str:
+    return found.notes.get(place) or found.unread.get(place, "")
 
 
 def _plain_metrics(change: Change) -> list[str]:
@@ -99,6 +105,8 @@ def _rows(found: Difference, show: Sequence[str]) -> Iterator[tuple[str, Place, 
             yield "removed", place, None
         elif place in identical and "identical" in show:
             yield "identical", place, None
+        elif place in found.unread:
+            yield "not compared", place, None
     if "added" in show:
         for place in found.added:
             yield "added", place, None
@@ -247,7 +255,8 @@ def _below(found: Difference, node: _Node, depth: int, table: _Table) -> Iterato
             yield from table.rows(change, indent + escape(name))
         elif kind != "identical":
             info = (found.b if kind == "added" else found.a).tensors[place]
-            note = f"   {escape(found.notes[place])}" if place in found.notes else ""
+            text = _note(found, place)
+            note = f"   {escape(text)}" if text else ""
             yield [
                 (f"{_MARKS[kind]} {indent}{escape(name)}", _STYLES[kind]),
                 (f"   {shape(info.shape)}   {info.dtype}", ""),
@@ -366,6 +375,7 @@ def _last(found: Difference) -> Iterator[Line]:
         ("added", len(found.added)),
         ("removed", len(found.removed)),
         ("renamed", len(found.renamed)),
+        ("not compared", len(found.unread)),
     ]
     counts = [f"{count:,} {name}" for name, count in parts if count]
     if found.values:
@@ -375,13 +385,16 @@ def _last(found: Difference) -> Iterator[Line]:
     head = "the same: " if found.same else ""
     yield [(f"{head}{' · '.join([*counts, same])}{by.get(found.compared_by, '')}", "totals")]
     if found.frozen is not None:
-        chosen, moved = found.frozen
-        verdict = (
-            f"{len(moved):,} of {len(chosen):,} frozen tensors moved"
-            if moved
-            else f"all {len(chosen):,} frozen tensors are as they were"
-        )
-        yield [(verdict, "bad" if moved else "good")]
+        chosen, moved, unread = found.frozen
+        if moved:
+            verdict = f"{len(moved):,} of {plural(len(chosen), 'frozen tensor')} moved"
+        elif unread:
+            verdict = f"{len(unread):,} of {plural(len(chosen), 'frozen tensor')} could not be compared"
+        elif len(chosen) == 1:
+            verdict = "the frozen tensor is as it was"
+        else:
+            verdict = f"all {len(chosen):,} frozen tensors are as they were"
+        yield [(verdict, "bad" if moved or unread else "good")]
     if found.unmeasured is not None:
         yield [(found.unmeasured, "hint")]
     if found.prefix is not None:

@@ -111,11 +111,14 @@ def verdict(found: Stats) -> Iterator[Line]:
         place = f"[{index}]" if row.info.layout == "strided" else f"value {index} of those stored"
         share = f"{(stats.nan + stats.inf) / stats.count:.2%} of it"
         yield [(escape(_name(found, row)), "bad"), (f"   {counts}, {share}, the first at {place}", "")]
-    measured = sum(row.stats is not None for row in found.rows)
+    measured = sum(row.stats is not None and not row.failed for row in found.rows)
     if found.bad:
         yield [(f"{plural(len(found.bad), 'tensor')} of {measured:,} with NaN or Inf", "bad")]
-    else:
+    elif found.finite:
         yield [(f"all finite: {plural(measured, 'tensor')}", "good")]
+    else:
+        lost = f"; {plural(found.unsure, 'tensor')} damaged or not there" if found.unsure else "; the file is damaged"
+        yield [(f"finite as far as could be read: {plural(measured, 'tensor')}{lost}", "bad")]
 
 
 def _numbers(facts: dict[str, object]) -> list[str]:
@@ -125,6 +128,8 @@ def _numbers(facts: dict[str, object]) -> list[str]:
 def _short(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, str) and value.lstrip("-").isdecimal():  # JSON's own way with large integers
+        value = int(value)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) < 10_000_000 else f"{value:.2e}"
     return number(value) if isinstance(value, float) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import ckpt_inspect as ci
 from ckpt_inspect.operations.damage import damage_of
-from tests.conftest import Run, in_process
+from tests.conftest import FIXTURES, Run, in_process
 
 VALUES = torch.arange(6.0) + 0.5
 
@@ -36,6 +37,7 @@ def test_stats_marks_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "part",
     ]
     assert len(found["problems"]) == 3
+    assert found["finite"] is None
     assert in_process(["stats", path, "--check"]) == 2
     assert in_process(["stats", path, "--check", "--filter", "b"]) == 0
 
@@ -98,3 +100,35 @@ def test_checksums_that_are_switched_off_are_no_damage(tmp_path: Path, ckpt: Run
         set_crc32_options(True)
     assert ckpt("hash", path).returncode == 0
     assert in_process(["stats", str(path)]) == 0
+
+
+def test_what_is_left_of_a_file_is_not_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({f"w{n}": torch.full((1000,), float(n)) for n in range(5)}, tmp_path / "x.pt")
+    data = (tmp_path / "x.pt").read_bytes()
+    (tmp_path / "x.pt").write_bytes(data[: len(data) // 2])
+    path = str(tmp_path / "x.pt")
+    assert in_process(["stats", path, "--check"]) == 2
+    assert capsys.readouterr().out.startswith(
+        "finite as far as could be read: 2 tensors; 3 tensors damaged or not there"
+    )
+    assert in_process(["stats", path, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["finite"] is None
+    assert in_process(["hash", path]) == 2
+    assert capsys.readouterr().out.startswith("-  ")
+
+
+def test_a_missing_shard_leaves_no_fingerprint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(FIXTURES / "sharded", whole)
+    last = max(whole.glob("*.safetensors"))
+    index = json.loads(next(whole.glob("*.index.json")).read_text())
+    name = next(key for key, file in index["weight_map"].items() if file == last.name)
+    last.unlink()
+    assert in_process(["hash", str(whole), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["hash"] is None
+    assert all(row["hash"] is not None for row in found["tensors"])
+    assert in_process(["show", str(whole), name]) == 2
+    assert last.name in capsys.readouterr().err
+    assert in_process(["stats", str(whole), "--check"]) == 2
+    assert "finite as far as could be read" in capsys.readouterr().out

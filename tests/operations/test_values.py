@@ -75,7 +75,9 @@ def test_stats_agree_with_torch(x: torch.Tensor, tmp_path_factory: pytest.TempPa
     assert found.mean == pytest.approx(size.mean().item(), rel=1e-9, abs=1e-12)
     assert found.std == pytest.approx(size.std(correction=0).item(), rel=1e-6, abs=1e-9)
     assert found.norm == pytest.approx(size.norm().item(), rel=1e-9)
-    if x.dim() > 1 and x.shape[0] and not found.all_zero:
+    if not (x.is_floating_point() or x.is_complex()):
+        assert found.dead_rows is None  # a row of zeros is an index like any other
+    elif x.dim() > 1 and x.shape[0] and not found.all_zero:
         rows = (wide(x.contiguous()).reshape(x.shape[0], -1) != 0).any(1)
         assert found.dead_rows == int((~rows).sum())
 
@@ -435,3 +437,78 @@ def test_npy_says_why_not(tmp_path: Path) -> None:
         save_npy(checkpoint, "n", str(tmp_path / "x.npy"))
     with pytest.raises(ci.MissingKeyError):
         save_npy(checkpoint, "nothing", str(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("text", ["0", "0:2", "1:3,1", ":,1", "1,1", "-1", "::2,::2", ""])
+def test_slices_of_tensors_quantized_by_channels(text: str, axis: int, tmp_path: Path) -> None:
+    scales, zeros = torch.tensor([0.1, 0.2, 0.5]), torch.tensor([0, 1, 2])
+    x = torch.quantize_per_channel(torch.arange(9.0).reshape(3, 3), scales, zeros, axis, torch.qint8)
+    checkpoint = saved({"x": x}, tmp_path)
+    expected = eval(f"x[{text}]", {"x": x.dequantize()}) if text else x.dequantize()
+    found = show(checkpoint, "x", slice=text)
+    assert torch.allclose(torch.tensor(found.values), expected)
+    assert save_npy(checkpoint, "x", str(tmp_path / "x.npy"), slice=text, force=True) == "float32"
+    assert np.allclose(np.load(tmp_path / "x.npy"), expected.numpy())
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.tensor([2**53, 2**53 + 1] * 10), torch.tensor([1.7e308, -1.7e308] * 10, dtype=torch.float64),
+     torch.tensor([0.0, 5e-324] * 10, dtype=torch.float64), torch.tensor([0, 2**64 - 1] * 10, dtype=torch.uint64)],
+)  # fmt: skip
+def test_histograms_of_extreme_values(x: torch.Tensor, tmp_path: Path) -> None:
+    found = show(saved({"x": x}, tmp_path), "x").histogram
+    assert found == [] or (found[0], found[-1], sum(found)) == (10, 10, 20)
+
+
+def test_where_a_view_with_gaps_lies(tmp_path: Path) -> None:
+    view, wide_one = torch.arange(10.0)[::2], torch.ones(1).expand(4)
+    checkpoint = saved({"v": view, "e": wide_one}, tmp_path)
+    data = (tmp_path / "x.pt").read_bytes()
+    for name, stored in (("v", torch.arange(9.0)), ("e", torch.ones(1))):
+        (where,) = show(checkpoint, name).where
+        assert data[where.start : where.start + where.nbytes] == stored.numpy().tobytes()  # type: ignore[operator]
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_quantized_views_of_one_storage_are_not_one_tensor(tmp_path: Path) -> None:
+    """The same integers stand for other numbers under another scale."""
+    storage = torch.quantize_per_tensor(torch.arange(4.0), 1.0, 0, torch.qint8)._typed_storage()
+    one, other = (
+        torch._utils._rebuild_qtensor(storage, 0, (4,), (1,), (torch.per_tensor_affine, scale, 0), False, OrderedDict())
+        for scale in (1.0, 2.0)
+    )
+    both, same = saved({"a": one, "b": other}, tmp_path, "both.pt"), saved({"a": one, "b": one}, tmp_path, "same.pt")
+    assert {row.key: row.stats.high for row in stats(both).rows if row.stats} == {"a": 3.0, "b": 6.0}
+    assert hash(both).whole != hash(same).whole
+    assert [change.place.key for change in ci.diff(both, same).changed] == ["b"]
+
+
+def test_numbers_of_json_are_there_or_null(tmp_path: Path) -> None:
+    (row,) = stats(saved({"m": torch.empty(3, device="meta")}, tmp_path)).to_dict()["tensors"]
+    assert row["note"] == "on meta: there are no values"
+    assert {"min", "max", "mean", "std", "norm", "zeros", "nan", "inf"} <= row.keys()
+    assert row["mean"] is None
+
+
+def test_unsigned_zeros_are_no_edge_and_indices_no_dead_rows(tmp_path: Path) -> None:
+    x = torch.tensor([3, 0, 0], dtype=torch.uint64)
+    rows = {row.key: row.stats for row in stats(saved({"x": x, "i": torch.tensor([[0], [1], [2]])}, tmp_path)).rows}
+    assert rows["x"] is not None
+    assert rows["i"] is not None
+    assert (rows["x"].edge, rows["i"].dead_rows) == (0, None)
+
+
+def test_an_object_that_holds_a_tensor_shows_its_class(tmp_path: Path) -> None:
+    found = show(saved({"odd": Odd()}, tmp_path), "odd")
+    assert found.to_dict()["type"].endswith(".Odd")
+    assert any("answer = 42" in line for line in found.text)
+    assert any("<tensor odd/inside/tensor: float32 [2]>" in line for line in found.text)
+
+
+def test_saving_says_so_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "x.npy")
+    assert in_process(["show", str(FIXTURES / "lenet.pt"), "conv1.bias", "--save", out, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["name"], said["saved"], said["dtype"]) == ("conv1.bias", out, "float32")
