@@ -323,8 +323,10 @@ def _index_file(index: Container, data: dict[str, Any], change: int) -> NewFile:
     metadata = data.get("metadata")
     if change and isinstance(metadata, dict) and type(metadata.get("total_size")) is int:
         data = {**data, "metadata": {**metadata, "total_size": metadata["total_size"] + change}}
-    text = (json.dumps(data, indent=2) + "\n").encode()
     old = index.source
+    if json.dumps(data) == json.dumps(index.graphs["index"]):  # in the same order
+        return NewFile(index.path, os.path.basename(index.path), [old], old.size, Edit([], [], b""), "")
+    text = (json.dumps(data, indent=2) + "\n").encode()
     edit = Edit([(0, text[: old.size])], [text[old.size :]] if len(text) > old.size else [], b"")
     if len(text) < old.size:  # JSON may be followed by spaces
         edit = Edit([(0, text.ljust(old.size))], [], b"")
