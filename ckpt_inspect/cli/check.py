@@ -54,7 +54,7 @@ def command(
     fed = [parse_input(text) for text in inputs]
     parsed = models.parse(model, args, kwargs)
     found = check(checkpoint, parsed)
-    if found.loads and (load or fed or against is not None):
+    if (found.loads or found.only_ties) and (load or fed or against is not None):
         other = open_checkpoint(against) if against is not None else None
         its = models.parse(against_model, None, None) if against_model is not None else None
         found.trial = trial(checkpoint, parsed, None, device or "cpu", fed, seed or 0, other, its)

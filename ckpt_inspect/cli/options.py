@@ -96,6 +96,15 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def columns() -> int | None:
+    """Width of the terminal; None where stdout is none."""
+    if not is_terminal():
+        return None
+    from ..render.terminal import console
+
+    return console().width
+
+
 def each(
     files: list[str], section: str | None, as_json: bool, quiet: bool, schema: str,
     result: Callable[[Checkpoint], Any], show: Callable[[Any, str | None], None],

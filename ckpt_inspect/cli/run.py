@@ -43,5 +43,5 @@ def command(
     elif not quiet:
         from ..render import run as render
 
-        options.print_lines(render.lines(found), render.LABEL)
+        options.print_lines(render.lines(found, options.columns()), render.LABEL)
     return 2 if checkpoint.problems else 0 if found.ok else 1

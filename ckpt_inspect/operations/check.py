@@ -16,7 +16,7 @@ from ..model.problem import Problem
 from ..model.section import Section
 from .causes import causes
 from .fix import Fix, dropping, find_fix, rescue, tied
-from .leftovers import harmless
+from .leftovers import harmless, is_renamed
 from .naming import model_words
 from .otherwise import built_otherwise
 from .plain import safe
@@ -65,6 +65,7 @@ class Check:
         damage: what is wrong with the file itself; ``rescue``: the command that saves what is whole.
         errors: what else torch has to say; ``text``: its whole error, None if there is none.
         harmless: those of ``missing`` and ``unexpected`` that do no harm -> why.
+        only_ties: nothing is missing but second names of tied tensors, which ``load_into`` does without.
         optimizers: one for each optimizer in the file.
         fix: the command that makes it load, or load more; None if there is none.
         trial: what loading and running it gave, where that was asked for.
@@ -92,6 +93,7 @@ class Check:
         self.errors: list[str] = []
         self.text: str | None = None
         self.harmless: dict[str, str] = {}
+        self.only_ties = False
         self.optimizers: list[OptimizerFacts] = []
         self.fix: Fix | None = None
         self.otherwise: Fix | None = None
@@ -108,7 +110,7 @@ class Check:
         keys = [*self.missing, *self.unexpected]
         return (
             bool(keys and self.matched)
-            and all(key in self.harmless for key in keys)
+            and all(key in self.harmless and not is_renamed(key) for key in keys)
             and not (self.mismatched or self.errors)
         )
 
@@ -236,8 +238,11 @@ def _mend(found: Check, model: Model | nn.Module, judge: _Judge, entries: Any) -
 
     words = model_words(model) if isinstance(model, Model) else [found.name]
     fix = find_fix(found.checkpoint, found.section, found.model, words, judge.loads, found.matched)
+    if fix is not None and not fix.loads:
+        fix = fix._replace(only_harmless=_only_harmless_then(found, judge, fix))
     if fix is None and found.only_harmless and not found.unexpected:
         fix = _with_ties(found, judge, entries)
+        found.only_ties = fix is not None
     if fix is None and found.mismatched and found.matched:
         gone = (one.key for one in found.mismatched)
         fix = dropping(found.checkpoint, found.section, found.model, words, gone, found.matched)
@@ -246,6 +251,15 @@ def _mend(found: Check, model: Model | nn.Module, judge: _Judge, entries: Any) -
         other = built_otherwise(found.checkpoint, found.section, model, found.model, loads)
         if other is not None:
             found.fix, found.otherwise = other, fix
+
+
+def _only_harmless_then(found: Check, judge: _Judge, fix: Fix) -> bool:
+    """Whether after a fix nothing but harmless keys differs."""
+    verdict = judge.verdict(fix.keys)
+    keys = {*verdict.missing, *verdict.unexpected}
+    renamed = found.section.with_keys(fix.keys)
+    reasons = harmless(verdict.missing, verdict.unexpected, renamed, found.model)
+    return not verdict.mismatched and not verdict.errors and all(key in reasons and not is_renamed(key) for key in keys)
 
 
 def _with_ties(found: Check, judge: _Judge, entries: Any) -> Fix | None:

@@ -43,6 +43,7 @@ class Fix(NamedTuple):
         matched, of: tensors of the model that the new file will have, of how many.
         loads: whether ``load_state_dict(strict=True)`` then succeeds.
         keys: the map it applies.
+        only_harmless: if it does not: nothing but harmless keys differs then.
     """
 
     command: str
@@ -50,6 +51,7 @@ class Fix(NamedTuple):
     of: int
     loads: bool
     keys: KeyMap
+    only_harmless: bool = False
 
     @property
     def leaves_out(self) -> bool:

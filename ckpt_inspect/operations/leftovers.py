@@ -41,6 +41,11 @@ def harmless(missing: list[str], unexpected: list[str], file: Section, model: Se
     return found
 
 
+def is_renamed(key: str) -> bool:
+    """Of weight norm: it is there under its other name, and without that the model lacks it."""
+    return key.endswith((*_OLD_NORM, *_NEW_NORM))
+
+
 def _tied(section: Section, keys: list[str], others: set[str]) -> Iterator[tuple[str, str]]:
     """Keys that are another name of one of ``others``."""
     names = {

@@ -206,7 +206,7 @@ def choose(checkpoint: Checkpoint, pointer: str | None) -> Section:
         raise SelectionError(
             f"{section.pointer or 'the root'} is {what}, not a state_dict",
             path=checkpoint.path,
-            hint=_one_tensor(checkpoint, section.name_of(next(iter(section), ""))),
+            hint=_one_tensor(checkpoint, next(map(section.name_of, section), None)),
         )
     return section
 
@@ -235,8 +235,8 @@ def _open_choice(checkpoint: Checkpoint, candidates: list[str]) -> SelectionErro
     if not kinds:
         return SelectionError("it holds no tensors", path=checkpoint.path)
     parts = ", ".join(f"{pointer or 'the root'} ({kind})" for pointer, kind in list(kinds.items())[:8])
-    usable = [pointer for pointer, kind in kinds.items() if kind not in ("optimizer", "tensor")]
-    hint = _name_one(checkpoint, usable) if usable else _one_tensor(checkpoint, next(iter(checkpoint)))
+    usable = [pointer for pointer, kind in kinds.items() if kind in ("state_dict", "module")]
+    hint = _name_one(checkpoint, usable) if usable else _one_tensor(checkpoint, next(iter(checkpoint), None))
     return SelectionError(f"no part is a state_dict or a module; there is: {parts}", path=checkpoint.path, hint=hint)
 
 
@@ -244,8 +244,8 @@ def _listed(names: dict[str, Any] | list[str]) -> str:
     return ", ".join(list(names)[:8]) + (", …" if len(names) > 8 else "")
 
 
-def _one_tensor(checkpoint: Checkpoint, name: str) -> str:
-    return f"See it: {join(['ckpt', 'show', checkpoint.path, name])}"
+def _one_tensor(checkpoint: Checkpoint, name: str | None) -> str | None:
+    return f"See it: {join(['ckpt', 'show', checkpoint.path, name])}" if name is not None else None
 
 
 def _name_one(checkpoint: Checkpoint, names: dict[str, Any] | list[str]) -> str:

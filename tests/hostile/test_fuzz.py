@@ -33,12 +33,12 @@ import sys
 from tests.hostile import fuzz
 def step(given):
     with open(given.path, "rb") as file:
-        if len(file.read()) >= 6 * 999:
+        if len(file.read()) >= 6 * 999 and not given.path.endswith("sample"):
             {what}
     yield ""
 fuzz.LANES = {{"bare": (step,), "torch": ()}}
 fuzz.SECONDS = 0.5
-fuzz.make_seeds = lambda folder: [(folder / name).write_bytes(b"PK") for name in fuzz.NAMES]
+fuzz.make_seeds = lambda folder: [(folder / name).write_bytes(b"PK" * (3500 if " " in name else 1)) for name in fuzz.NAMES]
 sys.exit(fuzz.main(["--inputs", "60", "--flips", "0", "--step", "999", "--folder", {folder!r}]))
 """
 

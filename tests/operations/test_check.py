@@ -304,6 +304,31 @@ def test_a_tied_absence_in_safetensors(recorded: bool, tmp_path: Path) -> None:
     fixed(found, zoo.Gpt())
 
 
+def test_a_tied_absence_is_loaded_and_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``load_into`` ties again what the file has once; ``strict=True`` would not, so the exit status stays 1."""
+    model = zoo.Gpt().eval()
+    safetensors.torch.save_model(model, str(tmp_path / "w.safetensors"))
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    words = ["w.safetensors", "--model", "tests.zoo:Gpt", "--input", "1,4:int64:0..9", "--against", "w.pt", "--json"]
+    monkeypatch.chdir(tmp_path)
+    assert in_process(["check", *words]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["loads"], found["against"]["equal"]) == (False, True)
+
+
+def test_a_tied_absence_under_a_wrapper(tmp_path: Path) -> None:
+    """Two steps: the first leaves nothing but what does no harm, and says so; the second is as without a wrapper."""
+    state = {f"module.{key}": value for key, value in zoo.Gpt().state_dict().items() if key != "lm_head.weight"}
+    torch.save(state, tmp_path / "w.pt")
+    found = check(ci.open(tmp_path / "w.pt"), zoo.Gpt())
+    assert found.fix is not None
+    assert (found.fix.loads, found.fix.only_harmless) == (False, True)
+    assert run(found.fix.command) == 0
+    fixed(check(ci.open(tmp_path / "w.stripped.pt"), zoo.Gpt()), zoo.Gpt())
+
+
 @pytest.mark.parametrize("form", ["module", "script"])
 def test_names_that_are_in_code(form: str, tmp_path: Path) -> None:
     """A pickled module and TorchScript cannot be renamed: the fix makes a state_dict first."""
@@ -334,6 +359,7 @@ def test_weight_norm_of_both_kinds(tmp_path: Path) -> None:
         found = check(ci.open(tmp_path / "new.pt"), old)
         agrees(found, old, new.state_dict())
     assert set(found.harmless) == {*found.missing, *found.unexpected}
+    assert not found.only_harmless  # strict=False would leave these weights as the model makes them
     fixed(found, old)
 
 

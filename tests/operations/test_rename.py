@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import ckpt_inspect as ci
 from ckpt_inspect.model.graph import Pickle
 from ckpt_inspect.operations.add_prefix import add_prefix
+from ckpt_inspect.operations.remap import plan as planned
 from ckpt_inspect.operations.remap import remap
 from ckpt_inspect.operations.rules import Rules
 from ckpt_inspect.operations.save import save, save_in_place
@@ -216,6 +217,14 @@ def test_extra_state_is_renamed_with_the_rest(tmp_path: Path) -> None:
     )
     out = write(strip_prefix(ci.open(tmp_path / "a.pt")), tmp_path / "b.pt")
     assert list(torch.load(out, weights_only=True)) == ["w", "_extra_state", "v"]
+
+
+def test_kept_counts_what_is_not_renamed(tmp_path: Path) -> None:
+    """Extra state is renamed with the rest and is no tensor: it is not subtracted from the tensors."""
+    path = tmp_path / "extra.pt"
+    torch.save(OrderedDict([("a.w", torch.zeros(1)), ("a._extra_state", {"n": 3}), ("b.w", torch.zeros(1))]), path)
+    plan = planned(ci.open(path), Rules.parse(["a.** -> c.**"])).to_dict(None, 0)
+    assert (len(plan["renamed"]), plan["kept"]) == (2, 1)
 
 
 def test_root_wrapper_object_is_replaced_by_its_module(tmp_path: Path) -> None:

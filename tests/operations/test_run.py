@@ -16,6 +16,8 @@ import ckpt_inspect.torch as ct
 from ckpt_inspect.model.inputs import InputSpec
 from ckpt_inspect.operations.live import live
 from ckpt_inspect.operations.run import run
+from ckpt_inspect.render import plain
+from ckpt_inspect.render import run as render
 from ckpt_inspect.torch.forward import make_inputs
 from tests import zoo
 from tests.conftest import FIXTURES, Run, in_process
@@ -94,6 +96,18 @@ def test_what_is_never_called_costs_what_its_children_cost(tmp_path: Path) -> No
     assert (rows["groups"].calls, rows["named.used"].calls, rows["named.left"].calls) == (None, 2, 0)
 
 
+def test_the_table_fits_the_terminal(tmp_path: Path) -> None:
+    """Facts of classes are cut; names, shapes and numbers are not."""
+    torch.save(Lists().state_dict(), tmp_path / "w.pt")
+    found = run(ci.open(tmp_path / "w.pt"), [InputSpec((1, 1, 4))], ct.Model("tests.operations.test_run:Lists"))
+    wide, narrow = ([*plain.texts(render.lines(found, columns))] for columns in (None, 60))
+    rows = narrow[1 : 1 + len(found.parts)]
+    assert max(map(len, wide)) > 61  # with its newline
+    assert max(map(len, rows)) <= 61
+    assert "    1     Conv1d(1, 1, kerne…  1×1×4" in "".join(rows)
+    assert "Linear(4, 4)  ×2" in "".join(rows)
+
+
 def test_lists_in_torchscript(tmp_path: Path) -> None:
     """The profiler names neither the lists nor which of two equal numbers it means."""
     module = Lists().eval()
@@ -166,6 +180,17 @@ def test_a_whole_module_of_torchs_layers_needs_no_model(tmp_path: Path) -> None:
     torch.save(nn.ModuleList(model), tmp_path / "l.pt")
     with pytest.raises(ci.SelectionError, match="no code that could be run"):
         run(ci.open(tmp_path / "l.pt"), [InputSpec((1, 1, 4, 4))])
+
+
+def test_layers_that_are_made_of_layers_need_no_model_either(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2)).eval()
+    model[0].layers[1].register_forward_hook(print)
+    torch.save(model, tmp_path / "m.pt")
+    found = run(ci.open(tmp_path / "m.pt"), [InputSpec((1, 3, 4))])
+    (x,) = make_inputs([InputSpec((1, 3, 4))], 0, torch.device("cpu"))
+    with torch.no_grad():
+        assert torch.equal(found.forward.tensors[""], model(x))
+    assert "hooks that the file records are not run: of 0.layers.1" in (found.why or "")
 
 
 def test_weights_need_a_model_and_a_script_needs_none(capsys: pytest.CaptureFixture[str]) -> None:

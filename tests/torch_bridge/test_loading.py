@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,14 @@ def test_a_compiled_model_wants_its_prefix(tmp_path: Path) -> None:
     assert found.fix is not None
     assert found.fix.command.startswith("ckpt add-prefix ")
     assert " _orig_mod " in found.fix.command
+
+
+def test_a_nested_tensor_for_a_plain_parameter_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "nested.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch remarks that nested tensors are new
+        torch.save({"weight": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "bias": torch.ones(2)}, path)
+        for strict in (True, False):
+            module = nn.Linear(3, 2)
+            with pytest.raises(ci.ModelError):
+                ct.load_into(module, path, strict=strict)

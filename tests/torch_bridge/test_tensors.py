@@ -605,6 +605,15 @@ def test_open_choices_are_listed(name: str, tmp_path: Path) -> None:
         ct.state_dict(written(name, tmp_path), section=section)
 
 
+def test_an_optimizer_without_a_tensor_has_none_to_name(tmp_path: Path) -> None:
+    path = tmp_path / "fresh.pt"
+    torch.save({"optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1).state_dict()}, path)
+    for section in (None, "optimizer"):
+        with pytest.raises(ci.SelectionError) as caught:
+            ct.state_dict(path, section=section)
+        assert caught.value.hint is None
+
+
 def test_a_section_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ci.MissingKeyError, match="model_state_dict"):
         ct.state_dict(written("mnist.ckpt", tmp_path), section="model_state_dic")
