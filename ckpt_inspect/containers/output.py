@@ -108,6 +108,9 @@ def _claimed_file(path: str, force: bool) -> Iterator[os.stat_result | None]:
     """The target, checked; one that is there is locked, so that no second rewrite of it can run."""
     status = _existing(path)
     link = status is not None and stat.S_ISLNK(status.st_mode)
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        hint = f"Name a file in it: -o {os.path.join(path, 'OUT')}"
+        raise UnsupportedError("it is a directory, not a file to be replaced", path=path, hint=hint)
     if status is not None and not force:
         which = f" (a symbolic link to {os.readlink(path)}; the link would be replaced)" if link else ""
         raise OutputExistsError(f"it exists already{which}", path=path, hint="Replace it with --force")

@@ -233,7 +233,7 @@ def _safetensors(checkpoint: Checkpoint, container: Container, sections: Mapping
     source = container.source
     old_length = int.from_bytes(source.read_at(0, 8), "little")
     if section.renamed is None:
-        return NewFile(container.path, name, [source], source.size, None, "nothing changes")
+        return NewFile(container.path, name, [source], source.size, Edit([], [], b""), "")
     if dropped:
         return _safetensors_without(container, new, ranges, old_length, name)
     text = header_text(new)
@@ -299,7 +299,7 @@ def _sharded(checkpoint: Checkpoint) -> list[NewFile]:
         container = shard.containers[0]
         name = os.path.relpath(container.path, folder or ".")
         here = KeyMap({key: keys.get(key, key) for key in entry_keys(shard.sections[""])})
-        section = shard.sections[""].with_keys(here)
+        section = shard.sections[""] if here.is_identity() else shard.sections[""].with_keys(here)
         files.append(_WRITERS[shard.format](shard, container, {"": section}, name))
     new_map = {new: name for key, name in weight_map.items() if (new := keys.get(key, key)) is not None}
     data = {**index.graphs["index"], "weight_map": new_map}
@@ -323,8 +323,10 @@ def _index_file(index: Container, data: dict[str, Any], change: int) -> NewFile:
     metadata = data.get("metadata")
     if change and isinstance(metadata, dict) and type(metadata.get("total_size")) is int:
         data = {**data, "metadata": {**metadata, "total_size": metadata["total_size"] + change}}
-    text = (json.dumps(data, indent=2) + "\n").encode()
     old = index.source
+    if json.dumps(data) == json.dumps(index.graphs["index"]):  # in the same order
+        return NewFile(index.path, os.path.basename(index.path), [old], old.size, Edit([], [], b""), "")
+    text = (json.dumps(data, indent=2) + "\n").encode()
     edit = Edit([(0, text[: old.size])], [text[old.size :]] if len(text) > old.size else [], b"")
     if len(text) < old.size:  # JSON may be followed by spaces
         edit = Edit([(0, text.ljust(old.size))], [], b"")

@@ -80,13 +80,14 @@ class Steps:
         tags = DeviceMap(self.asked.device)
         if self.now.format not in ("torchscript", *NAMED):
             self.now = self._modern()
-        if self.now.format == "safetensors":
+        if all(part.format == "safetensors" for part in self.now.parts or [self.now]):
             self.made.notes.append("safetensors stores no devices: there is nothing to change")
+            return
         before = self.now
         self.now = devices.moved(before, tags)
         tags.check(info.device or "" for _, _, info in before.tensors())
         self.made.devices = [(tag, new) for tag in sorted(tags.met) if (new := tags.new(tag)) is not None]
-        if not self.made.devices and before.format != "safetensors":
+        if not self.made.devices:
             self.made.notes.append("nothing is on another device")
         texts = devices.named_in_text(before)
         if texts:

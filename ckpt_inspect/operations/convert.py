@@ -69,6 +69,16 @@ def target_format(source: str, out: str | None, asked: str | None) -> str:
     return source
 
 
+def _check_options(asked: Asked, target: str) -> None:
+    """Refuse options that would do nothing: who gives them expects something."""
+    if asked.no_overflow and not asked.dtype:
+        raise SelectionError("--no-overflow is for casts", hint="Give --dtype too.")
+    if asked.untie and target not in NAMED:
+        raise SelectionError(f"--untie is for safetensors: a {target} file has ties", hint="Give -o OUT.safetensors.")
+    if asked.max_shard_size != SHARD and target != "sharded":
+        raise SelectionError("--max-shard-size is for shards", hint="Give --format sharded.")
+
+
 def plan(checkpoint: Checkpoint, asked: Asked, out: str | None = None) -> Conversion:
     """Plan a conversion; ``checkpoint`` is a file or a selected part, ``out`` where it is to go.
 
@@ -77,6 +87,8 @@ def plan(checkpoint: Checkpoint, asked: Asked, out: str | None = None) -> Conver
         UnsupportedError: the format cannot hold what is in the file.
         CorruptError: the file is damaged.
     """
-    steps = Steps(checkpoint, asked, target_format(checkpoint.format, out, asked.format))
+    target = target_format(checkpoint.format, out, asked.format)
+    _check_options(asked, target)
+    steps = Steps(checkpoint, asked, target)
     steps.run()
     return steps.made

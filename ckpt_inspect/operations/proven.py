@@ -47,8 +47,7 @@ class Proof:
     def __init__(self, files: Iterable[NewFile], checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._records = _unproven(files, checkpoint)
-        # sources of their own: a deflated record is inflated in order, and the copy is elsewhere in it
-        self._spans = [Span(read.record.locate(), read.record.nbytes) for read in self._records]
+        self._spans = [Span(_own_source(read.record), read.record.nbytes) for read in self._records]
         self._outcomes: list[Outcome] = []
         self._stop = Event()
         self._thread = Thread(target=self._sum, name="checksums", daemon=True)
@@ -79,29 +78,31 @@ class Proof:
         if not self._records:
             return
         self._thread.join()
-        names = Names(self._checkpoint)
-        damaged: list[str] = []
-        hurt: list[str] = []
-        why = ""
-        for read, outcome in zip(self._records, self._outcomes, strict=True):
-            if outcome != read.record.crc:
-                damaged.append(self._label(read) + read.record.name)
-                hurt += names.of_record(read.container, read.record)
-                why = why or (outcome.message if isinstance(outcome, CheckpointError) else WRONG_CHECKSUM)
+        results = zip(self._records, self._outcomes, strict=True)
+        damaged = [(read, outcome) for read, outcome in results if outcome != read.record.crc]
         if damaged:
-            raise _refusal(damaged, list(dict.fromkeys(hurt)), why, self._checkpoint)
-
-    def _label(self, read: _Read) -> str:
-        return f"{read.container.path}:" if self._checkpoint.parts else ""
+            first = damaged[0][1]
+            why = first.message if isinstance(first, CheckpointError) else WRONG_CHECKSUM
+            raise _refusal([read for read, _ in damaged], why, self._checkpoint)
 
 
 class _Stopped(Exception):
     """The copy ended before the sums did."""
 
 
-def _refusal(records: list[str], hurt: list[str], why: str, checkpoint: Checkpoint) -> CorruptError:
+def _own_source(record: ZipRecord) -> Source:
+    """A deflated record is inflated in order, and the copy is elsewhere in it."""
+    return record.locate() if record.deflated else record.source
+
+
+def _refusal(damaged: list[_Read], why: str, checkpoint: Checkpoint) -> CorruptError:
     from .salvage import FORMATS
 
+    names = Names(checkpoint)
+    hurt = dict.fromkeys(name for read in damaged for name in names.of_record(read.container, read.record))
+    records = [
+        f"{read.container.path}:{read.record.name}" if checkpoint.parts else read.record.name for read in damaged
+    ]
     others = f", and so do {listed(records[1:])}" if records[1:] else ""
     where = f" → {listed(hurt)}" if hurt else ""
     path = quote(checkpoint.path)
