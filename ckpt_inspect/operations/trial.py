@@ -118,6 +118,8 @@ def trial(
 
 def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str) -> tuple[nn.Module, Loaded, float]:
     """The model with its weights, and how long they took. A model made on ``meta`` is enough where nothing is left there."""
+    from torch.cuda import OutOfMemoryError
+
     from ..torch.loading import WHAT_TO_DO, checked_device, load_into
 
     target = checked_device(device)
@@ -133,6 +135,8 @@ def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str)
         if error.hint == WHAT_TO_DO:  # here it is known which file and which model
             error.hint = f"What to do about it: {join(check_words(checkpoint, model))}"
         raise
+    except OutOfMemoryError as error:
+        raise ModelError(f"{device} has no room for the weights", hint="Take another: --device cpu") from error
     return module, loaded, perf_counter() - start
 
 

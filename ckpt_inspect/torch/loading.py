@@ -292,7 +292,7 @@ def _move(module: nn.Module, device: torch.device) -> list[str]:
                 if tensor.is_meta:
                     unfilled.append(f"{path}.{name}" if path else name)
                 elif tensor.device != device and not nn.parameter.is_lazy(tensor):
-                    tensor.data = tensor.data.to(device)
+                    tensor.data = to_gpu(tensor.data, device) if device.type == "cuda" else tensor.data.to(device)
         unfilled += [
             f"{path}.{name}" if path else name
             for name, value in vars(part).items()
@@ -359,6 +359,7 @@ def to_gpu(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     from .streaming import LARGE, copy_in
 
     plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout == torch.strided
+    plain = plain and not tensor.is_conj() and not tensor.is_neg()
     if tensor.device.type != "cpu" or not plain or not tensor.is_contiguous() or tensor.is_quantized:
         return tensor.to(device)
     nbytes = tensor.numel() * tensor.element_size()

@@ -7,6 +7,7 @@ this package imports code of the user's, and nothing that a checkpoint names is 
 from __future__ import annotations
 
 import copy
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -152,10 +153,10 @@ def _find(spec: str) -> Any:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            raise ModelError(f"there is no {name} in {_place(module)}", hint=_models_of(module, where))
+            raise ModelError(f"there is no {name} in {_place(module)}", hint=_models_of(module, where, name))
         found = getattr(found, part)
     if not callable(found):
-        raise ModelError(f"{spec} is a {type(found).__name__}, not a model", hint=_models_of(module, where))
+        raise ModelError(f"{spec} is a {type(found).__name__}, not a model", hint=_models_of(module, where, name))
     return found
 
 
@@ -215,11 +216,16 @@ def _place(module: ModuleType) -> str:
     return f"{module.__name__} ({path})" if path else module.__name__
 
 
-def _models_of(module: ModuleType, where: str) -> str | None:
-    own = [
-        name for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
-    ]  # fmt: skip
+def _models_of(module: ModuleType, where: str, meant: str) -> str | None:
+    """The models there: one that is called nearly so, or those that the file defines."""
+    models = {
+        name: value for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and not value.__module__.startswith("torch.")
+    }  # fmt: skip
+    close = difflib.get_close_matches(meant, models, n=1)
+    if close:
+        return f"Did you mean {where}:{close[0]}?"
+    own = [name for name, value in models.items() if value.__module__ == module.__name__]
     return f"There is: {', '.join(f'{where}:{name}' for name in own[:6])}" if own else None
 
 

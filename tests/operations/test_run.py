@@ -285,6 +285,31 @@ def test_diff_with_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_check_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(zoo.Cnn1().state_dict(), tmp_path / "w.pt")
+    words = ["check", str(tmp_path / "w.pt"), "--model", "tests.zoo:Cnn1", "--device", "cuda", "--input", "1,3,20,20"]
+    assert in_process([*words, "--against", str(tmp_path / "w.pt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["loaded"]["device"].startswith("cuda")
+    assert found["against"]["equal"] is True
+    assert found["forward"]["peak_bytes"] > 0
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_script_on_a_gpu(tmp_path: Path) -> None:
+    """Its modules and FLOPs are those that it has on the CPU."""
+    with files.quiet():
+        torch.jit.script(zoo.Cnn1().eval()).save(str(tmp_path / "s.pt"))
+        rows = [
+            [(part.path, part.flops) for part in run(ci.open(tmp_path / "s.pt"), [spec_of("cnn1")], None, device).parts]
+            for device in ("cpu", "cuda")
+        ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_run_on_a_gpu(tmp_path: Path) -> None:
     torch.save(zoo.Cnn1().state_dict(), tmp_path / "w.pt")
     found = run(ci.open(tmp_path / "w.pt"), [spec_of("cnn1")], ct.Model("tests.zoo:Cnn1"), "cuda")
