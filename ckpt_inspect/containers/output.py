@@ -21,6 +21,7 @@ from .copying import (
     Progress,
     check_room,
     check_unchanged,
+    confirm,
     lock,
     set_mode,
     size_of,
@@ -85,7 +86,7 @@ def replace_file(
                 os.unlink(temporary)
             raise
         if flush:
-            sync_directory(parent)
+            confirm(parent, path)
         return written
 
 
@@ -234,7 +235,7 @@ def replace_directory(
         except BaseException:
             _remove(temporary)
             raise
-        sync_directory(parent)
+        confirm(parent, path)
         if existing is not None and not _remove(aside):
             raise FileError(f"the new directory is in place, but the old one could not be removed: {aside}", path=path)
         return written

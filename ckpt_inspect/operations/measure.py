@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import permutations
 from threading import local
 from typing import TYPE_CHECKING, Any
 
+from ..containers.checksums import Span, checksums
 from ..containers.copying import Progress
-from ..containers.streaming import CHUNK, SPLIT, exactly, first_difference, in_order, stretches
+from ..containers.streaming import SPLIT, exactly, first_difference, in_order, stretches
 from ..dtypes import BY_NAME
-from ..errors import CheckpointError
+from ..errors import CheckpointError, FileError
+from ..formats.archive import WRONG_CHECKSUM
 from ..formats.logical import frame, leaves, logical
-from ..model.storage import Record
 from ..model.tensor import TensorInfo
 from .operands import operand
 
@@ -197,6 +197,8 @@ def _moved(change: Change) -> str | None:
             return "the same values, reshaped"
         if len(a.shape) == len(b.shape) <= _MOST_DIMS:
             return _permuted(a, b)
+    except FileError:
+        raise
     except CheckpointError:
         return None
     return None
@@ -217,31 +219,32 @@ def _permuted(a: TensorInfo, b: TensorInfo) -> str | None:
 
 
 def _damaged(infos: list[TensorInfo]) -> dict[int, str]:
-    """By ``id`` of the record, those that fail their checksum: the bytes of changed tensors must be those written."""
+    """By ``id`` of the record, what is wrong with those that fail their checksum, or cannot be read."""
     records = {
         id(leaf.storage.record): leaf.storage.record
         for info in infos for leaf in leaves(info)
         if leaf.storage is not None and leaf.storage.record is not None and leaf.storage.record.crc is not None
     }  # fmt: skip
-    sound = in_order(partial(_is_sound, record) for record in records.values())
-    return {key: records[key].name for key, good in zip(records, sound, strict=True) if not good}
-
-
-def _is_sound(record: Record) -> bool:
-    value = 0
-    try:
-        source = record.source
-        for offset in range(0, source.size, CHUNK):
-            value = zlib.crc32(source.read_at(offset, CHUNK), value)
-    except CheckpointError:
-        return False
-    return value == record.crc
+    found: dict[int, str] = {}
+    spans: dict[int, Span] = {}
+    for key, record in records.items():
+        try:
+            spans[key] = Span(record.source, record.source.size)
+        except CheckpointError as error:
+            found[key] = error.message
+    for (key, _), outcome in zip(spans.items(), checksums(list(spans.values())), strict=True):
+        if isinstance(outcome, CheckpointError):
+            found[key] = outcome.message
+        elif outcome != records[key].crc:
+            found[key] = WRONG_CHECKSUM
+    return found
 
 
 def _hurt(change: Change, damage: dict[int, str]) -> list[str]:
-    found = []
+    found: dict[str, None] = {}
     for side, info in (("first", change.a), ("second", change.b)):
-        records = [leaf.storage.record for leaf in leaves(info) if leaf.storage is not None]
-        names = dict.fromkeys(damage[id(record)] for record in records if id(record) in damage)
-        found += [f"record {name} of the {side} file fails its checksum: it is damaged" for name in names]
-    return found
+        for leaf in leaves(info):
+            record = leaf.storage.record if leaf.storage is not None else None
+            if record is not None and id(record) in damage:
+                found[f"record {record.name} of the {side} file: {damage[id(record)]}"] = None
+    return list(found)

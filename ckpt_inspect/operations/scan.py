@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..errors import CheckpointError, FormatError, LimitError
+from ..errors import CheckpointError, FileError, FormatError, LimitError
 from ..formats import open_checkpoint, open_source, split_section
 from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify
 from ..formats.streams import Found, Streams
@@ -71,7 +71,8 @@ class Scan:
         streams: every pickle, wherever it was.
         names: by global: its kind, how often it is named or called.
         findings: what is not harmless, the worst first.
-        notes: what could not be looked into, and oddities.
+        unread: what could not be looked into, and why: something may hide there.
+        notes: oddities.
         weights_only: what ``torch.load(weights_only=True)`` would say.
     """
 
@@ -81,6 +82,7 @@ class Scan:
         self.streams: list[Stream] = []
         self.names: dict[str, tuple[str, int]] = {}
         self.findings: list[Finding] = []
+        self.unread: list[str] = []
         self.notes: list[str] = []
         self.weights_only: Verdict | None = None
 
@@ -93,6 +95,11 @@ class Scan:
         """Whether nothing was found that has no business in a checkpoint. No promise that the file is safe."""
         return not self.no_business
 
+    @property
+    def status(self) -> int:
+        """Exit status: 1 for what has no business there, 2 if it may be where nobody could look, else 0."""
+        return 1 if self.no_business else 2 if self.unread else 0
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -103,6 +110,7 @@ class Scan:
             "globals": [{"name": name, "kind": kind, "count": n} for name, (kind, n) in self.names.items()],
             "pickles": [{**s._asdict(), "offset": safe(s.offset), "nbytes": safe(s.nbytes)} for s in self.streams],
             "weights_only": self.weights_only.to_dict() if self.weights_only is not None else None,
+            "unread": self.unread,
             "notes": self.notes,
         }
 
@@ -139,11 +147,12 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
                 judge.pickle(pickle, name)
                 first = first or [pickle.pickle]
         except CheckpointError as error:
-            if file == path and not found.streams:
+            if file == path and (not found.streams or isinstance(error, FileError)):
                 raise
-            found.notes.append(f"{name or file}: {error.message}")
+            found.unread.append(f"{name or file}: {error.message}")
         for where, text in streams.tricks:
             judge.trick(_joined(name, where), text)
+        found.unread += [_joined(name, text) for text in streams.unread]
         found.notes += [_joined(name, note) for note in streams.notes]
     judge.finish()
     if opened is not None:
@@ -214,7 +223,7 @@ class _Judge:
         if found.note and (pickle.globals or pickle.calls):
             self.found.notes.append(f"{where or 'the file'}, byte {found.offset:,}: a pickle {found.note}")
         if breaks is not None:
-            self.found.notes.append(f"{where or 'the file'}: the pickle breaks, what comes before is run: {breaks}")
+            self.found.unread.append(f"{where or 'the file'}: what follows where the pickle breaks: {breaks}")
         called = self._calls(pickle, where, found.offset)
         self._names(pickle, called, where, found.offset)
 
