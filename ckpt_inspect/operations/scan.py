@@ -198,13 +198,12 @@ class _Judge:
         self.counts: Counter[str] = Counter()  # how often a name stands in a pickle
         self.called: Counter[str] = Counter()
         self.left = 0
+        self._described = 0  # calls: to write each of a million out takes a minute
 
     def note(self, kind: str, level: str, text: str, name: str, where: str, offset: int) -> None:
         key = (kind, level, text, name, where, offset)
-        if key not in self.facts and len(self.facts) >= _MOST_FINDINGS and level != NO_BUSINESS:
-            self.left += 1
-            return
-        if len(self.facts) < 10 * _MOST_FINDINGS or key in self.facts:
+        most = 10 * _MOST_FINDINGS if level == NO_BUSINESS else _MOST_FINDINGS
+        if key in self.facts or len(self.facts) < most:
             self.facts[key] = self.facts.get(key, 0) + 1
         else:
             self.left += 1
@@ -260,8 +259,11 @@ class _Judge:
                 kind, name = known
             called.add(name)
             self.called[name] += 1
-            if kind == NO_BUSINESS:
+            if kind == NO_BUSINESS and (self._described < 3 * _MOST_FINDINGS or self.called[name] == 1):
+                self._described += 1
                 self.note("call", kind, f"would call {describe(call)}", name, where, offset)
+            elif kind == NO_BUSINESS:
+                self.left += 1
             elif kind == UNKNOWN:
                 what = "make one" if call.how != "REDUCE" or name.rpartition(".")[2][:1].isupper() else "call it"
                 self.note("unknown", kind, f"would import {name} and {what}", name, where, offset)
@@ -271,7 +273,7 @@ class _Judge:
         """Name and kind of a call, and whether all calls of this callee are alike."""
         path = path_of(call.callee)
         if path is None:
-            return describe(call.callee), NO_BUSINESS, False
+            return call.qualname or "what a call gives", NO_BUSINESS, False
         name = ".".join(filter(None, path))
         if name in _GETATTR:
             return name, self._getattr(call), False
@@ -324,54 +326,53 @@ def path_of(node: Any, depth: int = 0) -> tuple[str, str] | None:
     return None
 
 
-def describe(node: Any, depth: int = 0) -> str:
+def describe(node: Any) -> str:
     """A value as Python would write it, cut where it gets long; nothing of it is run."""
-    text = _described(node, depth)
+    text = _Description().of(node)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _described(node: Any, depth: int) -> str:
-    if isinstance(node, str):
-        return repr(str(node[:80])) + ("…" if len(node) > 80 else "")
-    if isinstance(node, (bytes, bytearray)):
-        return repr(bytes(node[:40])) + ("…" if len(node) > 40 else "")
-    if node is None or isinstance(node, (bool, int, float)):
-        return (
-            repr(node)
-            if not isinstance(node, int) or node.bit_length() < 200
-            else f"an integer of {node.bit_length()} bits"
-        )
-    if type(node) is Blob:
-        return f"{node.nbytes:,} bytes"
-    if depth > 6:
-        return "…"
-    if type(node) is Global:
-        return node.qualname[:_LONGEST]
-    if type(node) is Opaque:
-        callee = _described(node.callee, depth + 1)
-        args = node.args if type(node.args) is tuple else (node.args,)
-        return f"{callee}({_listed(args, depth)})"
-    if type(node) is tuple:
-        return f"({_listed(node, depth)}{',' if len(node) == 1 else ''})"
-    if type(node) is list:
-        return f"[{_listed(node, depth)}]"
-    if type(node) is Set:
-        return f"{{{_listed(node.members, depth)}}}"
-    if type(node) is Dict:
-        pairs = node.pairs[:8]
-        shown = [
-            f"{_described(k, depth + 1)}: {_described(v, depth + 1)}"
-            for k, v in zip(pairs[::2], pairs[1::2], strict=True)
-        ]
-        return f"{{{', '.join(shown)}{', …' if len(node.pairs) > 8 else ''}}}"
-    if type(node) is Persistent:
-        return "a persistent object"
-    return type(node).__name__
+class _Description:
+    """The text of one value, for which only so many nodes are looked at."""
 
+    def __init__(self) -> None:
+        self.left = 40
 
-def _listed(items: Any, depth: int) -> str:
-    shown = [describe(item, depth + 1) for item in items[:4]]
-    return ", ".join(shown) + (", …" if len(items) > 4 else "")
+    def of(self, node: Any, depth: int = 0) -> str:
+        self.left -= 1
+        if isinstance(node, str):
+            return repr(str(node[:80])) + ("…" if len(node) > 80 else "")
+        if isinstance(node, (bytes, bytearray)):
+            return repr(bytes(node[:40])) + ("…" if len(node) > 40 else "")
+        if node is None or isinstance(node, (bool, int, float)):
+            long = isinstance(node, int) and node.bit_length() >= 200
+            return f"an integer of {node.bit_length()} bits" if long else repr(node)
+        if type(node) is Blob:
+            return f"{node.nbytes:,} bytes"
+        if depth > 6 or self.left < 0:
+            return "…"
+        return self._compound(node, depth + 1)
+
+    def _compound(self, node: Any, depth: int) -> str:
+        if type(node) is Global:
+            return node.qualname[:_LONGEST]
+        if type(node) is Opaque:
+            args = node.args if type(node.args) is tuple else (node.args,)
+            return f"{self.of(node.callee, depth)}({self._listed(args, depth)})"
+        if type(node) is tuple:
+            return f"({self._listed(node, depth)}{',' if len(node) == 1 else ''})"
+        if type(node) is list:
+            return f"[{self._listed(node, depth)}]"
+        if type(node) is Set:
+            return f"{{{self._listed(node.members, depth)}}}"
+        if type(node) is Dict:
+            pairs = node.pairs[:8]
+            shown = [f"{self.of(k, depth)}: {self.of(v, depth)}" for k, v in zip(pairs[::2], pairs[1::2], strict=True)]
+            return f"{{{', '.join(shown)}{', …' if len(node.pairs) > 8 else ''}}}"
+        return "a persistent object" if type(node) is Persistent else type(node).__name__
+
+    def _listed(self, items: Any, depth: int) -> str:
+        return ", ".join(self.of(item, depth)[:_LONGEST] for item in items[:4]) + (", …" if len(items) > 4 else "")
 
 
 __all__ = ["SCHEMA", "TORCH", "Finding", "Scan", "Stream", "describe", "path_of", "scan"]
