@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..commands import COMMANDS
-from ..errors import CheckpointError, FileError, UnsupportedError
+from ..errors import CheckpointError, FileError
 from .complaints import ERROR, complain, write_error
 
 OK, INTERRUPTED = 0, 130
@@ -80,11 +80,6 @@ def run(arguments: list[str]) -> int:
         return OK
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        wanted = UnsupportedError("this needs torch, and there is none here", hint="Install it: pip install torch")
-        return complain(wanted, as_json)
     except OSError as error:  # stdout: a full disk, most likely
         return complain(FileError(f"cannot write: {(error.strerror or str(error)).lower()}"), as_json)
     except Exception as error:

@@ -51,7 +51,9 @@ def command(
         options.write_json(document(scans, version("ckpt-inspect")))
     elif as_json and not quiet:
         options.write_json(documents[0] if len(files) == 1 else {"schema": SCHEMA, "files": documents})
-    return 2 if failed else FOUND if any(not found.ok for found in scans) else 0
+    if failed:
+        return 2
+    return next((status for status in (FOUND, 2) if any(found.status == status for found in scans)), 0)
 
 
 def _show(found: Scan) -> None:

@@ -252,6 +252,16 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def confirm(directory: str, path: str) -> None:
+    """The last step of writing ``path``: its name, or that of a journal that is gone, on the disk.
+
+    Raises:
+        FileError: the system refuses; all is done by then, and only a loss of power could undo it.
+    """
+    with system_errors(path, "it is written, but the disk does not confirm it"):
+        sync_directory(directory)
+
+
 def lock(fd: int) -> None:
     """Take the exclusive lock of an open file without waiting; it ends when ``fd`` is closed.
 

@@ -27,6 +27,7 @@ from .copying import (
     Progress,
     check_room,
     check_unchanged,
+    confirm,
     set_mode,
     size_of,
     sync,
@@ -234,7 +235,7 @@ class InPlaceEdit:
                 written = self._perform(files, progress)
             finally:
                 os.close(lock_fd)
-            sync_directory(os.path.dirname(self._journal))
+            confirm(os.path.dirname(self._journal), files[0].path)
         return written
 
     def _begin(self, files: Sequence[FileEdit]) -> int:

@@ -22,6 +22,7 @@ from .copying import (
     Progress,
     check_room,
     check_unchanged,
+    confirm,
     lock,
     set_mode,
     size_of,
@@ -92,7 +93,7 @@ def replace_file(
                 os.unlink(temporary)
             raise
         if flush:
-            sync_directory(parent)
+            confirm(parent, path)
         return written
 
 
@@ -195,9 +196,17 @@ def _publish(temporary: str, path: str, force: bool) -> None:
             if os.path.lexists(path):
                 raise OutputExistsError("it exists already", path=path, hint="Replace it with --force") from None
         else:
-            os.unlink(temporary)
+            _discard(temporary)
             return
     os.replace(temporary, path)
+
+
+def _discard(temporary: str) -> None:
+    """Take away the second name of what is published: that it fails is no failure to write."""
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+            return
 
 
 # --- A new directory -------------------------------------------------------------------------------------------
@@ -248,7 +257,7 @@ def replace_directory(
         except BaseException:
             _remove(temporary)
             raise
-        sync_directory(parent)
+        confirm(parent, path)
         if existing is not None and not _remove(aside):
             raise FileError(f"the new directory is in place, but the old one could not be removed: {aside}", path=path)
         return written

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import unpack
 
-from ..errors import CheckpointError
+from ..errors import CorruptError
 from .zip import END, LOCAL, ZipArchive, ZipRecord
 
 _DESCRIPTOR = b"PK\x07\x08"
@@ -80,7 +80,7 @@ def dead_bytes(archive: ZipArchive) -> int:
         try:
             end = content_start(record) + record.compressed
             used += end - record.header_offset + (_descriptor_length(record, end) if record.flags & 8 else 0)
-        except CheckpointError:
+        except CorruptError:
             return 0
     return max(0, archive.directory_offset - used)
 

@@ -47,6 +47,7 @@ def read_module(builder: Builder, root: Opaque, pointer: str) -> Section:
     tree = _flatten(builder, root)
     registered = {id(node) for _, node, _ in tree}
     for path, node, fields in tree:
+        builder.spend(path, sum(builder.again(value) for name, value in fields.items() if name.endswith("_hooks")))
         section.modules[path] = _info(node, fields)
         prefix = path + "." if path else ""
         _registry(builder, section, fields["_parameters"], prefix, "parameter", frozenset())
@@ -145,7 +146,7 @@ def _attribute(builder: Builder, section: Section, node: Any, where: str, regist
     seen = set(registered)
     while waiting:
         value, key, depth = waiting.pop()
-        builder.spend(key, values.length(value))
+        builder.spend(key, values.length(value) + builder.again(value))
         if type(value) in (Opaque, Persistent):
             info = builder.tensor(value, section.name_of(key))
             if info is not None:

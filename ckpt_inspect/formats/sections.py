@@ -124,7 +124,7 @@ class Builder:
 
     def place(self, node: Any, pointer: str, depth: int, chain: Any, owner: Section | None, keep: Any) -> str:
         """Sort one node in: ``tensor`` (given to ``keep``), ``value`` (listed) or ``container`` (entered later)."""
-        self.spend(pointer, values.length(node) + self._again(node))
+        self.spend(pointer, values.length(node) + self.again(node))
         if type(node) is Opaque or type(node) is Persistent:
             info = self.tensor(node, pointer)
             if info is not None:
@@ -146,7 +146,7 @@ class Builder:
         self._waiting.append(_Place(node, pointer, depth, (node, chain), owner))
         return "container"
 
-    def _again(self, node: Any) -> int:
+    def again(self, node: Any) -> int:
         """What it costs to look at a node that was placed before: the first time the pickle paid for it."""
         identity = id(node)
         if identity not in self._seen:

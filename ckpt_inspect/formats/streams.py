@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..containers.zip import LOCAL, LOCAL_MAGIC, Inflated, ZipRecord, read_archive
 from ..containers.zip_check import check_record, content_start
-from ..errors import CheckpointError, CorruptError, LimitError
+from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
 from ..model.graph import Blob, Pickle
 from ..model.source import BytesSource, Source
 from ..pickles.limits import DEFAULT, Limits
@@ -26,6 +26,7 @@ _DEEPEST = 6  # archives in archives, pickles in pickles
 _MOST = 20_000  # pickles of one file
 _BEHIND = 64  # pickles one after the other, in what is no legacy stream
 _WINDOW = 1 << 20
+_MOST_INFLATED = 16 << 20  # bytes of one member
 _NAMES = (".pkl", ".pickle", ".p", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".joblib", ".dat", ".data", ".metadata")
 _STORAGE = re.compile(r"(?:^|/)(?:data|constants|traced_inputs|\.data|weights)/[^/]+$")
 _NPY = b"\x93NUMPY"
@@ -54,12 +55,14 @@ class Streams:
 
     Attributes:
         tricks: what was found that makes programs see different archives, as (place, words).
-        notes: what could not be looked into, or is odd without being a trick.
+        unread: what could not be looked into, and why: something may hide there.
+        notes: what is odd without being a trick.
     """
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
         self.limits = limits
         self.tricks: list[tuple[str, str]] = []
+        self.unread: list[str] = []
         self.notes: list[str] = []
         self.count = 0
         self._room = 64 << 20  # bytes that may still be inflated or looked at inside pickles
@@ -67,7 +70,7 @@ class Streams:
     def of(self, source: Source, where: str = "", depth: int = 0, note: str = "") -> Iterator[Found]:
         """Every pickle in ``source``."""
         if depth > _DEEPEST:
-            self.notes.append(f"{where}: nested more than {_DEEPEST} deep, not looked into")
+            self.unread.append(f"{where}: nested more than {_DEEPEST} deep")
             return
         head = source.read_at(0, 4096)
         if head.startswith(LOCAL_MAGIC):
@@ -105,6 +108,7 @@ class Streams:
             offset = found.pickle.end
             if offset >= source.size or not _may_be_pickle(source.read_at(offset, 16), ""):
                 return
+        self.unread.append(f"{where or 'the file'}: what follows {_BEHIND} pickles, one after the other")
 
     def _pickle(self, source: Source, offset: int, where: str, note: str) -> Found | None:
         self.count += 1
@@ -112,6 +116,8 @@ class Streams:
             raise LimitError(f"more than {_MOST:,} pickles in one file: refused", path=source.path)
         try:
             return Found(where, offset, read_pickle(source, offset, self.limits), None, note)
+        except FileError:
+            raise
         except CheckpointError as error:
             partial: Pickle | None = error.__dict__.get("partial")
             if partial is None or not plain_pickle.is_certain(error):
@@ -136,13 +142,15 @@ class Streams:
                     continue
                 seen.add(id(arg))
                 size = content.nbytes if type(content) is Blob else len(content)
-                self._room -= size
-                if size < 4 or self._room < 0:
-                    continue
                 inner = source_of(content, "")
-                if _is_inner_pickle(inner.read_at(0, 64)):
-                    place = f"{found.where}: bytes given to {call.qualname or 'a call'}"
-                    yield from self.of(inner, place[:300], depth + 1)
+                if size < 4 or not _is_inner_pickle(inner.read_at(0, 64)):
+                    continue
+                place = f"{found.where}: bytes given to {call.qualname or 'a call'}"[:300]
+                self._room -= size
+                if self._room < 0:
+                    self.unread.append(f"{place}: there is too much of it")
+                    return
+                yield from self.of(inner, place, depth + 1)
 
     # -- archives -----------------------------------------------------------------------------------------------
 
@@ -150,6 +158,8 @@ class Streams:
         inside = f"{where}/" if where else ""
         try:
             archive = read_archive(source, self.limits)
+        except FileError:
+            raise
         except CheckpointError as error:
             if source.path.endswith(".distcp"):  # archives one after the other, as torch writes them: formats 8
                 self.notes.append(
@@ -173,9 +183,8 @@ class Streams:
             self._check(record, place)
             start = content_start(record)
             position = start + record.compressed
-            content = self._content(source, start, record.method, record.compressed, record.nbytes, place)
-            if content is not None:
-                yield from self.of(content, place, depth + 1)
+            stored = source.slice(start, record.compressed)
+            yield from self._member(stored, record.method, record.nbytes, place, depth)
         end = archive.directory_offset
         if end > position:
             yield from self._local_members(source, inside, depth, position, end, _UNLISTED)
@@ -194,8 +203,8 @@ class Streams:
                 self.notes.append(f"{place}: {why}")
         except CorruptError as error:
             self.tricks.append((place, error.message))
-        except CheckpointError as error:
-            self.notes.append(f"{place}: {error.message}")
+        except UnsupportedError as error:
+            self.unread.append(f"{place}: {error.message}")
 
     def _local_members(
         self, source: Source, inside: str, depth: int, start: int, stop: int, note: str
@@ -215,40 +224,34 @@ class Streams:
                 continue
             place = inside + name
             length = compressed if 0 < compressed <= room else room
-            content = self._content(source, begin, method, length, nbytes or _WINDOW, place)
             before = self.count
-            if content is not None:
-                yield from self.of(content, place, depth + 1, note)
+            yield from self._member(source.slice(begin, length), method, nbytes or _WINDOW, place, depth, note)
             if flags & 1 and self.count > before:
                 self.tricks.append((place, "it is marked as encrypted and is not, so that scanners pass it by"))
             elif flags & 1:
-                self.notes.append(f"{place}: encrypted, not looked into")
+                self.unread.append(f"{place}: encrypted")
 
-    def _content(
-        self, source: Source, start: int, method: int, compressed: int, nbytes: int, place: str
-    ) -> Source | None:
-        stored = source.slice(start, compressed)
+    def _member(
+        self, stored: Source, method: int, nbytes: int, place: str, depth: int, note: str = ""
+    ) -> Iterator[Found]:
+        """Every pickle in a member, stored or deflated."""
         if method == 0:
-            return stored
+            yield from self.of(stored, place, depth + 1, note)
+            return
         self._room -= min(nbytes, _WINDOW)
         if self._room < 0:
-            self.notes.append(f"{place}: not inflated, there is too much of it")
-            return None
-        inflated = Inflated(stored, nbytes, place)
-        parts: list[bytes] = []
-        try:
-            while (have := sum(map(len, parts))) < min(nbytes, 16 * _WINDOW):
-                parts.append(inflated.read_at(have, min(_WINDOW, nbytes - have)))
-        except CheckpointError:  # it inflates to less than it says: what there is counts
-            if not parts and nbytes > 1:
-                parts.append(_what_there_is(stored))
-        return BytesSource(b"".join(parts), source.path)
+            self.unread.append(f"{place}: deflated, and there is too much of that")
+            return
+        before = self.count
+        yield from self.of(_inflated(stored, nbytes, place), place, depth + 1, note)
+        if nbytes > _MOST_INFLATED and self.count > before:
+            self.unread.append(f"{place}: what follows its first {_MOST_INFLATED >> 20} MiB, inflated")
 
     def _tar(self, source: Source, where: str, depth: int) -> Iterator[Found]:
         try:
             members = torch_tar.members(source)
-        except CheckpointError as error:
-            self.notes.append(f"{where or 'the file'}: {error.message}")
+        except CorruptError as error:
+            self.unread.append(f"{where or 'the file'}: {error.message}")
             return
         for name, record in members.items():
             place = f"{where}/{name}" if where else name
@@ -322,6 +325,19 @@ def _signatures(source: Source, start: int, stop: int) -> Iterator[int]:
             yield offset + at
             at = window.find(LOCAL_MAGIC, at + 4)
         offset += _WINDOW
+
+
+def _inflated(stored: Source, nbytes: int, place: str) -> Source:
+    """The beginning of a deflated member. If it inflates to less than it says, what there is counts."""
+    source = Inflated(stored, nbytes, place)
+    parts: list[bytes] = []
+    try:
+        while (have := sum(map(len, parts))) < min(nbytes, _MOST_INFLATED):
+            parts.append(source.read_at(have, min(_WINDOW, nbytes - have)))
+    except CorruptError:
+        if not parts and nbytes > 1:
+            parts.append(_what_there_is(stored))
+    return BytesSource(b"".join(parts), stored.path)
 
 
 def _what_there_is(stored: Source) -> bytes:

@@ -99,8 +99,8 @@ class _Reader:
             self.checkpoint.problems.append(Problem(f"{name}: {error}", names=(name,)))
             return None
 
-    def spend(self, key: str = "", node: Any = None) -> None:
-        self.budget -= 1 + (len(key) >> 4) + values.length(node)
+    def spend(self, key: str = "", node: Any = None, length: int = 0) -> None:
+        self.budget -= 1 + (len(key) >> 4) + values.length(node) + length
         if self.budget < 0:
             raise LimitError("shared objects expand without end: refused", record="data.pkl", path=self.checkpoint.path)
 
@@ -183,6 +183,7 @@ class _Reader:
             elif id(value) not in seen and depth < self.limits.depth:
                 seen.add(id(value))
                 inside = _inside(value)
+                self.spend(length=_states_length(value))
                 waiting.extend((child, f"{key}.{name}", depth + 1) for name, child in reversed(inside))
 
     def constants(self, pickle: Pickle, section: Section) -> None:
@@ -221,6 +222,11 @@ def _fields(node: Any) -> dict[str, Any]:
         elif state is not None:
             found["<state>"] = state
     return found
+
+
+def _states_length(node: Any) -> int:
+    """How long an object is to go through: of equal keys one is left, and all are looked at."""
+    return sum(len(state.pairs) // 2 for state in node.states if type(state) is Dict) if type(node) is Opaque else 0
 
 
 def _inside(node: Any) -> list[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..containers.copying import Progress
-from ..errors import CorruptError
+from ..errors import CorruptError, FileError
 from ..formats import open_checkpoint
 from ..model.checkpoint import Checkpoint
 from ..model.source import COPY_CHUNK, Source
@@ -26,9 +26,9 @@ def check(made: Checkpoint, path: str, verify: bool = False, progress: Progress 
     Raises:
         CorruptError: they differ; the tensor is named.
     """
-    with open_checkpoint(path) as written:
+    with _reopened(path) as written:
         if written.problems:
-            raise CorruptError(f"what was written is damaged: {written.problems[0]}", path=path)
+            raise CorruptError(f"it is written, but not as it should be: {written.problems[0]}", path=path)
         there, wanted = list(written.tensors()), list(made.tensors())
         if [_facts(row) for row in there] != [_facts(row) for row in wanted]:
             name = next((w[0] for t, w in zip(there, wanted, strict=False) if _facts(t) != _facts(w)), "their number")
@@ -36,6 +36,14 @@ def check(made: Checkpoint, path: str, verify: bool = False, progress: Progress 
         compared = _compare(wanted, there, path, progress) if verify else 0
     found = f"{len(there):,} tensors, dtypes, shapes and lengths as they should be"
     return found + (f"; {compared:,} bytes compared with the source" if verify else "")
+
+
+def _reopened(path: str) -> Checkpoint:
+    try:
+        return open_checkpoint(path)
+    except FileError as error:
+        error.message = f"it is written, but cannot be opened to be checked: {error.message}"
+        raise
 
 
 def _facts(row: tuple[str, Any, TensorInfo]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, digest, exactly, first_difference, in_order, same_range, stretches
-from ..errors import CheckpointError
+from ..errors import CheckpointError, FileError
 from ..formats.logical import check_expansion, content_key, frame, leaves, logical
 from ..model.source import Source
 from ..model.tensor import TensorInfo
@@ -190,7 +190,11 @@ def _check(batch: list[_Stretch], differ: set[int], progress: Progress | None) -
 
 
 def sample(info: TensorInfo) -> bytes | None:
-    """Hash of the first bytes of each component; None if they cannot be read."""
+    """Hash of the first bytes of each component; None if they are not there, or have no such form.
+
+    Raises:
+        FileError: the disk does not give them.
+    """
     try:
         value = hashlib.sha256(repr((info.dtype, info.shape, frame(info))).encode())
         for leaf in leaves(info):
@@ -198,18 +202,22 @@ def sample(info: TensorInfo) -> bytes | None:
             source = logical(leaf)
             value.update(exactly(source, 0, min(_SAMPLE, source.size)))
         return value.digest()
+    except FileError:
+        raise
     except CheckpointError:
         return None
 
 
 def content(info: TensorInfo, progress: Progress | None = None) -> bytes | None:
-    """Hash of all its bytes; None if they cannot be read."""
+    """Hash of all its bytes; as :func:`sample`."""
     try:
         value = hashlib.sha256()
         for leaf in leaves(info):
             check_expansion(leaf)
             digest(logical(leaf), value, progress)
         return value.digest()
+    except FileError:
+        raise
     except CheckpointError:
         return None
 

@@ -18,7 +18,7 @@ class Damage:
     """Sums the records of tensors, each once, in tasks that go between others that read the same bytes."""
 
     def __init__(self) -> None:
-        self._sums: dict[int, Sum] = {}  # by the record's identity
+        self._sums: dict[int, Sum | CheckpointError] = {}  # by the record's identity
 
     def tasks(self, info: TensorInfo) -> Iterator[Callable[[], None]]:
         """What is to be run before :meth:`of` can tell of this tensor."""
@@ -27,17 +27,20 @@ class Damage:
                 continue
             try:
                 total = self._sums[id(record)] = Sum(Span(record.source, record.nbytes))
-            except CheckpointError:  # whoever reads the tensor meets it as well
+            except CheckpointError as error:
+                self._sums[id(record)] = error
                 continue
             yield from (partial(total.take, offset, nbytes) for offset, nbytes in total.stretches)
 
     def of(self, info: TensorInfo) -> list[str]:
-        """Why the bytes of a tensor are not those that were written, in words: one for each record that fails."""
+        """Why the bytes of a tensor are not known to be those that were written: one for each record."""
         found = []
         for record in _summed_records(info):
             total = self._sums.get(id(record))
-            outcome = total.outcome if total is not None else record.crc
-            if outcome != record.crc and not isinstance(outcome, CheckpointError):
+            outcome = total.outcome if isinstance(total, Sum) else total
+            if isinstance(outcome, CheckpointError):
+                found.append(f"record {record.name}: {outcome.message}")
+            elif outcome is not None and outcome != record.crc:
                 found.append(f"record {record.name} {WRONG_CHECKSUM}")
         return found
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, exactly, first_difference, in_order, stretches
 from ..dtypes import BY_NAME
-from ..errors import CheckpointError, TorchMissingError
+from ..errors import CheckpointError, FileError, TorchMissingError
 from ..formats.logical import frame, leaves, logical, scheme
 from ..model.tensor import TensorInfo
 from .damage import Damage, damage_of
@@ -208,6 +208,8 @@ def _moved(change: Change) -> str | None:
             return "the same values, reshaped"
         if len(a.shape) == len(b.shape) <= _MOST_DIMS:
             return _permuted(a, b)
+    except FileError:
+        raise
     except CheckpointError:
         return None
     return None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..errors import CheckpointError, FormatError, LimitError
+from ..errors import CheckpointError, FileError, FormatError, LimitError
 from ..formats import open_checkpoint, open_source, split_section
 from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify
 from ..formats.streams import Found, Streams
@@ -71,7 +71,8 @@ class Scan:
         streams: every pickle, wherever it was.
         names: by global: its kind, how often it is named or called.
         findings: what is not harmless, the worst first.
-        notes: what could not be looked into, and oddities.
+        unread: what could not be looked into, and why: something may hide there.
+        notes: oddities.
         weights_only: what ``torch.load(weights_only=True)`` would say.
     """
 
@@ -81,6 +82,7 @@ class Scan:
         self.streams: list[Stream] = []
         self.names: dict[str, tuple[str, int]] = {}
         self.findings: list[Finding] = []
+        self.unread: list[str] = []
         self.notes: list[str] = []
         self.weights_only: Verdict | None = None
 
@@ -93,6 +95,11 @@ class Scan:
         """Whether nothing was found that has no business in a checkpoint. No promise that the file is safe."""
         return not self.no_business
 
+    @property
+    def status(self) -> int:
+        """Exit status: 1 for what has no business there, 2 if it may be where nobody could look, else 0."""
+        return 1 if self.no_business else 2 if self.unread else 0
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -103,6 +110,7 @@ class Scan:
             "globals": [{"name": name, "kind": kind, "count": n} for name, (kind, n) in self.names.items()],
             "pickles": [{**s._asdict(), "offset": safe(s.offset), "nbytes": safe(s.nbytes)} for s in self.streams],
             "weights_only": self.weights_only.to_dict() if self.weights_only is not None else None,
+            "unread": self.unread,
             "notes": self.notes,
         }
 
@@ -139,11 +147,12 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
                 judge.pickle(pickle, name)
                 first = first or [pickle.pickle]
         except CheckpointError as error:
-            if file == path and not found.streams:
+            if file == path and (not found.streams or isinstance(error, FileError)):
                 raise
-            found.notes.append(f"{name or file}: {error.message}")
+            found.unread.append(f"{name or file}: {error.message}")
         for where, text in streams.tricks:
             judge.trick(_joined(name, where), text)
+        found.unread += [_joined(name, text) for text in streams.unread]
         found.notes += [_joined(name, note) for note in streams.notes]
     judge.finish()
     if opened is not None:
@@ -189,13 +198,12 @@ class _Judge:
         self.counts: Counter[str] = Counter()  # how often a name stands in a pickle
         self.called: Counter[str] = Counter()
         self.left = 0
+        self._described = 0  # calls: to write each of a million out takes a minute
 
     def note(self, kind: str, level: str, text: str, name: str, where: str, offset: int) -> None:
         key = (kind, level, text, name, where, offset)
-        if key not in self.facts and len(self.facts) >= _MOST_FINDINGS and level != NO_BUSINESS:
-            self.left += 1
-            return
-        if len(self.facts) < 10 * _MOST_FINDINGS or key in self.facts:
+        most = 10 * _MOST_FINDINGS if level == NO_BUSINESS else _MOST_FINDINGS
+        if key in self.facts or len(self.facts) < most:
             self.facts[key] = self.facts.get(key, 0) + 1
         else:
             self.left += 1
@@ -214,7 +222,7 @@ class _Judge:
         if found.note and (pickle.globals or pickle.calls):
             self.found.notes.append(f"{where or 'the file'}, byte {found.offset:,}: a pickle {found.note}")
         if breaks is not None:
-            self.found.notes.append(f"{where or 'the file'}: the pickle breaks, what comes before is run: {breaks}")
+            self.found.unread.append(f"{where or 'the file'}: what follows where the pickle breaks: {breaks}")
         called = self._calls(pickle, where, found.offset)
         self._names(pickle, called, where, found.offset)
 
@@ -251,8 +259,11 @@ class _Judge:
                 kind, name = known
             called.add(name)
             self.called[name] += 1
-            if kind == NO_BUSINESS:
+            if kind == NO_BUSINESS and (self._described < 3 * _MOST_FINDINGS or self.called[name] == 1):
+                self._described += 1
                 self.note("call", kind, f"would call {describe(call)}", name, where, offset)
+            elif kind == NO_BUSINESS:
+                self.left += 1
             elif kind == UNKNOWN:
                 what = "make one" if call.how != "REDUCE" or name.rpartition(".")[2][:1].isupper() else "call it"
                 self.note("unknown", kind, f"would import {name} and {what}", name, where, offset)
@@ -262,7 +273,7 @@ class _Judge:
         """Name and kind of a call, and whether all calls of this callee are alike."""
         path = path_of(call.callee)
         if path is None:
-            return describe(call.callee), NO_BUSINESS, False
+            return call.qualname or "what a call gives", NO_BUSINESS, False
         name = ".".join(filter(None, path))
         if name in _GETATTR:
             return name, self._getattr(call), False
@@ -315,54 +326,53 @@ def path_of(node: Any, depth: int = 0) -> tuple[str, str] | None:
     return None
 
 
-def describe(node: Any, depth: int = 0) -> str:
+def describe(node: Any) -> str:
     """A value as Python would write it, cut where it gets long; nothing of it is run."""
-    text = _described(node, depth)
+    text = _Description().of(node)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _described(node: Any, depth: int) -> str:
-    if isinstance(node, str):
-        return repr(str(node[:80])) + ("…" if len(node) > 80 else "")
-    if isinstance(node, (bytes, bytearray)):
-        return repr(bytes(node[:40])) + ("…" if len(node) > 40 else "")
-    if node is None or isinstance(node, (bool, int, float)):
-        return (
-            repr(node)
-            if not isinstance(node, int) or node.bit_length() < 200
-            else f"an integer of {node.bit_length()} bits"
-        )
-    if type(node) is Blob:
-        return f"{node.nbytes:,} bytes"
-    if depth > 6:
-        return "…"
-    if type(node) is Global:
-        return node.qualname[:_LONGEST]
-    if type(node) is Opaque:
-        callee = _described(node.callee, depth + 1)
-        args = node.args if type(node.args) is tuple else (node.args,)
-        return f"{callee}({_listed(args, depth)})"
-    if type(node) is tuple:
-        return f"({_listed(node, depth)}{',' if len(node) == 1 else ''})"
-    if type(node) is list:
-        return f"[{_listed(node, depth)}]"
-    if type(node) is Set:
-        return f"{{{_listed(node.members, depth)}}}"
-    if type(node) is Dict:
-        pairs = node.pairs[:8]
-        shown = [
-            f"{_described(k, depth + 1)}: {_described(v, depth + 1)}"
-            for k, v in zip(pairs[::2], pairs[1::2], strict=True)
-        ]
-        return f"{{{', '.join(shown)}{', …' if len(node.pairs) > 8 else ''}}}"
-    if type(node) is Persistent:
-        return "a persistent object"
-    return type(node).__name__
+class _Description:
+    """The text of one value, for which only so many nodes are looked at."""
 
+    def __init__(self) -> None:
+        self.left = 40
 
-def _listed(items: Any, depth: int) -> str:
-    shown = [describe(item, depth + 1) for item in items[:4]]
-    return ", ".join(shown) + (", …" if len(items) > 4 else "")
+    def of(self, node: Any, depth: int = 0) -> str:
+        self.left -= 1
+        if isinstance(node, str):
+            return repr(str(node[:80])) + ("…" if len(node) > 80 else "")
+        if isinstance(node, (bytes, bytearray)):
+            return repr(bytes(node[:40])) + ("…" if len(node) > 40 else "")
+        if node is None or isinstance(node, (bool, int, float)):
+            bits = node.bit_length() if isinstance(node, int) else 0
+            return f"an integer of {bits} bits" if bits >= 200 else repr(node)
+        if type(node) is Blob:
+            return f"{node.nbytes:,} bytes"
+        if depth > 6 or self.left < 0:
+            return "…"
+        return self._compound(node, depth + 1)
+
+    def _compound(self, node: Any, depth: int) -> str:
+        if type(node) is Global:
+            return node.qualname[:_LONGEST]
+        if type(node) is Opaque:
+            args = node.args if type(node.args) is tuple else (node.args,)
+            return f"{self.of(node.callee, depth)}({self._listed(args, depth)})"
+        if type(node) is tuple:
+            return f"({self._listed(node, depth)}{',' if len(node) == 1 else ''})"
+        if type(node) is list:
+            return f"[{self._listed(node, depth)}]"
+        if type(node) is Set:
+            return f"{{{self._listed(node.members, depth)}}}"
+        if type(node) is Dict:
+            pairs = node.pairs[:8]
+            shown = [f"{self.of(k, depth)}: {self.of(v, depth)}" for k, v in zip(pairs[::2], pairs[1::2], strict=True)]
+            return f"{{{', '.join(shown)}{', …' if len(node.pairs) > 8 else ''}}}"
+        return "a persistent object" if type(node) is Persistent else type(node).__name__
+
+    def _listed(self, items: Any, depth: int) -> str:
+        return ", ".join(self.of(item, depth)[:_LONGEST] for item in items[:4]) + (", …" if len(items) > 4 else "")
 
 
 __all__ = ["SCHEMA", "TORCH", "Finding", "Scan", "Stream", "describe", "path_of", "scan"]

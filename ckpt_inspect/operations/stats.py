@@ -224,10 +224,10 @@ def measure(
     for index, info in enumerate(infos):
         if info.layout.startswith("sparse_") and index not in twins:
             results[index] = _with_zeros(info, *results[index])
-    for index, (numbers, note, failed) in enumerate(results):
-        hurt = damage.of(infos[index]) if index not in twins else ()
+    for index, (numbers, _, failed) in enumerate(results):
+        hurt = damage.of(infos[index]) if index not in twins and not failed else ()
         if hurt:
-            results[index] = numbers, "; ".join([*([note] if failed and note else []), *hurt]), True
+            results[index] = numbers, "; ".join(hurt), True
     for index, known in twins.items():
         results[index] = results[known]
     return results

@@ -16,23 +16,29 @@ _RULES = {
     "patch": "A pickle changes a module or class",
     "archive": "Programs may see different contents in the archive",
     "unknown": "A pickle imports a class or function of a package that is not known",
+    "unread": "Something in the file could not be looked into",
 }
+_LEVELS = {"unknown": "note", "unread": "warning"}
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def document(scans: Iterable[Scan], version: str) -> dict[str, Any]:
-    """One run over all files; what has no business is an error, what is unknown a note."""
+    """One run over all files; what has no business is an error, what could not be read a warning, what is unknown a note."""
     rules = [
-        {"id": f"ckpt/{kind}", "shortDescription": {"text": text}, "defaultConfiguration": {"level": _level(kind)}}
+        {
+            "id": f"ckpt/{kind}",
+            "shortDescription": {"text": text},
+            "defaultConfiguration": {"level": _LEVELS.get(kind, "error")},
+        }
         for kind, text in _RULES.items()
     ]
     driver = {"name": "ckpt-inspect", "version": version, "rules": rules}
-    results = [_result(scan, finding) for scan in scans for finding in scan.findings]
+    results = [
+        _result(scan, finding)
+        for scan in scans
+        for finding in [*scan.findings, *(Finding("unread", "", text, "", "", 0, 1) for text in scan.unread)]
+    ]
     return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
-
-
-def _level(kind: str) -> str:
-    return "note" if kind == "unknown" else "error"
 
 
 def _result(scan: Scan, finding: Finding) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def _result(scan: Scan, finding: Finding) -> dict[str, Any]:
     return {
         "ruleId": f"ckpt/{finding.kind}",
         "ruleIndex": list(_RULES).index(finding.kind),
-        "level": "error" if finding.level == NO_BUSINESS else "note",
+        "level": "error" if finding.level == NO_BUSINESS else _LEVELS[finding.kind],
         "message": {"text": f"{finding.text}{place}"},
         "locations": [location],
         "properties": {"name": finding.name, "offset": finding.offset, "times": finding.times},

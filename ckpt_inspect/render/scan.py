@@ -39,8 +39,8 @@ def lines(found: Scan, all_of_it: bool = True) -> Iterator[Line]:
             f"yes: torch {verdict['torch']} loads it with weights_only=True" if found.weights_only.ok else escape(said)
         )
         yield [_label("weights_only"), (text, "good" if found.weights_only.ok else "bad")]
-    for note in found.notes if all_of_it else found.notes[:_FEW]:
-        yield [_label("note"), (escape(note), "")]
+    yield from _texts("not read", found.unread, "bad", all_of_it)
+    yield from _texts("note", found.notes, "", all_of_it)
     if bad:
         yield [
             _label(""),
@@ -49,6 +49,8 @@ def lines(found: Scan, all_of_it: bool = True) -> Iterator[Line]:
                 "bad",
             ),
         ]
+    elif found.unread:
+        yield [_label(""), ("nothing found that has no business in a checkpoint where one could look", "bad")]
     elif found.streams:
         yield [
             _label(""),
@@ -56,6 +58,13 @@ def lines(found: Scan, all_of_it: bool = True) -> Iterator[Line]:
         ]
     else:
         yield [_label(""), ("no pickle in it: nothing that loading could run", "good")]
+
+
+def _texts(label: str, texts: list[str], style: str, all_of_it: bool) -> Iterator[Line]:
+    for text in texts if all_of_it else texts[:_FEW]:
+        yield [_label(label), (escape(text), style)]
+    if not all_of_it and len(texts) > _FEW:
+        yield [_label(""), (f"… and {len(texts) - _FEW:,} more", "dim")]
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -257,7 +257,7 @@ def _incompatible(
 def _same_shape(own: torch.Tensor, value: Any) -> bool:
     if not isinstance(value, torch.Tensor) or value.is_nested or own.is_nested or nn.parameter.is_lazy(own):
         return False  # a nested tensor has no shape that could be asked for
-    return own.shape == value.shape
+    return bool(own.shape == value.shape)
 
 
 def _tie(module: nn.Module, names: list[str], entries: OrderedDict[str, Any]) -> None:

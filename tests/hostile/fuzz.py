@@ -149,7 +149,7 @@ def inputs(seeds: dict[str, bytes], run: str, flips: int, step: int) -> Iterator
     number = 0
     for name, data in seeds.items():
         for length in range(0, len(data), step):
-            yield Input(number, "cut", name, partial(data.__getitem__, slice(length)))
+            yield Input(number, "cut", name, partial(_cut, data, length))
             number += 1
     fixtures = [(name, data) for name, data in seeds.items() if name.startswith("fixture ")]
     for count in range(flips):
@@ -161,6 +161,10 @@ def inputs(seeds: dict[str, bytes], run: str, flips: int, step: int) -> Iterator
         name, data, ways = small[crc32(b"%s %d" % (run.encode(), number)) % len(small)]
         yield Input(number, "mutation", name, partial(_mutated, f"{run} {number}", data, ways))
         number += 1
+
+
+def _cut(data: bytes, length: int) -> bytes:
+    return data[:length]
 
 
 def _flipped(name: str, data: bytes) -> bytes:

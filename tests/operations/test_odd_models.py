@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -258,14 +256,3 @@ def test_a_damaged_file_does_not_load(said: Said, tmp_path: Path) -> None:
     assert (status, found["loads"], len(found["damage"])) == (2, False, 1)
     assert in_process([*shlex.split(found["rescue"])[1:], "-q"]) == 1
     assert torch.load(tmp_path / "w.salvaged.pt").keys() == {"weight", "bias"}
-
-
-@pytest.mark.parametrize("words", [["check", "w.pt", "--model", "odd.py:Base"], ["code", "w.pt"], ["stats", "w.pt"]])
-def test_without_torch(words: list[str], said: Said, tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; from ckpt_inspect.cli.app import run; sys.exit(run(sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 2
-    assert done.stderr == "ckpt: this needs torch, and there is none here\n      Install it: pip install torch\n"

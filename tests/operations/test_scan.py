@@ -337,6 +337,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "globals",
         "pickles",
         "weights_only",
+        "unread",
         "notes",
     ]
     assert document["findings"][0]["name"] == "os.system"
