@@ -23,7 +23,7 @@ class Written(NamedTuple):
 def save(checkpoint: Checkpoint, out: str, *, force: bool = False, progress: Any = None) -> Written:
     """Write a checkpoint, as renamed, to a new file, or to a new directory for a sharded one.
 
-    Tensor bytes are copied in the kernel where the system can. The file is complete under its name or not there.
+    Tensor bytes are copied as they lie. The file is complete under its name or not there.
 
     Raises:
         OutputExistsError: ``out`` is there and ``force`` is not given.
