@@ -5,6 +5,7 @@ The verdict is torch's own ``load_state_dict(strict=True)``, run without values 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -184,6 +185,8 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
     found.built, found.why_cpu = built.device, built.why
     entries = entries_of(checkpoint, chosen, Shapes(), ties=False)
     judge = _Judge(checkpoint, chosen, built.module, entries)
+    if isinstance(model, Model) and built.device == "meta":
+        judge.fresh = lambda: model.build().module
     _fill(found, judge, entries)
     if found.text is not None or not found.matched:
         _mend(found, model, judge, entries)
@@ -287,7 +290,7 @@ class _Judge:
         self.section = section
         self.module = module
         self.entries = entries
-        self.needs_values = False
+        self.fresh: Callable[[], nn.Module] | None = None
 
     def verdict(self, keys: KeyMap | None = None) -> Any:
         from ..torch.state_dicts import under
@@ -295,9 +298,8 @@ class _Judge:
 
         entries = self.entries if keys is None else under(self.entries, keys.pairs)
         try:
-            return verdict(self.module, entries)
+            return verdict(self.module, entries, self.fresh)
         except NeedsValues:
-            self.needs_values = True
             return self._with_values(keys)
 
     def _with_values(self, keys: KeyMap | None) -> Any:

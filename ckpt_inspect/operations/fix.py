@@ -81,7 +81,7 @@ def find_fix(
     loads: Callable[[KeyMap], bool],
     matched: int,
 ) -> Fix | None:
-    """The best command, None if none gives more than there is.
+    """The best command, None if none gives more than there is, and at least half of what the file or the model has.
 
     Args:
         checkpoint: the file, or a selected part.
@@ -98,8 +98,8 @@ def find_fix(
         if one.matched == of and one.left == 0 and loads(one.keys):
             return search.fix(one, of, True)
     best = found[0] if found else None
-    if best is None or best.matched <= matched:
-        return None
+    if best is None or best.matched <= matched or 2 * best.matched < min(of, len(search.shapes)):
+        return None  # a few tensors that happen to agree make it no file of this model
     return search.fix(best, of, loads(best.keys))
 
 

@@ -86,6 +86,8 @@ class _Climb:
                 score = _alike(tried, self.wanted)
                 if score > best:
                     best, found = score, (other, tried, module[0])
+                if score == 1:
+                    break
         return found
 
     def _build(self, model: Model) -> tuple[nn.Module, Section] | None:

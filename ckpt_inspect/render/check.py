@@ -45,6 +45,8 @@ def lines(found: Check, all_of_it: bool = True) -> Iterator[Line]:
         yield _optimizer(facts)
     if found.trial is not None:
         yield from _trial(found.trial)
+    if found.fix is None and found.text is not None:
+        yield _row("fix", "none found: no other names and no other arguments make them fit")
     for label, fix in (("fix", found.fix), ("or", found.otherwise)):
         if fix is not None:
             yield _row(label, _promise(found, fix), "hint")

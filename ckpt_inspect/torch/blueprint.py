@@ -159,6 +159,8 @@ class _Architect:
                 return fitting
         if name in LAYERS:
             plan.note = f"recorded as {name}, which has other tensors"
+        elif node is not None and node.cls is not None:  # it is one, and its arguments are not to be had
+            plan.note = f"{node.cls}~"
         return None
 
     def _recorded(self, name: str, plan: Blueprint, fields: dict[str, Any]) -> Call | None:
@@ -186,7 +188,7 @@ class _Architect:
 
     def _kind(self, inferred: str) -> str | None:
         """One class for what was inferred; a BatchNorm has the dimensions of the layer before it."""
-        if inferred in LAYERS:
+        if inferred in LAYERS and inferred not in COMPOSITES:  # their heads and norms are in no shape
             return inferred
         if inferred == "BatchNorm":
             if self.before.startswith("Conv"):

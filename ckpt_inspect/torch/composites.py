@@ -30,8 +30,8 @@ _ACTIVATIONS = {"torch.nn.functional.relu": "relu", "torch.nn.functional.gelu": 
 
 def composite(parts: Parts) -> Call | None:
     """The call that makes such a layer; None for another one, or where its attributes do not tell."""
-    read = _READERS.get(parts[""].cls)
     try:
+        read = _READERS.get(parts[""].cls)
         return read(parts) if read is not None else None
     except KeyError:  # an attribute or a child that is not there
         return None
@@ -67,8 +67,12 @@ def _layer(parts: Parts) -> Call | None:
 
 def _stack(parts: Parts) -> Call | None:
     """TransformerEncoder, TransformerDecoder: one layer, several times, and a norm."""
-    layers = [path for path in parts if path.startswith("layers.") and path.count(".") == 1]
-    made = [composite(_below(parts, path)) for path in layers]
+    layers: dict[str, dict[str, Part]] = {}
+    for path, part in parts.items():
+        if path.startswith("layers."):
+            name, _, inner = path[len("layers.") :].partition(".")
+            layers.setdefault(name, {})[inner] = part
+    made = [composite(layer) for layer in layers.values()]
     if not made or made[0] is None or any(repr(one) != repr(made[0]) for one in made):
         return None
     given: dict[str, tuple[Any, Any]] = {"norm": (_plain_layer(parts["norm"]) if "norm" in parts else None, None)}

@@ -98,7 +98,9 @@ def load_into(
     torch.Size([1, 2])
     """
     if isinstance(module, torch.jit.ScriptModule):
-        raise ModelError("a TorchScript module cannot be given mapped weights", hint="Load it with torch.jit.load.")
+        raise ModelError(
+            "a TorchScript module cannot be given mapped weights", hint="Take the module that it was made of."
+        )
     target = _device(module, device)
     with opened(source) as checkpoint:
         chosen = choose(checkpoint, section)

@@ -128,6 +128,8 @@ class Model:
                 f"{self.spec} gave a {type(made).__name__}, not a torch.nn.Module",
                 hint="Name a class of modules, or a function that gives one.",
             )
+        if "_parameters" not in vars(made) and not isinstance(made, torch.jit.ScriptModule):
+            raise ModelError(f"{self.spec} gave a {type(made).__name__} whose super().__init__() was not called")
         return made
 
     def _takes(self) -> str | None:

@@ -55,18 +55,29 @@ class Verdict(NamedTuple):
     text: str | None
 
 
-def verdict(module: nn.Module, state_dict: OrderedDict[str, Any]) -> Verdict:
+def verdict(
+    module: nn.Module, state_dict: OrderedDict[str, Any], fresh: Callable[[], nn.Module] | None = None
+) -> Verdict:
     """Load a copy of ``module``, on ``meta``, from ``state_dict``; neither is changed.
 
     Args:
         module: on any device.
         state_dict: tensors on ``meta``; with real ones nothing is copied either.
+        fresh: makes the module anew, on ``meta``, where it cannot be copied.
 
     Raises:
-        NeedsValues: a hook of the model reads values of the state_dict, and there are none on ``meta``.
+        NeedsValues: the model reads values of the state_dict, and there are none on ``meta``.
         ModelError: the module cannot be copied.
     """
-    return _load(on_meta(module), state_dict)
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise NeedsValues("TorchScript copies values")
+    try:
+        copied = on_meta(module)
+    except ModelError:  # it holds a lock, a generator, an open file
+        if fresh is None:
+            raise
+        copied = fresh()
+    return _load(copied, state_dict)
 
 
 def verdict_with_values(module: nn.Module, state_dict: OrderedDict[str, Any]) -> Verdict:

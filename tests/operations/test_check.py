@@ -371,6 +371,14 @@ def test_optimizers_beside_the_weights(tmp_path: Path) -> None:
         assert (facts.misfit is None) if misfit is None else misfit in (facts.misfit or "")
 
 
+def test_a_file_of_another_model_has_no_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A few counters and biases of the same name and shape are no reason to rename anything."""
+    torch.save(zoo.cnn3().state_dict(), tmp_path / "w.pt")
+    assert in_process(["check", str(tmp_path / "w.pt"), "--model", "tests.zoo:NormNet"]) == 1
+    assert "none found: no other names and no other arguments make them fit" in capsys.readouterr().out
+    assert check(ci.open(tmp_path / "w.pt"), zoo.NormNet()).fix is None
+
+
 def test_nothing_matched_is_never_a_success(tmp_path: Path) -> None:
     class Tolerant(nn.Linear):  # type: ignore[misc]
         def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:

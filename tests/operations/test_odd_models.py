@@ -19,6 +19,7 @@ Said = Callable[..., tuple[int, str, str]]
 
 SOURCE = """
 import sys
+import threading
 from dataclasses import dataclass
 import torch
 from torch import nn
@@ -86,6 +87,20 @@ class NoStateDict(Base):
     def state_dict(self, *args, **kwargs):
         raise Odd("no state")
 
+class NoSuper(nn.Module):
+    def __init__(self):
+        pass
+
+class Locked(Base):
+    def __init__(self):
+        super().__init__()
+        self.lock, self.generator = threading.Lock(), (one for one in range(3))
+
+class Scripted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.jit.script(nn.Linear(3, 2))
+
 def needs(width):
     return nn.Linear(3, width)
 """
@@ -122,6 +137,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("none", "forward gave a NoneType without any tensor in it"),
         ("generator", "forward gave a generator without any tensor in it"),
         ("on_meta", "forward gave a tensor without values, at a: it is on meta"),
+        ("NoSuper", "gave a NoSuper whose super().__init__() was not called"),
         ("NeverBuilt", "odd.py:NeverBuilt cannot be built: SystemExit: 4"),
         ("ExitsInLoading", "load_state_dict fails: SystemExit: 1"),
         ("NoStateDict", "its state_dict() fails: Odd: no state"),
@@ -145,6 +161,7 @@ def test_a_model_that_misbehaves_is_quoted(command: str, name: str, message: str
         ("nested", ["0   3 float32 · finite", "1   1 float32 · finite"]),
         ("prints", ["4×3 float32 · finite"]),
         ("ExitsOnMeta", ["4×2 float32 · finite"]),
+        ("Locked", ["4×2 float32 · finite"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -153,6 +170,15 @@ def test_odd_outputs_are_shown(command: str, name: str, shown: list[str], said: 
     assert status == 0
     assert all(text in out for text in shown)
     assert "hello" not in out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_with_torchscript_in_it(said: Said, tmp_path: Path) -> None:
+    """It copies values when it is loaded: it is given real ones."""
+    for key, status in (("inner.weight", 0), ("inner.other", 1)):
+        torch.save({key: torch.ones(2, 3), "inner.bias": torch.ones(2)}, tmp_path / "w.pt")
+        assert said("check", "odd.py:Scripted")[0] == status
+    assert "RecursiveScriptModule" in said("check", "odd.py:Scripted")[1]
 
 
 def test_a_list_that_holds_itself(said: Said) -> None:

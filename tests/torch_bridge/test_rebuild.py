@@ -226,6 +226,19 @@ def test_a_layer_that_was_changed_is_not_made_as_new(tmp_path: Path) -> None:
     assert [part.training for part in again.modules()] == [part.training for part in modes.modules()]
 
 
+def test_a_composite_layer_is_not_inferred(tmp_path: Path) -> None:
+    """How many heads it has is in no shape."""
+    with quiet():
+        torch.save(nn.Transformer(8, 2, 1, 1, 16).state_dict(), tmp_path / "w.pt")
+    assert rebuilt(tmp_path / "w.pt") == 1
+    assert {type(part) for part in ct.build_module(tmp_path / "w.pt").modules()}.isdisjoint(
+        {nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention}
+    )
+    source = code(ci.open(tmp_path / "w.pt")).source
+    for name in ("TransformerEncoderLayer", "MultiheadAttention"):
+        assert f"(nn.Module):  # {name}~; its forward is not in the file" in source
+
+
 def test_a_composite_layer_of_another_dtype(tmp_path: Path) -> None:
     torch.save(
         nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2).bfloat16(), tmp_path / "m.pt"
