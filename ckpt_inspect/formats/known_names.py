@@ -1,7 +1,8 @@
 """What a name in a pickle is for: a known rebuild, a class of somebody's, or something with no business in a checkpoint.
 
 Not a list of bad names: the standard library is at hand wherever Python is, so whatever of it is not known to be a
-plain value has no business here. Names of other packages are unknown, but for those that are there to run things.
+plain value has no business here; nor have calls of functions of torch and numpy that are no known rebuild. Names of other
+packages are unknown, but for those that are there to run things.
 Nothing is imported to find out.
 """
 
@@ -276,21 +277,32 @@ def classify(module: str, name: str) -> str:
     if top == "numpy":
         if full.startswith(_RUNNERS):
             return NO_BUSINESS
-        return (
-            HARMLESS
-            if full.startswith(("numpy.dtypes.", "numpy.random.", "numpy.ma.")) and "." not in name
-            else UNKNOWN
-        )
+        plain = full.startswith(("numpy.dtypes.", "numpy.random.", "numpy.ma.")) and "." not in name and _is_class(name)
+        return HARMLESS if plain else UNKNOWN
     if top in _LIBRARY:
         plain = module in _PLAIN_MODULES and "." not in name and name not in _NOT_THOSE and not name.startswith("__")
+        plain = plain and (module != "typing" or _is_class(name))  # its functions evaluate text: _eval_type
         return HARMLESS if plain else NO_BUSINESS
     return NO_BUSINESS if top in _RUNNING_PACKAGES else UNKNOWN
+
+
+def classify_call(module: str, name: str) -> str:
+    """What calling a global is: a function of torch or numpy that is no known rebuild has no business there either."""
+    kind = classify(module, name)
+    path = f"{module}.{name}".split(".")
+    if kind != UNKNOWN or path[0] not in ("torch", "numpy") or _is_class(path[-1]) or path[-1].startswith("_rebuild"):
+        return kind
+    return NO_BUSINESS
+
+
+def _is_class(name: str) -> bool:
+    return name.lstrip("_")[:1].isupper()
 
 
 def _torch(full: str, parts: list[str]) -> str:
     if not _MODULES_THAT_ACT.isdisjoint(parts[1:-1]):
         return NO_BUSINESS
-    is_class = parts[-1].lstrip("_")[:1].isupper()
+    is_class = _is_class(parts[-1])
     if full.startswith(_RUNNERS) or (full.startswith(_RUNNING_FUNCTIONS) and not is_class):
         return NO_BUSINESS
     if full.startswith(_TORCH_CLASSES) and is_class:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..containers.zip import LOCAL, LOCAL_MAGIC, Inflated, ZipRecord, read_archive
 from ..containers.zip_check import check_record, content_start
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
-from ..model.graph import Blob, Pickle
+from ..model.graph import Blob, Dict, Pickle, Set
 from ..model.source import BytesSource, Source
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
@@ -67,8 +67,10 @@ class Streams:
         self.count = 0
         self._room = 64 << 20  # bytes that may still be inflated or looked at inside pickles
 
-    def of(self, source: Source, where: str = "", depth: int = 0, note: str = "") -> Iterator[Found]:
-        """Every pickle in ``source``."""
+    def of(
+        self, source: Source, where: str = "", depth: int = 0, note: str = "", exact: bool = True
+    ) -> Iterator[Found]:
+        """Every pickle in ``source``; it is not ``exact`` where more may be in it than belongs to it."""
         if depth > _DEEPEST:
             self.unread.append(f"{where}: nested more than {_DEEPEST} deep")
             return
@@ -76,7 +78,9 @@ class Streams:
         if head.startswith(LOCAL_MAGIC):
             yield from self._zip(source, where, depth)
             return
-        if depth == 0 and _ends_as_zip(source):  # an archive behind something else, which is looked at too
+        if not _STORAGE.search(where) and _ends_as_zip(
+            source
+        ):  # an archive behind something else, which is looked at too
             yield from self._zip(source, where, depth)
         if torch_tar.matches(head, source):
             yield from self._tar(source, where, depth)
@@ -128,29 +132,18 @@ class Streams:
             return Found(where, offset, partial, error, note)
 
     def _nested(self, found: Found, depth: int) -> Iterator[Found]:
-        """Pickles in the bytes that calls of a pickle are given: nested storages, and what is hidden so."""
-        seen: set[int] = set()
-        for call in found.pickle.calls:
-            args = call.args
-            if type(args) is not tuple:
+        """Pickles in the bytes of a pickle: nested storages, and what is hidden so."""
+        for content, owner in _contents(found.pickle):
+            inner = source_of(content, "")
+            size = content.nbytes if type(content) is Blob else len(content)
+            if size < 4 or not _is_inner_pickle(inner.read_at(0, 64)):
                 continue
-            for arg in args:
-                if type(arg) is str or type(arg) is int or id(arg) in seen:
-                    continue
-                content = bytes_of(arg) if type(arg) is not tuple else None
-                if content is None:
-                    continue
-                seen.add(id(arg))
-                size = content.nbytes if type(content) is Blob else len(content)
-                inner = source_of(content, "")
-                if size < 4 or not _is_inner_pickle(inner.read_at(0, 64)):
-                    continue
-                place = f"{found.where}: bytes given to {call.qualname or 'a call'}"[:300]
-                self._room -= size
-                if self._room < 0:
-                    self.unread.append(f"{place}: there is too much of it")
-                    return
-                yield from self.of(inner, place, depth + 1)
+            place = f"{found.where}: bytes {owner}"[:300]
+            self._room -= size
+            if self._room < 0:
+                self.unread.append(f"{place}: there is too much of it")
+                return
+            yield from self.of(inner, place, depth + 1)
 
     # -- archives -----------------------------------------------------------------------------------------------
 
@@ -225,18 +218,19 @@ class Streams:
             place = inside + name
             length = compressed if 0 < compressed <= room else room
             before = self.count
-            yield from self._member(source.slice(begin, length), method, nbytes or _WINDOW, place, depth, note)
+            stored = source.slice(begin, length)
+            yield from self._member(stored, method, nbytes or _WINDOW, place, depth, note, length == compressed)
             if flags & 1 and self.count > before:
                 self.tricks.append((place, "it is marked as encrypted and is not, so that scanners pass it by"))
             elif flags & 1:
                 self.unread.append(f"{place}: encrypted")
 
     def _member(
-        self, stored: Source, method: int, nbytes: int, place: str, depth: int, note: str = ""
+        self, stored: Source, method: int, nbytes: int, place: str, depth: int, note: str = "", exact: bool = True
     ) -> Iterator[Found]:
         """Every pickle in a member, stored or deflated."""
         if method == 0:
-            yield from self.of(stored, place, depth + 1, note)
+            yield from self.of(stored, place, depth + 1, note, exact)
             return
         self._room -= min(nbytes, _WINDOW)
         if self._room < 0:
@@ -287,6 +281,28 @@ _UNLISTED = "not in the directory of the archive"
 
 def _ends_as_zip(source: Source) -> bool:
     return b"PK\x05\x06" in source.read_at(max(0, source.size - 65557), 65557)
+
+
+def _contents(pickle: Pickle) -> Iterator[tuple[Any, str]]:
+    """All bytes in a pickle, each once, and what holds them: given to a call, part of a state, or of plain containers."""
+    seen: set[int] = set()
+    given = [((call.args, call.kwargs), f"given to {call.qualname or 'a call'}") for call in pickle.calls]
+    state = [(call.ops, f"in what {call.qualname or 'an object'} holds") for call in pickle.calls if call.ops]
+    for start, owner in [*given, *state, (pickle.root, "in a container")]:
+        waiting: list[Any] = [start]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, (str, int, float)) or node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if type(node) in (tuple, list):
+                waiting.extend(node)
+            elif type(node) is Dict:
+                waiting.extend(node.pairs)
+            elif type(node) is Set:
+                waiting.extend(node.members)
+            elif (content := bytes_of(node)) is not None:
+                yield content, owner
 
 
 def _npy_data(head: bytes) -> int:

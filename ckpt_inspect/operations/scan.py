@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, FileError, FormatError, LimitError
 from ..formats import open_checkpoint, open_source, split_section
-from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify
+from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify, classify_call
 from ..formats.streams import Found, Streams
 from ..formats.weights_only import TORCH, Verdict, verdict
 from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Pickle, Set
@@ -279,7 +279,8 @@ class _Judge:
             return name, self._getattr(call), False
         if name in _TYPE:
             return name, HARMLESS if type(call.args) is tuple and len(call.args) == 1 else NO_BUSINESS, False
-        return name, self._kind(*path), True
+        kind = self._kind(*path)
+        return name, classify_call(*path) if kind == UNKNOWN and call.how == "REDUCE" else kind, True
 
     def _getattr(self, call: Opaque) -> str:
         """``getattr(x, 'name')`` is how Python 2 pickled methods and nested classes: it is what it gives."""
@@ -288,7 +289,7 @@ class _Judge:
             return NO_BUSINESS
         path = path_of(call)
         if path is not None:
-            return self._kind(*path)
+            return classify_call(*path)
         target = args[0]
         if isinstance(target, (str, bytes, int, float, list, tuple, Dict, Set)) and not args[1].startswith("__"):
             return HARMLESS  # a method of a plain value

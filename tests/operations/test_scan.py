@@ -72,6 +72,10 @@ def _twice(*streams: bytes) -> bytes:
     return b"".join(streams)
 
 
+def _bytes(content: bytes) -> bytes:
+    return b"B" + len(content).to_bytes(4, "little") + content
+
+
 HIDDEN: dict[str, Callable[[], bytes]] = {
     "plain": lambda: build.pickled(EVIL),
     "popped": lambda: build.pickled(EVIL, build.POP, build.NONE),
@@ -115,6 +119,11 @@ HIDDEN: dict[str, Callable[[], bytes]] = {
         [*build.members(build.pickled(build.GOOD)), Member(b"a/data.pkl", build.pickled(EVIL))]),
     "twins in case": lambda: build.archive(
         [*build.members(build.pickled(build.GOOD)), Member(b"a/DATA.PKL", build.pickled(EVIL))]),
+    "bytes in a state": lambda: build.pickled(
+        build.call(build.name("mine", "Net")), build.dict_of(build.text("a"), _bytes(build.pickled(EVIL))), build.BUILD),
+    "bytes in a list": lambda: build.pickled(build.dict_of(build.text("a"), build.list_of(_bytes(build.pickled(EVIL))))),
+    "archive behind a script in an archive": lambda: build.archive(
+        [*build.members(build.pickled(build.GOOD)), Member(b"a/inner", b"#!/bin/sh\n" * 10 + build.checkpoint(EVIL))]),
     "lying local name": lambda: build.archive(
         [*build.members(build.pickled(build.GOOD)), Member(b"a/x.pkl", build.pickled(EVIL), local_name=b"a/y.pkl")]),
     "marked as encrypted": lambda: build.archive(
@@ -312,6 +321,66 @@ def test_honest_files_are_not_cried_over() -> None:
 
 
 # -- the command ------------------------------------------------------------------------------------------------
+
+
+BY_RULE: dict[str, Callable[[], bytes]] = {
+    "code in a type": lambda: build.pickled(
+        build.call(
+            build.name("typing", "_eval_type"),
+            build.call(build.name("typing", "ForwardRef"), build.text("f()")),
+            build.DICT,
+            build.DICT,
+        )
+    ),
+    "function of torch that is no rebuild": lambda: build.pickled(
+        build.call(build.name("torch", "UntypedStorage.from_file"), build.text("/tmp/x"), build.TRUE, build.number(9))
+    ),
+    "method of an array": lambda: build.pickled(
+        build.call(
+            build.name("numpy", "ndarray.tofile"),
+            build.call(build.name("numpy", "ndarray"), build.sizes(1)),
+            build.text("/tmp/x"),
+        )
+    ),
+    "test runner of numpy": lambda: build.pickled(build.call(build.name("numpy.random", "test"))),
+}
+
+
+@pytest.mark.parametrize("what", BY_RULE)
+def test_functions_that_are_no_rebuilds_are_found_without_a_list(what: str, tmp_path: Path) -> None:
+    (text,) = _texts(_of(tmp_path, BY_RULE[what]()))
+    assert text.startswith("would call ")
+
+
+UNREAD: dict[str, Callable[[], bytes]] = {
+    "behind 64 pickles": lambda: build.pickled(build.NONE) * 80 + build.pickled(EVIL),
+    "behind what our machine does not run": lambda: build.pickled(build.GOOD)[:-1] + b"\x97" + build.pickled(EVIL)[2:],
+    "nested too deep": lambda: _nested(8),
+}
+
+
+def _nested(levels: int) -> bytes:
+    inner = build.pickled(EVIL)
+    for _ in range(levels):
+        inner = build.pickled(build.list_of(_bytes(inner)))
+    return inner
+
+
+@pytest.mark.parametrize("place", UNREAD)
+def test_what_could_not_be_looked_into_is_no_success(place: str, tmp_path: Path) -> None:
+    found = _of(tmp_path, UNREAD[place]())
+    assert found.unread
+    assert (found.ok, found.status) == (True, 2)
+    assert run(["scan", "-q", str(tmp_path / "file.pt")]) == 2
+
+
+def test_a_deflated_pickle_is_read_to_its_end_or_said_to_be_cut(tmp_path: Path) -> None:
+    path = tmp_path / "long.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        junk = b"X" + (20 << 20).to_bytes(4, "little") + bytes(20 << 20)
+        archive.writestr("a/data.pkl", b"\x80\x02" + junk + b"0" + build.pickled(EVIL)[2:])
+        archive.writestr("a/version", "3")
+    assert scan(str(path)).status == 2
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
