@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INLINE = "inline/"  # how storages are called whose bytes lie inside the pickle
 _UNTYPED = DType("uint8", 8, "int", None, None, False)
+_DEEPEST, _MOST_INSIDE = 16, 1000  # tensors inside tensors
 
 
 class Malformed(Exception):
@@ -132,6 +133,7 @@ class Rebuilder:
         self.path = path
         self._handlers: dict[int, Callable[[Rebuilder, Opaque], TensorInfo] | None] = {}  # by identity of the callee
         self._nested = 0
+        self._inside = 0  # tensors that were found in the one that is decoded: sixteen levels of sixteen are too many
 
     def decode(self, node: Any) -> TensorInfo | None:
         """The tensor that ``node`` would rebuild, None if it is no tensor.
@@ -155,7 +157,8 @@ class Rebuilder:
             self._handlers[id(callee)] = handler
         if handler is None:
             return None
-        if self._nested > 16:
+        self._inside = self._inside + 1 if self._nested else 0
+        if self._nested > _DEEPEST or self._inside > _MOST_INSIDE:
             raise Malformed("tensors inside tensors inside tensors")
         self._nested += 1
         try:

@@ -78,9 +78,8 @@ class Streams:
         if head.startswith(LOCAL_MAGIC):
             yield from self._zip(source, where, depth)
             return
-        if not _STORAGE.search(where) and _ends_as_zip(
-            source
-        ):  # an archive behind something else, which is looked at too
+        # an archive behind something else, which is looked at too
+        if exact and not _STORAGE.search(where) and _ends_as_zip(source):
             yield from self._zip(source, where, depth)
         if torch_tar.matches(head, source):
             yield from self._tar(source, where, depth)

@@ -345,9 +345,15 @@ class _Description:
             return repr(str(node[:80])) + ("…" if len(node) > 80 else "")
         if isinstance(node, (bytes, bytearray)):
             return repr(bytes(node[:40])) + ("…" if len(node) > 40 else "")
+        if isinstance(node, int) and node.bit_length() >= 200:
+            return f"an integer of {node.bit_length()} bits"
         if node is None or isinstance(node, (bool, int, float)):
+<<<<<<< HEAD
             bits = node.bit_length() if isinstance(node, int) else 0
             return f"an integer of {bits} bits" if bits >= 200 else repr(node)
+=======
+            return repr(node)
+>>>>>>> issue7
         if type(node) is Blob:
             return f"{node.nbytes:,} bytes"
         if depth > 6 or self.left < 0:

@@ -177,7 +177,7 @@ def _mutated(name: str, data: bytes, ways: list[Any]) -> bytes:
 
 
 # Each step as often as its time allows: looking takes a millisecond, what needs torch up to ten.
-LANES: dict[str, tuple[Step, ...]] = {"bare": (looked, verified, scanned) * 20 + BARE * 2, "torch": TORCH}
+LANES: dict[str, tuple[Step, ...]] = {"bare": (looked, verified, scanned) * 60 + BARE * 2, "torch": TORCH}
 
 
 def step_of(number: int) -> tuple[str, Step]:
