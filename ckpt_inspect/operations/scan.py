@@ -348,12 +348,7 @@ class _Description:
         if isinstance(node, int) and node.bit_length() >= 200:
             return f"an integer of {node.bit_length()} bits"
         if node is None or isinstance(node, (bool, int, float)):
-<<<<<<< HEAD
-            bits = node.bit_length() if isinstance(node, int) else 0
-            return f"an integer of {bits} bits" if bits >= 200 else repr(node)
-=======
             return repr(node)
->>>>>>> issue7
         if type(node) is Blob:
             return f"{node.nbytes:,} bytes"
         if depth > 6 or self.left < 0:

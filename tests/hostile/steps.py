@@ -248,7 +248,7 @@ def converted(given: Given) -> Iterator[str]:
     plan = _document(convert.command, given.path, section, **options, out=out, verify=True)
     after = _content(out)
     assert after is not None or _content(given.path) is None, "what was written is damaged"  # zip to zip, damage stays
-    if options.keys() <= {"format", "max_shard_size", "device"} and not plan["dropped"]:
+    if after is not None and options.keys() <= {"format", "max_shard_size", "device"} and not plan["dropped"]:
         before = _content(given.path, section)
         assert before is None or sorted(before.values()) == sorted(after.values()), (before, after, plan)
 
