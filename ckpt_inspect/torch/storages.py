@@ -40,6 +40,8 @@ class Storages:
         return self._storages[key][1]
 
     def _make(self, storage: Storage, alignment: int) -> torch.UntypedStorage:
+        if storage.nbytes >= 1 << 63:
+            raise CorruptError(f"{storage.nbytes:,} bytes: torch counts with 64 bits", record=storage.id)
         if "meta" in (self.device.type, storage.location) or not storage.nbytes:
             device = torch.device("meta") if storage.location == "meta" else self.device
             return torch.empty(storage.nbytes, dtype=torch.uint8, device=device).untyped_storage()

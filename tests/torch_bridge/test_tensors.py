@@ -605,6 +605,18 @@ def test_open_choices_are_listed(name: str, tmp_path: Path) -> None:
         ct.state_dict(written(name, tmp_path), section=section)
 
 
+def test_a_storage_longer_than_torch_can_count(tmp_path: Path) -> None:
+    """The tar of 2016 says how many elements follow, in 64 bits: with their size that can be more."""
+    path = files.FILES["tar-views.pth.tar"](tmp_path)
+    data = path.read_bytes()
+    at = data.index(b"." + (6).to_bytes(8, "little")) + 1
+    path.write_bytes(data[:at] + (2**62).to_bytes(8, "little") + data[at + 8 :])
+    with ci.open(path) as checkpoint:
+        info = next(info for _, _, info in checkpoint.tensors() if info.storage and info.storage.nbytes >= 2**63)
+        with pytest.raises(ci.CorruptError, match="64 bits"):
+            ct.Loader(device="meta").tensor(info)
+
+
 def test_an_optimizer_without_a_tensor_has_none_to_name(tmp_path: Path) -> None:
     path = tmp_path / "fresh.pt"
     torch.save({"optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1).state_dict()}, path)
