@@ -20,7 +20,7 @@ import ckpt_inspect as ci
 from ckpt_inspect.operations.hash import hash
 from ckpt_inspect.operations.show import save_npy, show, sliced
 from ckpt_inspect.operations.stats import stats
-from tests.conftest import FIXTURES, Run
+from tests.conftest import FIXTURES, Run, in_process
 from tests.operations.test_diff import DTYPES, EIGHTS, INTEGERS, random_tensor, wide
 from tests.zoo import files
 
@@ -349,3 +349,10 @@ def test_a_device_that_is_not_there(ckpt: Run) -> None:
     done = ckpt("stats", "lenet.pt", "--device", "nonsense")
     assert done.returncode == 2
     assert done.stderr.startswith("ckpt: no device 'nonsense' here")
+
+
+def test_a_scalar_of_two_values_in_a_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = torch.tensor([0x21], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    torch.save({"pair": pair[0]}, tmp_path / "pair.pt")
+    assert in_process(["show", str(tmp_path / "pair.pt"), "pair", "--slice", "", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["values"] == [0.5, 1.0]  # 4 bits each: sign, two of exponent, one more
