@@ -15,7 +15,7 @@ def finish(checkpoint: Checkpoint) -> Checkpoint:
     found = [section for section in checkpoint.sections.values() if section.kind == "optimizer"]
     if found:
         weights = [s for s in checkpoint.sections.values() if s.kind in ("state_dict", "module")]
+        groups = optimizers.all_groups(found, checkpoint.values)
         for optimizer in found:
-            groups = optimizers.groups_of(optimizer, checkpoint.values)
-            optimizers.link(optimizer, groups, weights, checkpoint.values)
+            optimizers.link(optimizer, groups[optimizer.pointer], weights)
     return checkpoint

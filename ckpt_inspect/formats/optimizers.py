@@ -8,6 +8,7 @@ is exactly one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..model import pointer as pointers
@@ -45,6 +46,19 @@ class Group(NamedTuple):
     settings: dict[str, Any]
 
 
+def all_groups(sections: Iterable[Section], values: list[Value]) -> dict[str, list[Group]]:
+    """The parameter groups of each optimizer section, by its pointer; the values are gone through once."""
+    optimizers = {section.pointer: section for section in sections if section.kind == "optimizer"}
+    below: dict[str, list[Value]] = {pointer: [] for pointer in optimizers}
+    for value in values if below else ():
+        end = len(value.name)
+        while end > 0:
+            end = max(0, value.name.rfind("/", 0, end))
+            if value.name[:end] in below:
+                below[value.name[:end]].append(value)
+    return {pointer: groups_of(section, below[pointer]) for pointer, section in optimizers.items()}
+
+
 def groups_of(optimizer: Section, values: list[Value]) -> list[Group]:
     """The parameter groups of an optimizer section, from the plain values below it."""
     base = pointers.concat(optimizer.pointer, "param_groups")
@@ -64,7 +78,7 @@ def groups_of(optimizer: Section, values: list[Value]) -> list[Group]:
     return found
 
 
-def link(optimizer: Section, groups: list[Group], candidates: list[Section], values: list[Value]) -> Section | None:
+def link(optimizer: Section, groups: list[Group], candidates: list[Section]) -> Section | None:
     """Fill ``optimizer.params``; the section whose parameters they are, None if that is not certain."""
     states = _states(optimizer)
     told = {} if class_of(optimizer, groups)[0] == "LBFGS" else states  # its one state is of all its parameters

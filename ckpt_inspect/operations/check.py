@@ -10,7 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError, SelectionError
-from ..formats.optimizers import Group, groups_of, misfit
+from ..formats.optimizers import all_groups, misfit
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.problem import Problem
@@ -365,8 +365,8 @@ def _optimizers(checkpoint: Checkpoint, weights: Section, model: Section) -> lis
             parameters.append((key, info.shape, info.requires_grad is not False))
     whole = checkpoint.whole or checkpoint
     found = []
-    for pointer, section in whole.sections.items():
-        groups: list[Group] = groups_of(section, whole.values) if section.kind == "optimizer" else []
+    for pointer, groups in all_groups(whole.sections.values(), whole.values).items():
+        section = whole.sections[pointer]
         if groups:
             sizes = [len(group.indices) for group in groups]
             found.append(OptimizerFacts(pointer, sizes, len(parameters), misfit(section, groups, parameters)))

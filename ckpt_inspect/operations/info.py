@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..commands import COMMANDS
 from ..formats import objects
-from ..formats.optimizers import class_of, groups_of
+from ..formats.optimizers import Group, all_groups, class_of
 from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
@@ -64,7 +64,10 @@ class Info:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.sections = [_section_facts(checkpoint, section) for section in checkpoint.sections.values()]
+        groups = all_groups(checkpoint.sections.values(), checkpoint.values)
+        self.sections = [
+            _section_facts(section, groups.get(pointer, [])) for pointer, section in checkpoint.sections.items()
+        ]
         self.candidates = checkpoint.candidates()
         self.prefixes = _prefixes(checkpoint)
         self.shared = checkpoint.tied()
@@ -127,7 +130,7 @@ def _section_dict(facts: SectionFacts) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _section_facts(checkpoint: Checkpoint, section: Section) -> SectionFacts:
+def _section_facts(section: Section, groups: list[Group]) -> SectionFacts:
     dtypes: Counter[str] = Counter()
     devices: Counter[str] = Counter()
     seen: set[Any] = set()
@@ -140,7 +143,7 @@ def _section_facts(checkpoint: Checkpoint, section: Section) -> SectionFacts:
                 devices[tensor.device] += tensor.nbytes
     cls, recorded = section.cls, True
     if section.kind == "optimizer":
-        cls, recorded = class_of(section, groups_of(section, checkpoint.values))
+        cls, recorded = class_of(section, groups)
     return SectionFacts(section, cls, recorded, count(section.tensors.values()), dict(dtypes), dict(devices))
 
 

@@ -315,7 +315,7 @@ def _listed(view: TensorInfo) -> Any:
     made = vector(numbers)
     if numbers.affine is not None:
         made = numbers.affine.real(made, 0)
-    shape = (*view.shape[:-1], -1) if view.dtype == "float4_e2m1fn_x2" and view.shape else view.shape
+    shape = (*view.shape[:-1], -1) if view.dtype == "float4_e2m1fn_x2" else view.shape  # two in a byte, in a scalar too
     if view.dtype == "bool":
         made = made.bool()
     if view.dtype == "uint64":

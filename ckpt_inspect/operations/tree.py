@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..formats.optimizers import Group, class_of, groups_of
+from ..formats.optimizers import Group, all_groups, class_of
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.keytree import KeyNode, blocks, key_tree
@@ -122,6 +122,7 @@ def tree(checkpoint: Checkpoint, depth: int | None = None, filter: Sequence[str]
 class _Builder:
     def __init__(self, checkpoint: Checkpoint, depth: int | None, filter: Sequence[str], fold: bool) -> None:
         self.checkpoint = checkpoint
+        self.groups = all_groups(checkpoint.sections.values(), checkpoint.values)
         self.depth = depth
         self.matches = pattern(filter) if filter else None
         self.fold = fold
@@ -273,7 +274,7 @@ class _Builder:
         return twin
 
     def _optimizer(self, node: Node, section: Section) -> None:
-        groups = groups_of(section, self.checkpoint.values)
+        groups = self.groups[section.pointer]
         name, recorded = class_of(section, groups)
         node.kind = "optimizer"
         node.cls, node.class_from = name, None if name is None else "recorded" if recorded else "inferred"

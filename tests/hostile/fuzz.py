@@ -213,13 +213,19 @@ class Watch:
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         paths = _PATHS.get(event)
-        if not self.on or (paths is not None and all(map(self._ours, args[:paths]))):
+        if not self.on or (paths is not None and all(map(self._ours, args[:paths]))) or self._below_ours(event, args):
             return
         if event not in self.harmless:
             self.events.append(f"{event} {str(args)[:80]}")
 
     def _ours(self, path: Any) -> bool:
         return isinstance(path, int) or os.fsdecode(path).startswith(self.folder)
+
+    def _below_ours(self, event: str, args: tuple[Any, ...]) -> bool:
+        """Trees are removed by names beside the descriptor of their directory (Linux)."""
+        if event not in ("os.remove", "os.rmdir") or args[-1] < 0:
+            return False
+        return os.path.realpath(f"/proc/self/fd/{args[-1]}").startswith(os.path.realpath(self.folder))
 
 
 _HARMLESS = {  # code that is compiled has not run: that would be another event

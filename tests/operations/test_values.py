@@ -512,3 +512,10 @@ def test_saving_says_so_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert in_process(["show", str(FIXTURES / "lenet.pt"), "conv1.bias", "--save", out, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["name"], said["saved"], said["dtype"]) == ("conv1.bias", out, "float32")
+
+
+def test_a_scalar_of_two_values_in_a_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = torch.tensor([0x21], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    torch.save({"pair": pair[0]}, tmp_path / "pair.pt")
+    assert in_process(["show", str(tmp_path / "pair.pt"), "pair", "--slice", "", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["values"] == [0.5, 1.0]  # 4 bits each: sign, two of exponent, one more
