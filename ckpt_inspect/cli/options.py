@@ -120,7 +120,7 @@ def each(
             complain(error, as_json)
             continue
         if NOTE in checkpoint.facts and not as_json:
-            typer.echo(f"ckpt: {path}: {checkpoint.facts[NOTE]}", err=True)
+            say_problems(path, [checkpoint.facts[NOTE]])
         if checkpoint.problems:
             status = 2
             if not as_json:
@@ -141,12 +141,17 @@ def report_problems(checkpoint: Checkpoint) -> None:
     say_problems(checkpoint.path, checkpoint.problems)
 
 
-def say_problems(what: str, problems: list[str]) -> None:
-    """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
+def say(text: str) -> None:
+    """A line on stderr; what is not to be printed raw, in names of files too, is escaped."""
     from ..render.text import escape
 
+    typer.echo(f"ckpt: {escape(text)}", err=True)
+
+
+def say_problems(what: str, problems: list[str]) -> None:
+    """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
     for problem in problems[:10]:
-        typer.echo(f"ckpt: {escape(what)}{': ' if what else ''}{escape(problem)}", err=True)
+        say(f"{what}{': ' if what else ''}{problem}")
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
 

@@ -38,7 +38,7 @@ def command(
         info = operation.find(checkpoint, name)[2]
         code = operation.save_npy(operation.sliced(info, slice) if slice is not None else info, save, force)
         if not quiet and not as_json:
-            typer.echo(f"ckpt: wrote {save} as {code}", err=True)
+            options.say(f"wrote {save} as {code}")
         return 0
     terminal = options.is_terminal()
     with writing.progress(0 if name not in checkpoint else checkpoint[name].nbytes, "read") as advance:
