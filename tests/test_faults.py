@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,8 +26,9 @@ from ckpt_inspect.cli.app import run
 from ckpt_inspect.errors import CheckpointError, CorruptError
 from ckpt_inspect.operations.salvage import salvage
 from ckpt_inspect.operations.verify import verify, verify_file
-from tests.conftest import FIXTURES
+from tests.conftest import FIXTURES, in_process
 from tests.containers.faults import CHANGING, Calls, Dead, every_call, failing, killed
+from tests.hostile.sandbox import unsafe
 
 READING = ["info", "tree", "ls", "verify", "scan"]
 FILES = ["tied.pt", "legacy.pth", "tar2017.pth.tar", "sharded", "scripted.pt"]
@@ -155,7 +157,53 @@ def test_special_files_are_refused(command: str, tmp_path: Path, capsys: pytest.
     os.mkfifo(fifo)
     assert run([command, str(fifo)]) == 2
     assert "a named pipe" in capsys.readouterr().err
+    listening = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(listening))
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path, said in ((listening, "this is a socket"), ("/dev/zero", "a character device"), (loop, "symbolic links")):
+        assert run([command, str(path)]) == 2
+        assert said in capsys.readouterr().err
     link = tmp_path / "link.pt"
     link.symlink_to(FIXTURES / "lenet.pt")
     assert run([command, str(link)]) == (2 if command == "salvage" else 0)
     capsys.readouterr()
+
+
+_EVIL = "a\x1b[2J\nb\u202e#c.pt"
+_NAMED = [
+    ["info", "IN"],
+    ["tree", "IN"],
+    ["ls", "IN", "IN"],
+    ["show", "IN", "slice"],
+    ["show", "IN", "slice", "--save", "OUT"],
+    ["stats", "IN", "--check"],
+    ["diff", "IN", "IN"],
+    ["hash", "IN"],
+    ["verify", "IN", "--write-sums", "OUT"],
+    ["scan", "IN"],
+    ["salvage", "IN", "-o", "OUT"],
+    ["add-prefix", "IN#model", "x", "-o", "OUT"],
+    ["add-prefix", "IN#model", "x", "--dry-run"],
+    ["convert", "IN", "--format", "torch-legacy", "-o", "OUT"],
+    ["convert", "IN", "--format", "safetensors", "-o", "OUT"],
+    ["code", "IN#model"],
+    ["recover", "IN"],
+]
+
+
+@pytest.mark.parametrize("arguments", _NAMED, ids=" ".join)
+@pytest.mark.parametrize("broken", [False, True])
+def test_names_of_files_are_escaped(
+    arguments: list[str], broken: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file from a stranger has a name of his choice too."""
+    given, out = tmp_path / _EVIL, tmp_path / f"out{_EVIL}"
+    given.write_bytes(b"PK" * 9 if broken else (FIXTURES / "tied.pt").read_bytes())
+    places = {"IN": str(given), "OUT": str(out)}
+    words = [w.replace("IN", places["IN"]) if w.startswith("IN") else places.get(w, w) for w in arguments]
+    assert in_process(words) in (0, 1, 2)
+    said = capsys.readouterr()
+    assert not unsafe([said.out, said.err])
+    assert "[2J\n" not in said.out + said.err

@@ -130,7 +130,7 @@ def each(
             complain(error, as_json)
             continue
         if NOTE in checkpoint.facts and not as_json:
-            typer.echo(f"ckpt: {path}: {checkpoint.facts[NOTE]}", err=True)
+            say_problems(path, [checkpoint.facts[NOTE]])
         if checkpoint.problems:
             status = 2
             if not as_json:
@@ -151,13 +151,20 @@ def report_problems(checkpoint: Checkpoint) -> None:
     say_problems(checkpoint.path, checkpoint.problems)
 
 
+def say(text: str) -> None:
+    """A line on stderr; what is not to be printed raw, in names of files too, is escaped."""
+    from ..render.text import escape
+
+    typer.echo(f"ckpt: {escape(text)}", err=True)
+
+
 def say_problems(what: str, problems: list[str]) -> None:
     """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
     from ..formats.archive import WRONG_CHECKSUM
     from ..render.text import escape
 
     for problem in problems[:10]:
-        typer.echo(f"ckpt: {escape(what)}{': ' if what else ''}{escape(problem)}", err=True)
+        say(f"{what}{': ' if what else ''}{problem}")
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
     if what and any(WRONG_CHECKSUM in problem for problem in problems):

@@ -15,5 +15,7 @@ def command(file: writing.File, as_json: options.Json = False, quiet: options.Qu
     if as_json:
         options.write_json({"schema": "ckpt-inspect/recover/1", "path": file, "message": said})
     elif not quiet:
-        options.write([said + "\n"])
+        from ..render.text import escape
+
+        options.write([escape(said) + "\n"])
     return 0

@@ -8,8 +8,6 @@ Example: ckpt run traced.pt --input 1,1,28,28
 
 from __future__ import annotations
 
-import typer
-
 from . import models, options
 
 
@@ -36,7 +34,7 @@ def command(
         models.refuse_idle({"--args": args, "--kwargs": kwargs}, "--model")
     parsed = models.parse(model, args, kwargs) if model is not None else None
     if parsed is None and checkpoint.format.startswith("torchscript") and fed:
-        typer.echo(f"ckpt: executing the TorchScript code in {file}", err=True)
+        options.say(f"executing the TorchScript code in {file}")
     found = run(checkpoint, fed, parsed, device or "cpu", seed or 0)
     if as_json and not quiet:
         options.write_json(found.to_dict())

@@ -37,13 +37,12 @@ def command(
     checkpoint = open_checkpoint(file, section)
     if save is not None:
         from ..operations.npy import save_npy
-        from ..render.text import escape
 
         dtype = save_npy(checkpoint, name, save, slice, force)
         if as_json and not quiet:
             options.write_json({"schema": operation.SCHEMA, "path": file, "name": name, "saved": save, "dtype": dtype})
         elif not quiet:
-            typer.echo(f"ckpt: wrote {escape(save)} as {dtype}", err=True)
+            options.say(f"wrote {save} as {dtype}")
         return 0
     terminal = options.is_terminal()
     with progress(0 if name not in checkpoint else checkpoint[name].nbytes, "read") as advance:

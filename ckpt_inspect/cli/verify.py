@@ -80,7 +80,9 @@ def _write_sums(path: str, out: str, force: bool, quiet: bool) -> None:
     with open_checkpoint(path) as checkpoint, progress(checkpoint.size) as advance:
         count = write(checkpoint, out, advance, force)
     if not quiet:
-        options.write([f"wrote {count:,} checksums to {out}\n"])
+        from ..render.text import escape
+
+        options.write([f"wrote {count:,} checksums to {escape(out)}\n"])
 
 
 def _show(found: Verification) -> None:

@@ -249,8 +249,13 @@ def _metadata(node: Any) -> dict[str, Any] | None:
     table = objects.fields(node).get("_metadata")
     if not objects.is_mapping(table):
         return None
-    return {
-        str(path): {str(k): v for k, v in objects.mapping_items(facts) if isinstance(k, str) and values.is_scalar(v)}
-        for path, facts in objects.mapping_items(table)
-        if isinstance(path, str)
-    }
+    made: dict[int, dict[str, Any]] = {}  # by identity: a file can say the same facts of every path
+    found: dict[str, Any] = {}
+    for path, facts in objects.mapping_items(table):
+        if not isinstance(path, str):
+            continue
+        if id(facts) not in made:
+            items = objects.mapping_items(facts)
+            made[id(facts)] = {str(k): v for k, v in items if isinstance(k, str) and values.is_scalar(v)}
+        found[str(path)] = made[id(facts)]
+    return found

@@ -26,7 +26,6 @@ _DEEPEST = 6  # archives in archives, pickles in pickles
 _MOST = 20_000  # pickles of one file
 _BEHIND = 64  # pickles one after the other, in what is no legacy stream
 _WINDOW = 1 << 20
-_MOST_INFLATED = 16 << 20  # bytes of one member
 _NAMES = (".pkl", ".pickle", ".p", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".joblib", ".dat", ".data", ".metadata")
 _STORAGE = re.compile(r"(?:^|/)(?:data|constants|traced_inputs|\.data|weights)/[^/]+$")
 _NPY = b"\x93NUMPY"
@@ -65,6 +64,7 @@ class Streams:
         self.unread: list[str] = []
         self.notes: list[str] = []
         self.count = 0
+        self._size = 0  # of the file
         self._room = 64 << 20  # bytes that may still be inflated or looked at inside pickles
 
     def of(
@@ -74,6 +74,7 @@ class Streams:
         if depth > _DEEPEST:
             self.unread.append(f"{where}: nested more than {_DEEPEST} deep")
             return
+        self._size = self._size or source.size
         head = source.read_at(0, 4096)
         if head.startswith(LOCAL_MAGIC):
             yield from self._zip(source, where, depth)
@@ -235,10 +236,13 @@ class Streams:
         if self._room < 0:
             self.unread.append(f"{place}: deflated, and there is too much of that")
             return
-        before = self.count
-        yield from self.of(_inflated(stored, nbytes, place), place, depth + 1, note)
-        if nbytes > _MOST_INFLATED and self.count > before:
-            self.unread.append(f"{place}: what follows its first {_MOST_INFLATED >> 20} MiB, inflated")
+        most = self.limits.inflated + 4 * self._size
+        any_found = False
+        for found in self.of(_inflated(stored, min(nbytes, most), place), place, depth + 1, note):
+            any_found = True
+            yield found
+        if nbytes > most and any_found:
+            self.unread.append(f"{place}: what follows its first {most:,} bytes, inflated")
 
     def _tar(self, source: Source, where: str, depth: int) -> Iterator[Found]:
         try:
@@ -285,23 +289,32 @@ def _ends_as_zip(source: Source) -> bool:
 def _contents(pickle: Pickle) -> Iterator[tuple[Any, str]]:
     """All bytes in a pickle, each once, and what holds them: given to a call, part of a state, or of plain containers."""
     seen: set[int] = set()
-    given = [((call.args, call.kwargs), f"given to {call.qualname or 'a call'}") for call in pickle.calls]
-    state = [(call.ops, f"in what {call.qualname or 'an object'} holds") for call in pickle.calls if call.ops]
-    for start, owner in [*given, *state, (pickle.root, "in a container")]:
-        waiting: list[Any] = [start]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, (str, int, float)) or node is None or id(node) in seen:
-                continue
-            seen.add(id(node))
-            if type(node) in (tuple, list):
-                waiting.extend(node)
-            elif type(node) is Dict:
-                waiting.extend(node.pairs)
-            elif type(node) is Set:
-                waiting.extend(node.members)
-            elif (content := bytes_of(node)) is not None:
-                yield content, owner
+    for call in pickle.calls:
+        for part in (call.args, call.kwargs):
+            yield from ((found, f"given to {call.qualname or 'a call'}") for found in _bytes_below(part, seen))
+        if call.ops:
+            yield from (
+                (found, f"in what {call.qualname or 'an object'} holds") for found in _bytes_below(call.ops, seen)
+            )
+    yield from ((found, "in a container") for found in _bytes_below(pickle.root, seen))
+
+
+def _bytes_below(node: Any, seen: set[int]) -> Iterator[Any]:
+    """Bytes in plain containers; what calls made is not entered."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if node is None or isinstance(node, (str, int, float)) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if type(node) in (tuple, list):
+            waiting.extend(node)
+        elif type(node) is Dict:
+            waiting.extend(node.pairs)
+        elif type(node) is Set:
+            waiting.extend(node.members)
+        elif (content := bytes_of(node)) is not None:
+            yield content
 
 
 def _npy_data(head: bytes) -> int:
@@ -347,7 +360,7 @@ def _inflated(stored: Source, nbytes: int, place: str) -> Source:
     source = Inflated(stored, nbytes, place)
     parts: list[bytes] = []
     try:
-        while (have := sum(map(len, parts))) < min(nbytes, _MOST_INFLATED):
+        while (have := sum(map(len, parts))) < nbytes:
             parts.append(source.read_at(have, min(_WINDOW, nbytes - have)))
     except CorruptError:
         if not parts and nbytes > 1:

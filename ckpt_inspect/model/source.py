@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from errno import ENXIO
 from typing import Protocol
 
 from ..errors import CorruptError, FileError, FormatError, MissingFileError
@@ -39,6 +40,8 @@ class FileSource:
         except FileNotFoundError as error:
             raise MissingFileError("there is no such file", path=path) from error
         except OSError as error:
+            if error.errno == ENXIO:  # a socket cannot be opened at all
+                raise FormatError("this is a socket, not a regular file", path=path) from error
             raise FileError(_reason(error), path=path) from error
         except ValueError as error:  # a name that this system cannot spell
             raise FileError(str(error), path=path) from error

@@ -134,6 +134,7 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
         with open_checkpoint(path, None, limits) as checkpoint:
             found.format = checkpoint.format
             found.weights_only = verdict_of(checkpoint)
+        del checkpoint  # its graphs: they are made once more
     except CheckpointError as error:
         if isinstance(error, OSError):
             raise

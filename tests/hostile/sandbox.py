@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 MEMORY = 300_000  # kilobytes of resident memory that no file under a megabyte may take
 _ADDRESSES = 2 << 30  # bytes of address space: what grows without end gets a MemoryError, not the machine
-_SECONDS = int(os.environ.get("CKPT_HOSTILE_SECONDS", "20"))  # of processor time: only a guard against hangs
-_ALLOWED = {"open", "os.listdir"}  # of the input
+_SECONDS = int(os.environ.get("CKPT_HOSTILE_SECONDS", "60"))  # of processor time: only a guard against hangs
+_ALLOWED = {"open", "os.listdir", "os.scandir", "os.walk"}  # of the input
 
 
 class Outcome(NamedTuple):
@@ -31,6 +31,7 @@ class Outcome(NamedTuple):
     Attributes:
         error: class of the CheckpointError, ``""`` where the file opened.
         said: its message and hint, or the problems of the checkpoint, one a line.
+        scanned: what ``scan`` makes of it, see :func:`scanned`.
         leaked: traceback of any other exception, a signal, or ``""``.
         events: audit events that looking at a file has no business with.
         unsafe: characters that would reach a terminal raw.
@@ -39,6 +40,7 @@ class Outcome(NamedTuple):
 
     error: str
     said: str
+    scanned: str
     leaked: str
     events: list[str]
     unsafe: str
@@ -97,6 +99,25 @@ def look(path: str) -> Iterator[str]:
         yield screen.getvalue()
 
 
+def scanned(path: str, texts: list[str]) -> str:
+    """The kinds of what ``scan`` finds, ``harmless``, ``not read`` or ``refused: Error``; what it prints goes to ``texts``."""
+    from ckpt_inspect.errors import CheckpointError
+    from ckpt_inspect.operations.scan import scan
+    from ckpt_inspect.render import json, plain
+    from ckpt_inspect.render import scan as render
+
+    try:
+        found = scan(path)
+    except CheckpointError as error:
+        texts.append(json.dumps(error.to_dict()))
+        return f"refused: {type(error).__name__}"
+    texts.append(json.dumps(found.to_dict()))
+    texts.extend(plain.texts(render.lines(found)))
+    kinds = sorted({finding.kind for finding in found.findings})
+    unread = ["not read"] if found.status == 2 else []
+    return ", ".join(unread + kinds) or "harmless"
+
+
 def command(path: str) -> list[str]:
     """What the command line writes, errors and problems too."""
     from ckpt_inspect.cli.app import run
@@ -137,7 +158,7 @@ def _dangerous(character: str) -> bool:
 def _run(path: str) -> dict[str, Any]:
     from ckpt_inspect.errors import CheckpointError
 
-    error, leaked, raw = "", "", ""
+    error, leaked, raw, outcome = "", "", "", ""
     said: list[str] = []
     events: list[str] = []
     watching = True
@@ -158,6 +179,9 @@ def _run(path: str) -> dict[str, Any]:
     sys.addaudithook(hook)
     try:
         raw = unsafe(heard())
+        printed: list[str] = []
+        outcome = scanned(path, printed)
+        raw += unsafe(printed)
         watching = False  # Typer compiles annotations of its own
         texts = command(path)
         raw += unsafe(texts)
@@ -165,7 +189,8 @@ def _run(path: str) -> dict[str, Any]:
     except BaseException:
         watching = False
         leaked = "".join(traceback.format_exc(limit=-6))[-3000:]
-    return {"error": error, "said": "\n".join(said)[:100_000], "leaked": leaked, "events": events[:20], "unsafe": raw}
+    facts = {"error": error, "said": "\n".join(said)[:100_000], "scanned": outcome}
+    return {**facts, "leaked": leaked, "events": events[:20], "unsafe": raw}
 
 
 def _inside(opened: str, path: str) -> bool:
@@ -186,7 +211,11 @@ def _fork(path: str) -> Outcome:
     with open(read) as pipe:
         answer = pipe.read()
     _, status, used = os.wait4(child, 0)
-    facts = json.loads(answer) if answer else dict.fromkeys(("error", "said", "leaked", "unsafe"), "") | {"events": []}
+    facts = (
+        json.loads(answer)
+        if answer
+        else dict.fromkeys(("error", "said", "scanned", "leaked", "unsafe"), "") | {"events": []}
+    )
     if not answer:
         died = os.waitstatus_to_exitcode(status)
         facts["leaked"] = f"died: {signal.Signals(-died).name if died < 0 else died}"
@@ -218,6 +247,7 @@ def _warm_up() -> None:
     sample.write_bytes(build.checkpoint(build.dict_of(build.text("a\u200b\u4e00"), build.tensor())))
     try:
         unsafe(look(str(sample)))
+        scanned(str(sample), [])
         command(str(sample))
         command(str(folder / "simple.pt"))
     finally:
