@@ -10,8 +10,8 @@ from ..model.graph import Opaque
 from ..model.tensor import TensorInfo
 from . import numpy_values
 from .building import Content
+from .gathered import Swapped
 from .inline import source_of
-from .logical import Swapped
 from .parts import build_of, remade
 
 _TAKES_ARRAYS = ("_rebuild_device_tensor_from_numpy", "_rebuild_xla_tensor")

@@ -17,7 +17,7 @@ from ..model.storage import Container, Storage
 from ..model.tensor import TensorInfo
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
-from .logical import Swapped
+from .gathered import Swapped
 from .rebuild import is_storage, storage_dtype
 from .recorded import node_of
 from .renames import fresh

@@ -20,7 +20,7 @@ from .operands import operand
 if TYPE_CHECKING:
     from ..torch.metrics import Metrics
     from ..torch.operand import Operand
-    from .diff import Change, Difference
+    from .difference import Change, Difference
 
 _MOST_DIMS = 5  # permutations of more are not tried
 _PROBE = 4096

@@ -8,7 +8,7 @@ from itertools import groupby
 from math import isfinite, log10
 from typing import NamedTuple
 
-from ..operations.diff import Change, Difference, ValueChange
+from ..operations.difference import Change, Difference, ValueChange
 from ..operations.sides import Place
 from .text import Line, escape, literal, plain_shape, plural, shape, width
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import ckpt_inspect as ci
 from ckpt_inspect.errors import UnsupportedError
-from ckpt_inspect.formats import logical as module
-from ckpt_inspect.formats.logical import Gathered, logical
+from ckpt_inspect.formats import gathered as module
+from ckpt_inspect.formats.gathered import Gathered
+from ckpt_inspect.formats.logical import logical
 from ckpt_inspect.model.source import BytesSource
 from ckpt_inspect.torch import to_tensor
 from tests.zoo import files
