@@ -89,6 +89,20 @@ def write_pt(state: State, path: Path) -> None:
     torch.save(state, path)
 
 
+def write_training(state: State, path: Path) -> None:
+    """A training file: the weights, an optimizer that has hardly begun, and a number."""
+    import torch
+
+    first = next(iter(state.values()))
+    moments = {
+        "step": torch.tensor(1.0),
+        "exp_avg": torch.zeros_like(first[:8]),
+        "exp_avg_sq": torch.ones_like(first[:8]),
+    }
+    groups = [{"lr": 0.001, "betas": (0.9, 0.999), "params": list(range(len(state)))}]
+    torch.save({"epoch": 1, "model": state, "optimizer": {"state": {0: moments}, "param_groups": groups}}, path)
+
+
 def write_legacy(state: State, path: Path) -> None:
     """The stream of pickles and storages that `torch.save` wrote before 1.6."""
     import torch
@@ -145,6 +159,7 @@ class File:
 # What a row of `rows.py` may name in braces; a new kind of file is one entry here.
 FILES = {
     "pt": File("gpt-400-{size}.pt", write_pt),
+    "training": File("training-400-{size}.pt", write_training),
     "legacy": File("gpt-400-{size}-legacy.pt", write_legacy),
     "safetensors": File("gpt-400-{size}.safetensors", write_safetensors),
     "sharded": File("gpt-400-{size}-sharded", write_sharded),

@@ -131,6 +131,13 @@ ROWS = (
         "sh -c 'cp $0 $1 && sync $1' {pt} {out}",
         Target(times=1.2, megabytes=80),
     ),
+    Row(
+        "section",
+        "`convert FILE#SECTION`, {size} of weights in a training file",
+        "ckpt convert {training}#model -o {out}",
+        "sh -c 'cp $0 $1 && sync $1' {pt} {out}",
+        Target(times=1.2, megabytes=80),
+    ),
     # each run gives a file that is there for that one more prefix, so that there is something to write
     Row(
         "device-in-place",

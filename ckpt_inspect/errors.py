@@ -15,6 +15,7 @@
     ├── OutputExistsError    the output is there already                  (FileExistsError)
     ├── ModelError           the user's model fails; it is quoted          (RuntimeError)
     └── UnsupportedError     known, but not done here: says who does it   (ValueError)
+        └── TorchMissingError torch is needed, and not installed          (ImportError)
 
 No other exception leaves the library, whatever the bytes of the input.
 """
@@ -111,7 +112,13 @@ class KeyCollisionError(CheckpointError, ValueError):
 
 
 class RuleError(CheckpointError, ValueError):
-    """A rule, a glob or a file of them is malformed, matches nothing, or has no answer for a key."""
+    """A rule, a glob or a file of them is malformed, matches nothing, or has no answer for a key.
+
+    Attributes:
+        unused: it matches nothing, which a caller may allow.
+    """
+
+    unused = False
 
 
 class OutputExistsError(CheckpointError, FileExistsError):
@@ -124,3 +131,7 @@ class ModelError(CheckpointError, RuntimeError):
 
 class UnsupportedError(CheckpointError, ValueError):
     """The thing is known but not done here; the hint names the official way."""
+
+
+class TorchMissingError(UnsupportedError, ImportError):
+    """What was asked for computes with torch, or builds modules of it, and torch is not installed here."""

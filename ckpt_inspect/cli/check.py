@@ -24,9 +24,9 @@ def command(
     load: Annotated[
         bool, typer.Option("--load", help="Really load the weights, mapped on the CPU, streamed to a GPU.")
     ] = False,
-    device: models.Device = "cpu",
+    device: models.Device = None,
     inputs: models.Inputs = [],  # noqa: B006 - Typer reads the default, nobody changes it
-    seed: models.Seed = 0,
+    seed: models.Seed = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="OTHER", help="Compare outputs with those of this file.")
     ] = None,
@@ -44,15 +44,20 @@ def command(
 
     if model is None:
         raise SelectionError("no model was named", hint=f"For example: ckpt check {file} --model nets.py:Net")
+    if not inputs:
+        models.refuse_idle({"--seed": seed, "--against": against}, "something to feed: --input 1,3,32,32")
+        models.refuse_idle({"--device": device if not load else None}, "--load or --input")
+    if against is None:
+        models.refuse_idle({"--against-model": against_model}, "--against")
     checkpoint = open_checkpoint(file, section)
     options.report_problems(checkpoint)
     fed = [parse_input(text) for text in inputs]
     parsed = models.parse(model, args, kwargs)
     found = check(checkpoint, parsed)
-    if found.loads and (load or fed or against is not None):
+    if (found.loads or found.only_ties) and (load or fed or against is not None):
         other = open_checkpoint(against) if against is not None else None
         its = models.parse(against_model, None, None) if against_model is not None else None
-        found.trial = trial(checkpoint, parsed, None, device, fed, seed, other, its)
+        found.trial = trial(checkpoint, parsed, None, device or "cpu", fed, seed or 0, other, its)
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:

@@ -76,7 +76,8 @@ def command(
     quiet: options.Quiet = False,
 ) -> int:
     from ..formats import open_checkpoint
-    from ..operations.convert import Asked, plan
+    from ..operations.conversion import Asked
+    from ..operations.convert import plan
 
     asked = Asked(
         format=format, device=tuple(device), dtype=tuple(dtype), no_overflow=no_overflow, weights_only=weights_only,

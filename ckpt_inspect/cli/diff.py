@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SelectionError
-from . import models, options, writing
+from . import models, options
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
@@ -66,7 +67,7 @@ def command(
     listed = _listed(show)
     one, other = open_checkpoint(a), _other(a, b, model, args, kwargs)
     keys_only = keys_only or model is not None  # a model has no values yet
-    with writing.progress(0 if keys_only else total_bytes(one, other), "read") as advance:
+    with progress(0 if keys_only else total_bytes(one, other), "read") as advance:
         found = diff(
             one, other, keys_only=keys_only, quick=quick, exact=exact, atol=atol, rtol=rtol, filter=filter,
             frozen=frozen, ignore_prefix=ignore_prefix, rules=_rules(map), device=device, progress=advance,
@@ -102,6 +103,7 @@ def _other(a: str, b: str | None, model: str | None, args: str | None, kwargs: s
             hint=f"For example: ckpt diff {a} other.pt, or ckpt diff {a} --model nets.py:Net",
         )
     if b is not None:
+        models.refuse_idle({"--args": args, "--kwargs": kwargs}, "--model")
         return open_checkpoint(b)
     return live(models.parse(str(model), args, kwargs), transient=False)
 
@@ -112,9 +114,8 @@ def _listed(show: str) -> list[str]:
     names = [name.strip() for name in show.split(",") if name.strip()]
     wrong = [name for name in names if name not in SHOW]
     if wrong or not names:
-        raise SelectionError(
-            f"--show knows no {wrong[0] if wrong else 'nothing'!r}", hint=f"It knows: {', '.join(SHOW)}"
-        )
+        what = f"--show knows no {wrong[0]!r}" if wrong else "--show lists nothing"
+        raise SelectionError(what, hint=f"It knows: {', '.join(SHOW)}")
     return names
 
 

@@ -15,7 +15,8 @@ import typer
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from ..operations.hash import SCHEMA, Fingerprint, hash
-from . import options, writing
+from . import options
+from .progress import progress
 
 
 def command(
@@ -33,7 +34,7 @@ def command(
 
     def result(checkpoint: Checkpoint) -> Fingerprint:
         total = 0 if structure else sum(info.nbytes for _, _, info in checkpoint.tensors())
-        with writing.progress(total, "read") as advance:
+        with progress(total, "read") as advance:
             found = hash(checkpoint, structure, advance)
         checkpoint.problems = [*checkpoint.problems, *found.problems]
         found.problems = []

@@ -34,12 +34,14 @@ def command(
         if not options.is_terminal():
             options.write(render.plain(listing, long, path))
             return
-        from ..render.terminal import console, show
+        from ..render.terminal import console, show, show_wrapped
         from ..render.text import escape
 
         screen = console()
         if path is not None:
             show([[(escape(path), "file")]], screen)
-        show(render.lines(listing, long, screen.width), screen)
+        *table, last = render.lines(listing, long, screen.width)
+        show(table, screen)
+        show_wrapped([last], 2)
 
     return options.each(files, section, as_json, quiet, SCHEMA, result, show)

@@ -20,13 +20,28 @@ Spec = Annotated[
 Args = Annotated[str | None, typer.Option("--args", metavar="JSON", help="What it is called with: '[10]'.")]
 Kwargs = Annotated[str | None, typer.Option("--kwargs", metavar="JSON", help="The same by name: '{\"classes\": 2}'.")]
 
-Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Where it runs: cpu, cuda, cuda:1.")]
+Device = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="Where it runs: cpu, cuda, cuda:1.")]
 Inputs = Annotated[
     list[str],
     typer.Option("--input", "-i", metavar="SHAPE[:DTYPE[:LOW..HIGH]]",
                  help="Run it on random numbers: 1,3,32,32 or 1,16:int64:0..999. Repeatable: one for each argument."),
 ]  # fmt: skip
-Seed = Annotated[int, typer.Option("--seed", help="Of the random numbers.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of the random numbers; 0 unless it is given.")]
+
+
+def refuse_idle(given: dict[str, Any], without: str) -> None:
+    """An option that would do nothing is a mistake.
+
+    Args:
+        given: options by name, None where they were not given.
+        without: what they would need, in words.
+
+    Raises:
+        SelectionError: one of them was given.
+    """
+    idle = next((option for option, value in given.items() if value is not None), None)
+    if idle is not None:
+        raise SelectionError(f"{idle} does nothing without {without}")
 
 
 def parse(spec: str, args: str | None, kwargs: str | None) -> Model:
@@ -52,7 +67,10 @@ def reference(name: str, args: str | None = None, kwargs: str | None = None) -> 
     from ..formats import open_checkpoint
     from ..operations.live import is_spec, live
 
-    return live(parse(name, args, kwargs)) if is_spec(name) else open_checkpoint(name)
+    if is_spec(name):
+        return live(parse(name, args, kwargs))
+    refuse_idle({"--args": args, "--kwargs": kwargs}, "a model: --like pkg.mod:Net")
+    return open_checkpoint(name)
 
 
 def _json(option: str, text: str | None, kind: type, example: str) -> Any:

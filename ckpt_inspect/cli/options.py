@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,6 +96,15 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def columns() -> int | None:
+    """Width of the terminal; None where stdout is none."""
+    if not is_terminal():
+        return None
+    from ..render.terminal import console
+
+    return console().width
+
+
 def each(
     files: list[str], section: str | None, as_json: bool, quiet: bool, schema: str,
     result: Callable[[Checkpoint], Any], show: Callable[[Any, str | None], None],
@@ -150,10 +160,16 @@ def say(text: str) -> None:
 
 def say_problems(what: str, problems: list[str]) -> None:
     """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
+    from ..formats.archive import WRONG_CHECKSUM
+    from ..render.text import escape
+
     for problem in problems[:10]:
         say(f"{what}{': ' if what else ''}{problem}")
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
+    if what and any(WRONG_CHECKSUM in problem for problem in problems):
+        file = shlex.quote(escape(what))
+        typer.echo(f"      What else is hurt: ckpt verify {file}; what is whole: ckpt salvage {file} -o OUT", err=True)
 
 
 def print_lines(lines: Iterable[Line], hanging: int) -> None:

@@ -71,6 +71,7 @@ def command(
     if like is not None:
         made = _plan_like(file, section, (like, args, kwargs), given, drop_mismatched, drop_harmless)
     else:
+        models.refuse_idle({"--args": args, "--kwargs": kwargs}, "a model: --like pkg.mod:Net")
         made = _plan_rules(file, section, given, reverse, allow_unused, drop_mismatched or drop_harmless)
     if save_rules is not None:
         from ..operations.save import save_text
@@ -87,7 +88,7 @@ def _plan_rules(
     allow_unused: bool,
     needs_like: bool,
 ) -> Plan:
-    from ..errors import SelectionError
+    from ..errors import RuleError, SelectionError
     from ..formats import open_checkpoint
     from ..operations.remap import plan
     from ..operations.rules import Rules, load_file
@@ -100,7 +101,12 @@ def _plan_rules(
     parsed = (load_file(rules) if rules is not None else Rules()) + Rules.parse(rule, drop, keep)
     if not (parsed.rules or parsed.drop or parsed.keep):
         raise SelectionError("no rules were given", hint="For example: --rule 'module.** -> **', or --drop 'head.*'")
-    return plan(open_checkpoint(file, section), parsed, reverse, allow_unused)
+    try:
+        return plan(open_checkpoint(file, section), parsed, reverse, allow_unused)
+    except RuleError as error:
+        if error.unused:
+            error.hint = f"{error.hint} With --allow-unused this is no error."
+        raise
 
 
 def _plan_like(

@@ -18,8 +18,8 @@ def command(
     model: models.Spec = None,
     args: models.Args = None,
     kwargs: models.Kwargs = None,
-    device: models.Device = "cpu",
-    seed: models.Seed = 0,
+    device: models.Device = None,
+    seed: models.Seed = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -30,14 +30,16 @@ def command(
     fed = [parse_input(text) for text in inputs]
     checkpoint = open_checkpoint(file, section)
     options.report_problems(checkpoint)
+    if model is None:
+        models.refuse_idle({"--args": args, "--kwargs": kwargs}, "--model")
     parsed = models.parse(model, args, kwargs) if model is not None else None
     if parsed is None and checkpoint.format.startswith("torchscript") and fed:
         options.say(f"executing the TorchScript code in {file}")
-    found = run(checkpoint, fed, parsed, device, seed)
+    found = run(checkpoint, fed, parsed, device or "cpu", seed or 0)
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:
         from ..render import run as render
 
-        options.print_lines(render.lines(found), render.LABEL)
+        options.print_lines(render.lines(found, options.columns()), render.LABEL)
     return 2 if checkpoint.problems else 0 if found.ok else 1

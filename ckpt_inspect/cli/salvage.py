@@ -11,6 +11,7 @@ import typer
 
 from ..operations.salvage import salvage
 from . import options, writing
+from .progress import progress
 
 DAMAGED = 1
 
@@ -26,7 +27,7 @@ def command(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    with writing.progress(_size(file)) as advance:
+    with progress(_size(file)) as advance:
         found = salvage(file, None if dry_run else out, fill=fill, force=force, progress=advance)
     if as_json and not quiet:
         options.write_json(found.to_dict())

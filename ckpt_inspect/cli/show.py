@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from . import options, writing
+from . import options
+from .progress import progress
 
 Name = Annotated[
     str,
@@ -20,7 +21,7 @@ Name = Annotated[
 
 
 def command(
-    file: writing.File,
+    file: options.File,
     name: Name,
     section: options.Section = None,
     slice: Annotated[str | None, typer.Option("--slice", metavar="SLICE", help="List these values: '0,:5'.")] = None,
@@ -35,13 +36,16 @@ def command(
 
     checkpoint = open_checkpoint(file, section)
     if save is not None:
-        info = operation.find(checkpoint, name)[2]
-        code = operation.save_npy(operation.sliced(info, slice) if slice is not None else info, save, force)
-        if not quiet and not as_json:
-            options.say(f"wrote {save} as {code}")
+        from ..operations.npy import save_npy
+
+        dtype = save_npy(checkpoint, name, save, slice, force)
+        if as_json and not quiet:
+            options.write_json({"schema": operation.SCHEMA, "path": file, "name": name, "saved": save, "dtype": dtype})
+        elif not quiet:
+            options.say(f"wrote {save} as {dtype}")
         return 0
     terminal = options.is_terminal()
-    with writing.progress(0 if name not in checkpoint else checkpoint[name].nbytes, "read") as advance:
+    with progress(0 if name not in checkpoint else checkpoint[name].nbytes, "read") as advance:
         found = operation.show(checkpoint, name, slice, device, not terminal, advance)
     problems = [*checkpoint.problems, *found.problems]
     if not as_json:
@@ -53,9 +57,14 @@ def command(
         from ..render.plain import texts
 
         if terminal:
-            from ..render.terminal import show
+            from ..render.terminal import console, show, show_wrapped
 
-            show(render.lines(found, all_of_it=False))
+            screen = console()
+            lines = render.lines(found, screen.width)
+            if found.row is None:
+                show_wrapped(lines, 0)
+            else:
+                show(lines, screen)
         else:
             options.write(texts(render.lines(found)))
     return 2 if problems else 0

@@ -13,7 +13,8 @@ import typer
 
 from ..model.checkpoint import Checkpoint
 from ..operations.stats import SCHEMA, SORTS, Stats, stats
-from . import options, writing
+from . import options
+from .progress import progress
 
 
 def command(
@@ -31,7 +32,7 @@ def command(
 
     def result(checkpoint: Checkpoint) -> Stats:
         nonlocal bad
-        with writing.progress(sum(info.nbytes for _, _, info in checkpoint.tensors()), "read") as advance:
+        with progress(sum(info.nbytes for _, _, info in checkpoint.tensors()), "read") as advance:
             found = stats(checkpoint, filter, sort, device, advance)
         bad = bad or bool(found.bad)
         checkpoint.problems = [*checkpoint.problems, *found.problems]
@@ -45,14 +46,14 @@ def command(
 
         head: list[Line] = [[(escape(path), "file")]] if path is not None else []
         if not options.is_terminal():
-            options.write(texts([*head, *render.verdict(found)]) if check else render.plain(found, modules))
+            options.write(texts([*head, *render.verdict(found)]) if check else render.plain(found, modules, path))
             return
-        from ..render.terminal import console
+        from ..render.terminal import console, show_wrapped
         from ..render.terminal import show as show_lines
 
         screen = console()
-        lines = render.verdict(found) if check else render.lines(found, modules, screen.width)
-        show_lines([*head, *lines], screen)
+        show_lines([*head, *([] if check else render.lines(found, modules, screen.width))], screen)
+        show_wrapped(render.verdict(found), 4)
 
     status = options.each(files, section, as_json, quiet, SCHEMA, result, show)
     return status or int(check and bad)

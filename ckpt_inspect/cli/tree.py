@@ -58,6 +58,7 @@ def command(
 
     if model is not None:
         return _live(model, args, kwargs, files, result, show, as_json, quiet)
+    models.refuse_idle({"--args": args, "--kwargs": kwargs}, "--model")
     if not files:
         raise SelectionError("nothing to draw: name a file, or a model", hint="For example: ckpt tree run.ckpt")
     return options.each(files, section, as_json, quiet, SCHEMA, result, show)

@@ -13,7 +13,7 @@ from ..errors import CheckpointError, SelectionError
 from ..operations.verify import SCHEMA, Verification, verify_file
 from . import options
 from .complaints import complain
-from .writing import progress
+from .progress import progress
 
 DAMAGED = 1
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from shlex import join
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +12,10 @@ from ..errors import SelectionError
 from ..operations.rename import Plan
 
 if TYPE_CHECKING:
-    from ..operations.convert import Conversion
+    from ..operations.conversion import Conversion
     from ..render.text import Line
 from . import options
-
-_SMALL = 16 << 20  # less than that needs no bar
+from .progress import progress
 
 File = Annotated[
     str,
@@ -124,7 +121,10 @@ def _print(lines: list[Line], target: str | None, nbytes: int, in_place: bool, c
 
     if checked is not None and target is not None:
         where = f"{escape(target)}   {size(nbytes)}" + (" changed in place" if in_place else "")
-        lines += [[("  wrote   ", "good"), (where, "")], [("  checked ", "good"), (checked, "")]]
+        wrote: Line = [("  wrote   ", "good"), (where, "")]
+        if in_place and not nbytes:
+            wrote = [("  wrote   ", "label"), ("nothing: the file is as it was asked to be", "")]
+        lines += [wrote, [("  checked ", "good"), (checked, "")]]
     if options.is_terminal():
         from ..render.terminal import show_wrapped
 
@@ -156,42 +156,3 @@ def _show(plan: Plan, out: str | None, in_place: bool, writing: bool, nbytes: in
         from ..render.plain import texts
 
         options.write(texts(lines))
-
-
-@contextmanager
-def progress(total: int, doing: str = "copied") -> Iterator[Callable[[int], None] | None]:
-    """A bar with rate and time left on stderr, if that is a terminal and the work lasts over a second."""
-    if not sys.stderr.isatty() or total < _SMALL:
-        yield None
-        return
-    from threading import Lock
-    from time import monotonic
-
-    started, done = 0.0, 0
-    bar: Any = None
-    lock = Lock()
-
-    def advance(count: int) -> None:
-        with lock:  # several threads may read
-            _advance(count)
-
-    def _advance(count: int) -> None:
-        nonlocal bar, done, started
-        started = started or monotonic()  # importing torch is not the work
-        done += count
-        if bar is None and monotonic() - started > 1:
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            bar.start()
-            bar.add_task(doing, total=total)
-        if bar is not None:
-            bar.update(0, completed=done)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.stop()

@@ -26,10 +26,38 @@ class Span(NamedTuple):
     nbytes: int
 
 
-class _Stretch(NamedTuple):
-    span: int
-    offset: int
-    nbytes: int
+class Sum:
+    """The CRC-32 of one span, taken in stretches: in any order, by any thread.
+
+    Attributes:
+        stretches: (offset, length) of what one thread takes at a time.
+    """
+
+    __slots__ = ("_done", "_span", "stretches")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._done: dict[int, Outcome] = {}
+        if span.source.file_range() is None:  # inflated, or looked at through a journal: in order, by one thread
+            self.stretches = [(0, span.nbytes)]
+        else:
+            starts = range(0, max(span.nbytes, 1), _STRETCH)
+            self.stretches = [(start, min(_STRETCH, span.nbytes - start)) for start in starts]
+
+    def take(self, offset: int, nbytes: int) -> None:
+        """Sum one of the stretches."""
+        self._done[offset] = _sum(self._span.source, offset, nbytes)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Of all stretches, which must have been taken; the first error that reading met."""
+        found = 0
+        for offset, nbytes in self.stretches:
+            this = self._done[offset]
+            if isinstance(this, CheckpointError):
+                return this
+            found = combined(found, this, nbytes) if offset else this
+        return found
 
 
 def checksums(
@@ -42,8 +70,8 @@ def checksums(
         progress: called with the number of bytes just summed, by one thread at a time.
         threads: how many; None: as many as there are processors, up to four.
     """
-    stretches = [stretch for index, span in enumerate(spans) for stretch in _stretches(index, span)]
-    done: dict[_Stretch, Outcome] = {}
+    sums = [Sum(span) for span in spans]
+    stretches = [(one, *stretch) for one in sums for stretch in one.stretches]
     waiting = iter(stretches)
     lock = Lock()
 
@@ -53,11 +81,11 @@ def checksums(
                 stretch = next(waiting, None)
             if stretch is None:
                 return
-            outcome = _sum(spans[stretch.span].source, stretch)
-            with lock:
-                done[stretch] = outcome
-                if progress is not None:
-                    progress(stretch.nbytes)
+            one, offset, nbytes = stretch
+            one.take(offset, nbytes)
+            if progress is not None:
+                with lock:
+                    progress(nbytes)
 
     total = sum(span.nbytes for span in spans)
     count = min(threads or min(os.cpu_count() or 1, _MOST_THREADS), len(stretches), 1 + total // (1 << 20))
@@ -67,19 +95,11 @@ def checksums(
     work()
     for helper in helpers:
         helper.join()
-    return _joined(spans, stretches, done)
+    return [one.outcome for one in sums]
 
 
-def _stretches(index: int, span: Span) -> list[_Stretch]:
-    if span.source.file_range() is None:  # inflated, or looked at through a journal: read in order, by one thread
-        return [_Stretch(index, 0, span.nbytes)]
-    starts = range(0, max(span.nbytes, 1), _STRETCH)
-    return [_Stretch(index, start, min(_STRETCH, span.nbytes - start)) for start in starts]
-
-
-def _sum(source: Source, stretch: _Stretch) -> Outcome:
-    crc, offset = 0, stretch.offset
-    end = offset + stretch.nbytes
+def _sum(source: Source, offset: int, nbytes: int) -> Outcome:
+    crc, end = 0, offset + nbytes
     try:
         while offset < end:
             chunk = source.read_at(offset, min(_CHUNK, end - offset))
@@ -90,19 +110,6 @@ def _sum(source: Source, stretch: _Stretch) -> Outcome:
     except CheckpointError as error:
         return error
     return crc
-
-
-def _joined(spans: Sequence[Span], stretches: list[_Stretch], done: dict[_Stretch, Outcome]) -> list[Outcome]:
-    found: list[Outcome] = [0] * len(spans)
-    for stretch in stretches:
-        before, this = found[stretch.span], done[stretch]
-        if isinstance(before, CheckpointError):
-            continue
-        if isinstance(this, CheckpointError) or not stretch.offset:
-            found[stretch.span] = this
-        else:
-            found[stretch.span] = combined(before, this, stretch.nbytes)
-    return found
 
 
 def combined(first: int, second: int, nbytes: int) -> int:

@@ -11,7 +11,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from ..errors import FileError, MissingFileError, OutputExistsError, UnsupportedError
 from ..model.source import _special
@@ -47,6 +48,8 @@ __all__ = [
 JOURNAL = ".ckpt-journal"  # what an edit in place adds to a file's name, see journal.py
 _BINARY = getattr(os, "O_BINARY", 0)
 
+Check: TypeAlias = Callable[[], None]
+
 
 def replace_file(
     path: str,
@@ -57,6 +60,7 @@ def replace_file(
     total: int | None = None,
     flush: bool = True,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> int:
     """Write a new file, which appears under its name whole or not at all; gives its size.
 
@@ -72,6 +76,7 @@ def replace_file(
         total: how many bytes there will be, to check the room first; known for a sequence.
         flush: False leaves the flushing to the system.
         progress: called with the number of bytes just written.
+        check: called when all is written; if it raises, nothing gets the name.
     """
     parent = _parent(path)
     with system_errors(path, "cannot write"), _claimed_file(path, force) as existing:
@@ -80,6 +85,8 @@ def replace_file(
         temporary = _beside(path, "tmp")
         try:
             written = _write_new(temporary, pieces, mode, existing, flush, progress)
+            if check is not None:
+                check()
             _publish(temporary, path, force)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -102,6 +109,9 @@ def _claimed_file(path: str, force: bool) -> Iterator[os.stat_result | None]:
     """The target, checked; one that is there is locked, so that no second rewrite of it can run."""
     status = _existing(path)
     link = status is not None and stat.S_ISLNK(status.st_mode)
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        hint = f"Name a file in it: -o {os.path.join(path, 'OUT')}"
+        raise UnsupportedError("it is a directory, not a file to be replaced", path=path, hint=hint)
     if status is not None and not force:
         which = f" (a symbolic link to {os.readlink(path)}; the link would be replaced)" if link else ""
         raise OutputExistsError(f"it exists already{which}", path=path, hint="Replace it with --force")
@@ -186,9 +196,17 @@ def _publish(temporary: str, path: str, force: bool) -> None:
             if os.path.lexists(path):
                 raise OutputExistsError("it exists already", path=path, hint="Replace it with --force") from None
         else:
-            os.unlink(temporary)
+            _discard(temporary)
             return
     os.replace(temporary, path)
+
+
+def _discard(temporary: str) -> None:
+    """Take away the second name of what is published: that it fails is no failure to write."""
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+            return
 
 
 # --- A new directory -------------------------------------------------------------------------------------------
@@ -203,6 +221,7 @@ def replace_directory(
     like: str | None = None,
     total: int | None = None,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> int:
     """Write a new directory of files, which appears whole or not at all; gives the number of bytes.
 
@@ -217,6 +236,7 @@ def replace_directory(
         like: the files get the mode of this one.
         total: how many bytes there will be, to check the room first.
         progress: called with the number of bytes just written.
+        check: called when all is written; if it raises, nothing gets the name.
     """
     path = path.rstrip(os.sep) or path
     parent = _parent(path)
@@ -228,6 +248,8 @@ def replace_directory(
         temporary, aside = _beside(path, "tmp"), _beside(path, "old")
         try:
             written = _write_directory(temporary, files, _mode(like), existing, progress)
+            if check is not None:
+                check()
             if existing is None:
                 _publish_directory(temporary, path)
             else:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..containers.copying import Piece
-from ..containers.zip import ZipArchive
+from ..containers.zip import ZipRecord
 from ..containers.zip_writer import Entry, Layout, known_crc
 from ..dtypes import BY_NAME, DType
 from ..errors import UnsupportedError
@@ -221,7 +221,11 @@ class Build:
             if source is not None:
                 entries.append(Entry(f"{folder}data/{key}".encode(), source, source.size, 0, one.content.crc))
         entries.append(_entry(folder, "version", b"3\n"))
-        entries += _foreign(archive) if archive is not None else []
+        if like is not None and archive is not None:
+            entries += [
+                Entry(record.raw_name, record.source, record.nbytes, 0, known_crc(record))
+                for record in foreign_records(like).values()
+            ]
         return Layout(entries, alignment)
 
     def legacy(self, root: Any) -> list[Piece]:
@@ -254,13 +258,16 @@ def _entry(folder: str, name: str, content: bytes) -> Entry:
     return Entry(f"{folder}{name}".encode("utf-8", "surrogateescape"), content, len(content), 0, zlib.crc32(content))
 
 
-def _foreign(archive: ZipArchive) -> list[Entry]:
-    """Records that torch does not write: kept, for somebody put them there."""
-    return [
-        Entry(record.raw_name, record.source, record.nbytes, 0, known_crc(record))
-        for name, record in archive.records.items()
+def foreign_records(container: Container) -> dict[str, ZipRecord]:
+    """Records of an archive that torch does not write for itself: somebody put them there."""
+    if container.format == "torchscript":
+        return {name: record for name, record in archive_of(container).records.items() if name.startswith("extra/")}
+    if container.format != "torch-zip":
+        return {}
+    return {
+        name: record for name, record in archive_of(container).records.items()
         if name not in _OWN and not name.startswith("data/")
-    ]
+    }  # fmt: skip
 
 
 def reread(data: bytes) -> Pickle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..dtypes import BY_NAME
@@ -10,15 +10,19 @@ from ..errors import SelectionError, UnsupportedError
 from ..model.casts import SOURCES, DtypeMap, weight_sections
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Opaque
+from ..model.lost import listed
 from ..model.section import Section
 from ..model.source import Source
 from ..model.storage import Storage
 from ..model.tensor import TensorInfo
+from . import drafts
 from .building import Build, Content
 from .logical import innermost, logical
+from .modern import modern
 from .named import Tensor, one_file
 from .parts import build_of, remade
 from .rebuild import is_storage
+from .rewrite import NewFile
 from .safetensors import contiguous
 from .views import persistent_of, view_of, with_view
 
@@ -77,12 +81,8 @@ def planned(checkpoint: Checkpoint, dtypes: DtypeMap) -> Plan:
         ((old, new),) = targets
         assert new is not None
         casts[storage.id] = old, new, views[0][0]
-    notes = [f"{why} were left alone: {_listed(names)}" for why, names in left.items()]
+    notes = [f"{why} were left alone: {listed(names)}" for why, names in left.items()]
     return Plan(casts, special, notes)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def _left_alone(info: TensorInfo) -> str | None:
@@ -105,6 +105,37 @@ def _only_some(views: list[tuple[str, TensorInfo, str | None]], path: str) -> Un
         f"{cast[0]} and {rest[0]} share memory, and only one of them would be cast so",
         path=path, hint=f"Name both, or neither: --dtype '{rest[0]}=…', or --dtype '{cast[0]}=…' with the dtype it has.",
     )  # fmt: skip
+
+
+def applied(checkpoint: Checkpoint, plan: Plan, cast: Cast) -> Checkpoint:
+    """The checkpoint with what is planned cast; of a sharded one each file by itself."""
+    if checkpoint.format == "torch-zip":
+        return cast_zip(checkpoint, plan, cast)
+    if checkpoint.format == "safetensors":
+        return drafts.opened(checkpoint, cast_safetensors(checkpoint, plan, cast))
+    return drafts.with_each_file(checkpoint, lambda shard: _cast_shard(shard, plan, cast))
+
+
+def _cast_shard(shard: Checkpoint, plan: Plan, cast: Cast) -> NewFile | None:
+    """One shard with its tensors cast; the whole knows its storages by the name of the shard too."""
+    if not any(one.storage.id in plan.storages for one in _stored(shard) if one.storage is not None):
+        return None
+    if shard.format == "safetensors":
+        made = cast_safetensors(shard, plan, cast)
+        return NewFile(made.path, "", [made], made.size, None, "its bytes change")
+    zipped = modern(shard)
+    own = {
+        new.storage.record.name: plan.storages[old.storage.id]
+        for old, new in zip(_stored(shard), _stored(zipped), strict=True)
+        if old.storage is not None and old.storage.id in plan.storages and new.storage and new.storage.record
+    }
+    return drafts.file_of(cast_zip(zipped, Plan(own, [], []), cast))
+
+
+def _stored(checkpoint: Checkpoint) -> Iterator[TensorInfo]:
+    """All tensors, and the components of compound ones."""
+    for _, _, info in checkpoint.tensors():
+        yield from (info, *info.parts)
 
 
 # -- torch zip --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from ..errors import UnsupportedError
 from ..model.graph import Global, Opaque
 from ..model.tensor import TensorInfo
 from .building import Build
+from .logical import innermost
 
 
 def tensor_node(build: Build, info: TensorInfo, requires_grad: bool | None = None, parameter: bool = False) -> Any:
@@ -71,13 +72,15 @@ def _compound(build: Build, info: TensorInfo) -> Any:
     parts = [tensor_node(build, part) for part in info.parts]
     layout = build.call("torch.serialization", "_get_layout", f"torch.{info.layout}")
     if info.layout == "sparse_coo" and len(parts) == 2:
-        data: tuple[Any, ...] = (*parts, tuple(info.shape), _is_coalesced(info))
+        data: tuple[Any, ...] = (*parts, tuple(info.shape), is_coalesced(info))
         return build.call("torch._utils", "_rebuild_sparse_tensor", layout, data)
     if info.layout in _ROWS and len(parts) == 3:
         return build.call("torch._utils", "_rebuild_sparse_tensor", layout, (*parts, tuple(info.shape)))
     raise UnsupportedError(f"{info.key!r} is {info.layout}, which only its own kind of file holds")
 
 
-def _is_coalesced(info: TensorInfo) -> bool:
-    data = info.node.args[1] if type(info.node) is Opaque and len(info.node.args) == 2 else ()
+def is_coalesced(info: TensorInfo) -> bool:
+    """Whether a COO tensor is recorded as one in which no place stands twice."""
+    call = innermost(info.node)
+    data = call.args[1] if call is not None and type(call.args) is tuple and len(call.args) == 2 else ()
     return type(data) is tuple and len(data) > 3 and data[3] is True

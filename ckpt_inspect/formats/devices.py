@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ..containers.zip import ZipArchive
+from ..errors import UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.devices import DeviceMap, looks_like_one
 from ..model.graph import Dict, Opaque, Persistent, Pickle
@@ -14,14 +15,29 @@ from ..pickles.limits import DEFAULT
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
 from . import archive as archives
-from . import torchscript_code
+from . import drafts, torchscript_code
 from .rebuild import is_storage
 from .renames import fresh, with_pairs
-from .rewrite import archive_of
+from .rewrite import NewFile, archive_of, rewritten_zip
 
 _BY_TEXT = ("_rebuild_device_tensor_from_cpu_tensor", "_rebuild_device_tensor_from_numpy", "_rebuild_xla_tensor")
 _DEVICE = 2  # place of the device among their arguments
 _WRAPPER_DEVICE = 6  # and among those of _rebuild_wrapper_subclass
+
+
+def moved(checkpoint: Checkpoint, devices: DeviceMap) -> Checkpoint:
+    """The checkpoint with other devices; of a sharded one each file by itself."""
+    return drafts.with_each_file(checkpoint, lambda file: _moved(file, devices))
+
+
+def _moved(file: Checkpoint, devices: DeviceMap) -> NewFile | None:
+    container = file.containers[0]
+    if container.format not in ("torch-zip", "torchscript"):
+        if container.format == "torch-legacy":
+            raise UnsupportedError("a shard of the legacy kind is not rewritten", path=container.path)
+        return None
+    changed, gone = changed_records(container, devices)
+    return rewritten_zip(container, changed, "", gone) if changed else None
 
 
 def changed_records(container: Container, devices: DeviceMap) -> tuple[dict[str, bytes], set[str]]:

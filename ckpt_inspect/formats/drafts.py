@@ -18,7 +18,7 @@ from ..model.made import Joined
 from ..model.source import Source
 from ..pickles.limits import DEFAULT
 from . import read_source
-from .rewrite import Edit, NewFile, alignment_of, archive_of, rewritten
+from .rewrite import Edit, NewFile, alignment_of, archive_of, index_file, rewritten, tensor_bytes
 
 
 def opened(origin: Checkpoint, source: Source) -> Checkpoint:
@@ -91,7 +91,17 @@ def with_each_file(checkpoint: Checkpoint, change: Callable[[Checkpoint], NewFil
         if file is not None:
             name = next(name for name, old in files.items() if old.source == shard.containers[0].path)
             files[name] = file._replace(name=name)
-    return _read_back(checkpoint, list(files.values()))
+    made = _read_back(checkpoint, list(files.values()))
+    new, old = (tensor_bytes(one.sections[""].tensors.values()) for one in (made, checkpoint))
+    if new == old:
+        return made
+    return _read_back(checkpoint, [*list(files.values())[:-1], index_file(made, new - old)])
+
+
+def file_of(shard: Checkpoint) -> NewFile:
+    """A shard that was made anew, as one of the files to be written."""
+    (file,) = rewritten(shard)
+    return file
 
 
 def _read_back(checkpoint: Checkpoint, files: list[NewFile]) -> Checkpoint:

@@ -7,6 +7,7 @@ lie that way already is a plain stretch of its file. No torch: elements are move
 from __future__ import annotations
 
 import struct
+import threading
 from array import array
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,7 @@ FROM_TYPE = ("torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_
 _FROM_NUMPY = ("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor")
 
 _LARGEST_EXPANSION = 8 << 30
+_BLOCK = 32 << 20  # what is gathered at a time where dimensions are turned
 _SPAN = 8 << 20  # a stretch up to this length is read at once and gathered in memory
 _CODES: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -92,6 +94,14 @@ def scheme(info: TensorInfo) -> Scheme | None:
         return Scheme(given[0].name, None, None, given[3] if type(given[3]) is int else None)
     numbers = isinstance(given[1], float) and isinstance(given[2], int)
     return Scheme(given[0].name, given[1], given[2], None) if numbers else None
+
+
+def content_key(info: TensorInfo) -> tuple[Any, ...] | None:
+    """What two tensors share whose values are the same because they are the same bytes, read alike. None: not known."""
+    view = info.view_of
+    if view is None or info.dtype not in BY_NAME or BY_NAME[info.dtype].kind != "quantized":
+        return view
+    return view, scheme(info), tuple(part.view_of for part in info.parts)
 
 
 def check_expansion(info: TensorInfo) -> None:
@@ -284,8 +294,21 @@ class _Dim(NamedTuple):
     out: int
 
 
+class _Blocks(threading.local):
+    """The two large blocks that a thread gathered last: it may read two tensors in turn."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Gathered, int, bytes]] = []
+
+
+_gathered = _Blocks()
+
+
 class Gathered(_Derived):
-    """Elements picked by strides, in row-major order. Memory is bounded by what is asked for and 8 MiB.
+    """Elements picked by strides, in row-major order. Memory is bounded by what is asked for, 8 MiB, and two blocks.
+
+    Where neighbours in the output lie far apart in the file, as in a transposed matrix, large blocks are gathered at a
+    time: each goes through all of the file.
 
     Args:
         parent: the storage.
@@ -294,7 +317,7 @@ class Gathered(_Derived):
         dims: (length, step in bytes), none of length 1, the outermost first.
     """
 
-    __slots__ = ("_kept", "dims", "itemsize", "start")
+    __slots__ = ("_kept", "_turned", "dims", "itemsize", "start")
 
     def __init__(self, parent: Source, start: int, itemsize: int, dims: list[tuple[int, int]]) -> None:
         self.parent, self.start, self.itemsize, self.dims = parent, start, itemsize, dims
@@ -302,8 +325,28 @@ class Gathered(_Derived):
         for n, _ in dims:
             self.size *= n
         self._kept: tuple[int, bytes] | None = None
+        steps = [step for _, step in dims]
+        self._turned = self.size > _SPAN and steps != sorted(steps, reverse=True)
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
+        if not self._turned:
+            return self._gather(offset, nbytes)
+        end, parts = min(offset + nbytes, self.size), []
+        while offset < end:
+            index, within = divmod(offset, _BLOCK)
+            parts.append(self._block(index)[within : within + end - offset])
+            offset += len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _block(self, index: int) -> bytes:
+        for source, number, data in _gathered.kept:
+            if source is self and number == index:
+                return data
+        data = self._gather(index * _BLOCK, min(_BLOCK, self.size - index * _BLOCK))
+        _gathered.kept = [*(one for one in _gathered.kept if one[0] is not self), (self, index, data)][-2:]
+        return data
+
+    def _gather(self, offset: int, nbytes: int) -> bytes:
         start, length, before = self.whole(offset, nbytes, self.itemsize)
         out = bytearray(length)
         at = 0

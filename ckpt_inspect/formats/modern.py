@@ -50,7 +50,7 @@ def modern(checkpoint: Checkpoint) -> Checkpoint:
 def _legacy(build: Build, container: Container, pickle: Pickle) -> None:
     build.keep(container, pickle, "")
     for node in pickle.persistent:
-        if type(node.pid) is tuple and len(node.pid) > 1 and node.pid[0] == "module":
+        if _is_class(node.pid):
             build.nodes[id(node)] = node.pid[1]  # the class, which came with its source
     for call in pickle.calls:
         view = view_of(call)
@@ -61,6 +61,18 @@ def _legacy(build: Build, container: Container, pickle: Pickle) -> None:
             build.nodes[id(call)] = with_view(build, call, place=place)
     for root in (node for node in _bare(pickle) if _window(node) is not None):
         raise UnsupportedError(f"a storage that is a part of another cannot be kept: {root.pid[2]}")
+
+
+def sources(checkpoint: Checkpoint) -> list[str]:
+    """Classes whose source code a legacy stream carries along; the zip has no place for it."""
+    if checkpoint.format != "torch-legacy":
+        return []
+    pids = (node.pid for node in checkpoint.containers[0].graphs["object"].persistent)
+    return [str(getattr(pid[1], "qualname", pid[1])) for pid in pids if _is_class(pid)]
+
+
+def _is_class(pid: Any) -> bool:
+    return type(pid) is tuple and len(pid) > 1 and pid[0] == "module"
 
 
 def _window(node: Persistent) -> int | None:
@@ -118,8 +130,10 @@ def _state_dict(build: Build, checkpoint: Checkpoint) -> Any:
             made[key] = tensor_node(build, info, grad, kept.is_parameter(key))
     if kept.bare and len(made) == 1:
         return next(iter(made.values()))
-    for key, node in kept.arranged(made, lambda key, source: _again(build, section.tensors[source], kept, key)):
-        pairs += [build.text(key), node]
+    arranged = list(kept.arranged(made, lambda key, source: _again(build, section.tensors[source], kept, key)))
+    keys = kept.nodes_of_keys(key for key, _ in arranged)
+    for key, node in arranged:
+        pairs += [keys[key] if key in keys else build.text(key), node]
     metadata = kept.metadata if kept.metadata is not None else section.metadata
     return build.ordered(pairs, metadata)
 

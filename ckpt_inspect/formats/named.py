@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from glob import escape
+from shlex import quote
 from typing import Any, NamedTuple
 
 from ..containers.copying import Piece
 from ..dtypes import BY_NAME, BY_SAFETENSORS
 from ..errors import SelectionError, UnsupportedError
-from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
+from ..model.lost import Lost, listed
 from ..model.made import Joined
-from ..model.section import Section, Value
+from ..model.section import Section
 from ..model.source import BytesSource, Source
 from ..model.tensor import TensorInfo
-from . import objects, recorded, values
+from . import beside, recorded
 from .logical import FROM_TYPE, REBUILT_PARAMETER, logical
 from .recorded import Recorded
 from .rewrite import header_text
 
 _BARE = "tensor"  # the name of a tensor that has none
-_SHOWN = 6
 
 
 class Tensor(NamedTuple):
@@ -39,12 +40,16 @@ class Named:
     Attributes:
         tensors: in saved order, each storage's bytes once.
         recorded: what the format has no place for.
-        notes: what is lost, in words.
+        foreign: what else is in the ``__metadata__`` of the source.
+        lost: what is left behind, and why.
+        notes: what else is to be known, in words.
     """
 
     def __init__(self, kept: Recorded) -> None:
         self.tensors: list[Tensor] = []
         self.recorded = kept
+        self.foreign: dict[str, str] = {}
+        self.lost: list[Lost] = []
         self.notes: list[str] = []
 
 
@@ -63,44 +68,54 @@ def named(checkpoint: Checkpoint, untie: bool = False, skip: bool = False) -> Na
     section = _only(checkpoint)
     has_header = checkpoint.format in ("safetensors", "sharded")
     found = Named(recorded.of(checkpoint) if has_header else Recorded())
+    found.foreign = recorded.foreign(checkpoint) if has_header else {}
     found.recorded.bare |= section.kind == "tensor"
-    refused: list[tuple[str, str]] = []
-    left: list[str] = []
-    ties: dict[Any, str] = {}
-    for key, info in section.tensors.items():
-        name = key if section.kind != "tensor" else _BARE
-        why = _unfit(name, info)
-        if not info.persistent:
-            left.append(name)
-        elif why is not None:
-            refused.append((name, why))
-        elif not untie and (kept := ties.setdefault(_identity(info) or key, name)) != name:
-            found.recorded.ties[name] = kept
-        else:
-            found.tensors.append(_tensor(name, info))
-        if info.persistent and why is None and not has_header:
-            found.recorded.order.append(name)
-        if section.kind in ("state_dict", "tensor") and info.persistent:
-            _note_facts(found.recorded, name, info)
+    refused = _take(section, found, untie, has_header)
     if refused and not skip:
         raise _refusal(refused, checkpoint.path)
-    _say(found, "left out, for safetensors cannot hold them", [f"{name} ({why})" for name, why in refused])
-    if section.kind == "module":
-        _say(found, "not in state_dict(), and left out", left)
+    found.lost += [Lost(section.name_of(key), f"{why}, which safetensors cannot hold") for key, why in refused]
     if untie:
         found.recorded.ties.clear()
     if not has_header:
-        _others(checkpoint, section, found, {name for name, _ in refused})
-    _say(found, "keys that are no text become it", _odd_keys(section))
+        found.lost += beside.record(checkpoint, section, found.recorded, {key for key, _ in refused})
+    _note_keys(found, section)
+    _say(found, "kept as text in __metadata__, where it stays", list(found.recorded.values))
     _say(found, "share memory without being the same, and become apart", _overlapping(section))
     return found
 
 
-def _odd_keys(section: Section) -> list[str]:
-    """Keys of other types, as a person would write them: the format knows text alone."""
-    if section.kind == "module" or not objects.is_mapping(section.node):
-        return []
-    return [values.leaf(key).text for key, _ in objects.mapping_items(section.node) if not isinstance(key, str)]
+def _take(section: Section, found: Named, untie: bool, has_header: bool) -> list[Lost]:
+    """Sort the tensors of a section; those that safetensors cannot hold, and why."""
+    refused: list[Lost] = []
+    ties: dict[Any, str] = {}
+    for key, info in section.tensors.items():
+        name = key if section.kind != "tensor" else _BARE
+        if not info.persistent:
+            if section.kind == "module":
+                found.lost.append(Lost(section.name_of(key), "not in state_dict()"))
+            continue
+        if section.kind in ("state_dict", "other", "tensor"):
+            _note_facts(found.recorded, name, info)
+        why = _unfit(name, info)
+        if why is not None:
+            refused.append(Lost(name, why))
+            continue
+        if not untie and (kept := ties.setdefault(_identity(info) or key, name)) != name:
+            found.recorded.ties[name] = kept
+        else:
+            found.tensors.append(_tensor(name, info))
+        if not has_header:
+            found.recorded.order.append(name)
+    return refused
+
+
+def _note_keys(found: Named, section: Section) -> None:
+    """What became of keys that are no text."""
+    kept = found.recorded
+    _say(found, "keys that are no text are recorded in __metadata__, and come back in a .pt file", list(kept.keys))
+    _say(found, "keys that are no text become it", kept.renamed)
+    if type(section.node) in (list, tuple):
+        found.notes.append(f"a {type(section.node).__name__} becomes names: 0, 1, …, and does not come back as one")
 
 
 def _only(checkpoint: Checkpoint) -> Section:
@@ -108,11 +123,10 @@ def _only(checkpoint: Checkpoint) -> Section:
     if not sections:
         raise SelectionError("it holds no tensors", path=checkpoint.path)
     if len(sections) > 1:
-        listed = ", ".join(section.pointer or "(root)" for section in sections[:_SHOWN])
-        candidates = [pointer for pointer in checkpoint.candidates() if pointer] or [sections[0].pointer]
+        names = listed(section.pointer or "(root)" for section in sections)
         raise SelectionError(
-            f"safetensors holds one section, here are {len(sections)}: {listed}",
-            path=checkpoint.path, hint=f"Name one: {checkpoint.path}#{candidates[0]}",
+            f"safetensors holds one section, here are {len(sections)}: {names}",
+            path=checkpoint.path, hint=_way_out(checkpoint, sections),
         )  # fmt: skip
     if sections[0].kind == "optimizer":
         raise UnsupportedError(
@@ -121,13 +135,24 @@ def _only(checkpoint: Checkpoint) -> Section:
     return sections[0]
 
 
+def _way_out(checkpoint: Checkpoint, sections: list[Section]) -> str:
+    """What to type instead: a section, or, where they lie in the root's, without the others."""
+    pointers_of = [section.pointer for section in sections]
+    candidates = [pointer for pointer in checkpoint.candidates() if pointer] or [p for p in pointers_of if p]
+    hint = f"Name one: {quote(f'{checkpoint.path}#{candidates[0]}')}"
+    if "" in pointers_of:
+        tops = dict.fromkeys(pointer.partition("/")[0] for pointer in pointers_of if pointer)
+        hint += f"; or leave the others out: {' '.join(f'--drop {quote(escape(top))}' for top in tops)}"
+    return hint
+
+
 def _unfit(name: str, info: TensorInfo) -> str | None:
     """Why safetensors cannot hold a tensor."""
     row = BY_NAME.get(info.dtype)
     if name == "__metadata__":
         return "the name is the format's own"
-    if not name.isascii() and not _is_text(name):
-        return "half a character in its name"
+    if not name.isascii() and not beside.is_text(name):
+        return beside.HALF
     if info.layout != "strided":
         return info.layout
     if row is None or row.safetensors is None:
@@ -139,17 +164,8 @@ def _unfit(name: str, info: TensorInfo) -> str | None:
     return None
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _identity(info: TensorInfo) -> Any:
-    view = info.view_of
-    return None if view is None or not info.numel else (view, info.conj, info.neg)
+    return info.view_of if info.numel else None
 
 
 def _tensor(key: str, info: TensorInfo) -> Tensor:
@@ -171,59 +187,9 @@ def _note_facts(kept: Recorded, key: str, info: TensorInfo) -> None:
         kept.parameters.add(key)
 
 
-def _others(checkpoint: Checkpoint, section: Section, found: Named, refused: set[str]) -> None:
-    """Entries that are no tensors: plain data is recorded, anything else is said to be lost."""
-    kept = found.recorded
-    lost: list[str] = []
-    if section.kind == "state_dict" and objects.is_mapping(section.node):
-        kept.metadata = recorded.metadata_of(section.node)
-        if section.metadata is not None and kept.metadata is None:
-            found.notes.append("_metadata is no plain data, and is lost")
-        kept.order.clear()  # other entries stand between the tensors
-        for key, node in objects.entries(objects.children(section.node)[0])[0]:
-            if key in section.tensors:
-                if key not in refused:
-                    kept.order.append(key)
-                continue
-            try:
-                kept.entries[key] = recorded.plain(node)
-                kept.order.append(key)
-            except recorded.NotPlain:
-                lost.append(section.name_of(key))
-    inside = {section.name_of(key) for key in kept.entries}
-    for value in checkpoint.values:
-        beside = not pointers.is_below(value.name, section.pointer) or not section.pointer
-        if section.kind == "module" and (beside or pointers.is_below(value.name, section.pointer)):
-            continue
-        if value.name in inside or value.name in lost or any(pointers.is_below(value.name, name) for name in inside):
-            continue
-        try:
-            kept.values[value.name] = _plain_value(value)
-        except recorded.NotPlain:
-            lost.append(value.name)
-    _say(found, "no tensors, and left out", lost)
-    outside = [name for name in kept.values if name not in lost]
-    _say(found, "kept as text in __metadata__", outside)
-
-
-_JSON = ("str", "int", "float", "bool", "NoneType", "list", "dict")
-
-
-def _plain_value(value: Value) -> Any:
-    """A value of the checkpoint as JSON.
-
-    Raises:
-        NotPlain: JSON could not give it back.
-    """
-    if value.type not in _JSON:
-        raise recorded.NotPlain
-    return recorded.plain(recorded.node_of(value.value))
-
-
 def _say(found: Named, what: str, names: list[str]) -> None:
     if names:
-        listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
-        found.notes.append(f"{what}: {listed}")
+        found.notes.append(f"{what}: {listed(names)}")
 
 
 def _overlapping(section: Section) -> list[str]:
@@ -249,12 +215,9 @@ def _overlapping(section: Section) -> list[str]:
     return found
 
 
-def _refusal(refused: list[tuple[str, str]], path: str) -> UnsupportedError:
-    listed = ", ".join(f"{name} ({why})" for name, why in refused[:_SHOWN])
-    more = f" and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
-    return UnsupportedError(
-        f"safetensors cannot hold {listed}{more}", path=path, hint="Leave them out: --skip-unsupported"
-    )
+def _refusal(refused: list[Lost], path: str) -> UnsupportedError:
+    what = listed(f"{name} ({why})" for name, why in refused)
+    return UnsupportedError(f"safetensors cannot hold {what}", path=path, hint="Leave them out: --skip-unsupported")
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -282,7 +245,8 @@ def _bits(tensor: Tensor) -> int:
 
 
 def metadata_of(found: Named) -> dict[str, str]:
-    return {"format": "pt", recorded.NAME: found.recorded.to_text([tensor.key for tensor in found.tensors])}
+    ours = found.recorded.to_text([tensor.key for tensor in found.tensors])
+    return {**found.foreign, "format": "pt", recorded.NAME: ours}
 
 
 INDEX = "model.safetensors.index.json"
@@ -300,7 +264,7 @@ def shards(folder: str, found: Named, most: int) -> dict[str, Source]:
     total = sum(tensor.source.size for tensor in found.tensors)
     ours = found.recorded.to_text([tensor.key for tensor in found.tensors])
     ordered = {tensor.key: weight_map[tensor.key] for tensor in found.tensors}
-    index = {"metadata": {"total_size": total, recorded.NAME: ours}, "weight_map": ordered}
+    index = {"metadata": {**found.foreign, "total_size": total, recorded.NAME: ours}, "weight_map": ordered}
     try:
         text = json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError as error:

@@ -125,7 +125,20 @@ def entries(inside: list[tuple[Any, Any]]) -> tuple[list[tuple[str, Any]], list[
     plain = {key: value for key, value in inside if isinstance(key, str)}
     if len(plain) == len(inside):
         return list(plain.items()), []
-    found: dict[tuple[str, str], tuple[str, str, Any]] = {}
+    found, twice = _read(inside)
+    return [(name, value) for name, _, value in found], twice
+
+
+def keyed(inside: list[tuple[Any, Any]]) -> list[tuple[str, Any, Any]]:
+    """The same with the keys themselves: how each reads, what it is, and its value."""
+    plain = {key: value for key, value in inside if isinstance(key, str)}
+    if len(plain) == len(inside):
+        return [(str(key), key, value) for key, value in plain.items()]
+    return _read(inside)[0]
+
+
+def _read(inside: list[tuple[Any, Any]]) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+    found: dict[tuple[str, str], tuple[str, str, Any, Any]] = {}
     twice: list[str] = []
     for index, (key, value) in enumerate(inside):
         text, kind = key_text(key, index)
@@ -135,17 +148,18 @@ def entries(inside: list[tuple[Any, Any]]) -> tuple[list[tuple[str, Any]], list[
         )
         if identity in found:
             twice.append(text)
-            text, kind, _ = found[identity]
-        found[identity] = (text, kind, value)
+            text, kind, key, _ = found[identity]
+        found[identity] = (text, kind, key, value)
     count: dict[str, int] = {}
-    for text, _, _ in found.values():
+    for text, *_ in found.values():
         count[text] = count.get(text, 0) + 1
     return [
         (
             text if kind == "str" or count[text] == 1 else f"<{kind} {text}>" if kind != "NoneType" else f"<{text}>",
+            key,
             value,
         )
-        for text, kind, value in found.values()
+        for text, kind, key, value in found.values()
     ], twice
 
 

@@ -12,6 +12,7 @@ from ..errors import LimitError, UnsupportedError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Set
+from ..model.lost import Lost
 from . import modules, numpy_values, objects, weights_only
 from .building import Build, reread
 from .inline import bytes_of
@@ -28,7 +29,7 @@ _ATTRIBUTES = ("argparse.Namespace", "types.SimpleNamespace")
 _PARAMETER = "torch.nn.parameter.Parameter"
 
 
-def reduced(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str], list[str]]:
+def reduced(checkpoint: Checkpoint) -> tuple[Checkpoint, list[Lost], list[str]]:
     """A torch zip of tensors and plain data; what went (name: why), and what has another form now.
 
     Raises:
@@ -38,7 +39,10 @@ def reduced(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str], list[str]]:
     cleaner = _Cleaner(build)
     root = cleaner.clean(pickle.root, "", 0)
     if root is _GONE:
-        raise UnsupportedError(f"there is no plain data in it: {'; '.join(cleaner.gone[:3])}", path=checkpoint.path)
+        raise UnsupportedError(
+            f"there is no plain data in it: {'; '.join(f'{name} ({why})' for name, why in cleaner.gone[:3])}",
+            path=checkpoint.path,
+        )
     verdict = weights_only.verdict([reread(build.pickle(root)[0])])
     if not verdict.ok:
         raise UnsupportedError(
@@ -52,7 +56,7 @@ class _Cleaner:
 
     def __init__(self, build: Build) -> None:
         self.build = build
-        self.gone: list[str] = []
+        self.gone: list[Lost] = []
         self.changed: list[str] = []
         self._made: dict[int, Any] = {}
         self._open: set[int] = set()
@@ -75,7 +79,7 @@ class _Cleaner:
         return made
 
     def _lose(self, name: str, why: str) -> Any:
-        self.gone.append(f"{name or 'the root'} ({why})")
+        self.gone.append(Lost(name or "the root", why))
         return _GONE
 
     def _change(self, name: str, what: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque
 from . import objects
+from .inline import bytes_of
 from .renames import fresh
 
 NAME = "ckpt_inspect"
@@ -33,6 +34,8 @@ class Recorded:
         parameters: names of tensors that were ``Parameter`` objects.
         entries: other entries of the state_dict, as JSON.
         values: plain data of the file around it, by name, for information.
+        keys: name -> the key that it stands for, which is no text, as ``plain_key`` gives it.
+        renamed: names of keys that are no text and cannot be told in JSON: they become text.
         bare: whether the file was one tensor without a name.
     """
 
@@ -44,6 +47,8 @@ class Recorded:
         self.parameters: set[str] = set()
         self.entries: dict[str, Any] = {}
         self.values: dict[str, Any] = {}
+        self.keys: dict[str, Any] = {}
+        self.renamed: list[str] = []
         self.bare = False
 
     def requires_grad(self, key: str) -> bool | None:
@@ -71,10 +76,24 @@ class Recorded:
         for name, keys in (("requires_grad", self.grads), ("parameters", self.parameters)):
             if keys:
                 document[name] = [key for key in document["order"] if key in keys]
-        document.update((name, kept) for name, kept in (("entries", self.entries), ("values", self.values)) if kept)
+        document.update(
+            (name, kept)
+            for name, kept in (("entries", self.entries), ("values", self.values), ("keys", self.keys))
+            if kept
+        )
         if self.bare:
             document["bare"] = True
         return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+    def nodes_of_keys(self, names: Iterable[str]) -> dict[str, Any]:
+        """The keys that are no text, by name; none that Python would take for another's."""
+        found: dict[str, Any] = {}
+        taken: set[Any] = set()
+        for name in names:
+            if name in self.keys and (key := key_of(self.keys[name])) is not None and key[0] not in taken:
+                taken.add(key[0])
+                found[name] = key[0]
+        return found
 
     def arranged(self, made: Mapping[str, Any], tie: Callable[[str, str], Any]) -> Iterator[tuple[str, Any]]:
         """Every entry of the state_dict in its order: tensors, tied names (made by ``tie``), plain data."""
@@ -145,7 +164,7 @@ def _parsed(text: str) -> Recorded:
     metadata = document.get("_metadata")
     if isinstance(metadata, dict) and all(isinstance(facts, dict) for facts in metadata.values()):
         found.metadata = metadata
-    for name, target in (("entries", found.entries), ("values", found.values)):
+    for name, target in (("entries", found.entries), ("values", found.values), ("keys", found.keys)):
         if isinstance(document.get(name), dict):
             target.update((key, value) for key, value in document[name].items() if _depth(value) <= _DEEPEST)
     return found
@@ -192,6 +211,7 @@ def renamed(metadata: Mapping[str, str], keys: Mapping[str, str | None]) -> dict
     found.grads = {other for key in found.grads if (other := name(key)) is not None}
     found.parameters = {other for key in found.parameters if (other := name(key)) is not None}
     found.entries = {other: value for key, value in found.entries.items() if (other := name(key)) is not None}
+    found.keys = {key: kept for key, kept in found.keys.items() if name(key) == key}  # a new name is text
     if found.metadata is not None:
         paths = map_paths(list(found.metadata), keys)
         found.metadata = {
@@ -236,6 +256,38 @@ def plain(node: Any, depth: int = 0) -> Any:
     if depth < _DEEPEST // 2 and type(node) is Dict and all(isinstance(key, str) for key, _ in node.items()):
         return {plain(key): plain(value, depth + 1) for key, value in node.items()}
     raise NotPlain
+
+
+def plain_key(key: Any) -> Any:
+    """A key that is no text as JSON: numbers and None as they are, a tuple as a list, bytes as their digits.
+
+    Raises:
+        NotPlain: there is none.
+    """
+    content = bytes_of(key) if not isinstance(key, str) else None
+    if isinstance(content, bytes):
+        return {"bytes": content.hex()}
+    if type(key) is tuple:
+        return [plain(part) if isinstance(part, str) else plain_key(part) for part in key]
+    if key is None or isinstance(key, (bool, int, float)):
+        return plain(key)
+    raise NotPlain
+
+
+def key_of(kept: Any, depth: int = 0) -> tuple[Any] | None:
+    """The key that ``plain_key`` told, in a tuple; None: it told none."""
+    if isinstance(kept, dict):
+        digits = kept.get("bytes")
+        try:
+            return (bytes.fromhex(digits),) if isinstance(digits, str) else None
+        except ValueError:
+            return None
+    if isinstance(kept, list):
+        parts = (
+            [(part,) if isinstance(part, str) else key_of(part, depth + 1) for part in kept] if depth < 2 else [None]
+        )
+        return (tuple(part[0] for part in parts if part is not None),) if None not in parts else None
+    return None if isinstance(kept, str) else (kept,)
 
 
 def node_of(value: Any) -> Any:

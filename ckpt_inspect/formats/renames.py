@@ -74,14 +74,15 @@ class Replacements:
         self.nodes[id(table)] = with_pairs(table, pairs)
 
     def names(self, node: Any, keys: Mapping[str, str | None]) -> None:
-        """Rename strings that name parameters in a list (``param_names``) or as keys of a mapping (FSDP's state)."""
+        """Rename strings that name parameters in a list (``param_names``) or in a mapping (FSDP's state): keys and values."""
         if type(node) is list:
             changed = [self._name(item, keys) for item in node]
             if any(new is not old for new, old in zip(changed, node, strict=True)):
                 self.nodes[id(node)] = changed
         elif objects.is_mapping(node):
-            pairs = [x for key, value in objects.mapping_items(node) for x in (self._name(key, keys), value)]
-            if any(new is not old for new, (old, _) in zip(pairs[::2], objects.mapping_items(node), strict=True)):
+            before = [item for pair in objects.mapping_items(node) for item in pair]
+            pairs = [self._name(item, keys) for item in before]
+            if any(new is not old for new, old in zip(pairs, before, strict=True)):
                 self.nodes[id(node)] = with_pairs(node, pairs)
 
     def _name(self, item: Any, keys: Mapping[str, str | None]) -> Any:

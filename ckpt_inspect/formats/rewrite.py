@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..containers.copying import Piece, Pieces, size_of
@@ -21,6 +21,7 @@ from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.source import BytesSource
 from ..model.storage import Container
+from ..model.tensor import TensorInfo
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
 from . import objects, recorded
@@ -105,6 +106,8 @@ def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes | None:
             for other in sections.values():
                 if other.kind == "optimizer":
                     _follow(replacements, other, section.renamed.pairs)
+            if section.pointer == "module":
+                _follow_deepspeed(replacements, pickle.root, section.renamed.pairs)
     data = write_pickle(pickle.root, pickle.protocol, replacements.nodes)
     back = read_pickle(BytesSource(data, ""))
     if back.end != len(data) or not storage_keys(back) <= storage_keys(pickle):
@@ -120,6 +123,18 @@ def _follow(replacements: Replacements, optimizer: Section, keys: Keys) -> None:
         inside = dict(objects.entries(objects.children(group)[0])[0])
         for name in ("params", "param_names"):
             replacements.names(inside.get(name), keys)
+
+
+def _follow_deepspeed(replacements: Replacements, root: Any, keys: Keys) -> None:
+    """Tables of DeepSpeed's model states, beside ``module``, that its own script reads by the same names (formats 12)."""
+    tables = dict(objects.entries(objects.children(root)[0])[0])
+    if "ds_version" not in tables:
+        return
+    for name in ("param_shapes", "frozen_param_shapes", "shared_params", "buffer_names"):
+        table = tables.get(name)
+        groups = table if type(table) is list and any(map(objects.is_mapping, table)) else [table]
+        for group in groups:  # stages 1 and 2 have a mapping for each group of the optimizer
+            replacements.names(group, keys)
 
 
 # -- torch zip --------------------------------------------------------------------------------------------------
@@ -145,7 +160,9 @@ def rewritten_zip(
     alignment = alignment_of(archive)
     layout = rewrite(archive, changed, dropped, alignment)
     edit, why = None, "it is not written yet"
-    if archive.source.file_range() is not None:
+    if archive.source.file_range() is not None and not changed and not dropped:
+        edit, why = Edit([], [], b""), ""
+    elif archive.source.file_range() is not None:
         append, last = appended(archive, changed, alignment)
         edit, why = Edit([], append, last), ""
     return NewFile(container.path, name, layout, layout.nbytes, edit, why)
@@ -216,7 +233,7 @@ def _safetensors(checkpoint: Checkpoint, container: Container, sections: Mapping
     source = container.source
     old_length = int.from_bytes(source.read_at(0, 8), "little")
     if section.renamed is None:
-        return NewFile(container.path, name, [source], source.size, None, "nothing changes")
+        return NewFile(container.path, name, [source], source.size, Edit([], [], b""), "")
     if dropped:
         return _safetensors_without(container, new, ranges, old_length, name)
     text = header_text(new)
@@ -282,7 +299,7 @@ def _sharded(checkpoint: Checkpoint) -> list[NewFile]:
         container = shard.containers[0]
         name = os.path.relpath(container.path, folder or ".")
         here = KeyMap({key: keys.get(key, key) for key in entry_keys(shard.sections[""])})
-        section = shard.sections[""].with_keys(here)
+        section = shard.sections[""] if here.is_identity() else shard.sections[""].with_keys(here)
         files.append(_WRITERS[shard.format](shard, container, {"": section}, name))
     new_map = {new: name for key, name in weight_map.items() if (new := keys.get(key, key)) is not None}
     data = {**index.graphs["index"], "weight_map": new_map}
@@ -290,14 +307,36 @@ def _sharded(checkpoint: Checkpoint) -> list[NewFile]:
     if isinstance(metadata, dict) and isinstance(metadata.get(recorded.NAME), str):
         ours = recorded.renamed({recorded.NAME: metadata[recorded.NAME]}, keys)
         data["metadata"] = {**metadata, **ours}
-    text = (json.dumps(data, indent=2) + "\n").encode()
-    old = index.source
-    edit = Edit([(0, text[: old.size])], [text[old.size :]] if len(text) > old.size else [], b"")
-    fits = len(text) >= old.size
-    if not fits:  # JSON may be followed by spaces
-        edit = Edit([(0, text.ljust(old.size))], [], b"")
-    files.append(NewFile(index.path, os.path.basename(index.path), [text], len(text), edit, ""))
+    before = [i for shard in checkpoint.parts for key, i in shard.sections[""].tensors.items() if key in weight_map]
+    change = tensor_bytes(checkpoint.sections[""].tensors.values()) - tensor_bytes(before)
+    files.append(_index_file(index, data, change))
     return files
+
+
+def index_file(checkpoint: Checkpoint, change: int) -> NewFile:
+    """The index of a sharded checkpoint whose tensors have ``change`` bytes more than it says."""
+    index = checkpoint.containers[0]
+    return _index_file(index, index.graphs["index"], change)
+
+
+def _index_file(index: Container, data: dict[str, Any], change: int) -> NewFile:
+    metadata = data.get("metadata")
+    if change and isinstance(metadata, dict) and type(metadata.get("total_size")) is int:
+        data = {**data, "metadata": {**metadata, "total_size": metadata["total_size"] + change}}
+    old = index.source
+    if json.dumps(data) == json.dumps(index.graphs["index"]):  # in the same order
+        return NewFile(index.path, os.path.basename(index.path), [old], old.size, Edit([], [], b""), "")
+    text = (json.dumps(data, indent=2) + "\n").encode()
+    edit = Edit([(0, text[: old.size])], [text[old.size :]] if len(text) > old.size else [], b"")
+    if len(text) < old.size:  # JSON may be followed by spaces
+        edit = Edit([(0, text.ljust(old.size))], [], b"")
+    return NewFile(index.path, os.path.basename(index.path), [text], len(text), edit, "")
+
+
+def tensor_bytes(infos: Iterable[TensorInfo]) -> int:
+    """Bytes of tensors, each view once: what the index of shards says."""
+    views = {info.view_of or place: info.nbytes for place, info in enumerate(infos)}
+    return sum(views.values())
 
 
 _WRITERS = {

@@ -9,10 +9,13 @@ from ..model.checkpoint import Checkpoint
 from ..model.graph import Persistent
 from ..model.storage import Storage
 from ..model.tensor import TensorInfo
+from . import drafts
 from .building import Build, Content, Stored
 from .logical import logical
+from .modern import modern
 from .parts import build_of, remade
 from .rebuild import Malformed, dims, is_storage
+from .rewrite import NewFile
 from .safetensors import contiguous
 from .views import View, persistent_of, view_of, with_view
 
@@ -30,7 +33,28 @@ class _Part(NamedTuple):
 
 
 def slim(checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
-    """A torch zip whose storages hold what its tensors reach; the number of bytes that went.
+    """The checkpoint with storages that hold what its tensors reach; the number of bytes that went.
+
+    Of a sharded one each torch zip by itself; safetensors has no other bytes.
+    """
+    if checkpoint.format != "sharded":
+        return _slim(modern(checkpoint))
+    saved = 0
+
+    def slim_shard(shard: Checkpoint) -> NewFile | None:
+        nonlocal saved
+        if shard.format == "safetensors":
+            return None
+        zipped = modern(shard)
+        made, less = _slim(zipped)
+        saved += less
+        return drafts.file_of(made) if made is not zipped else None
+
+    return drafts.with_each_file(checkpoint, slim_shard), saved
+
+
+def _slim(checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
+    """A torch zip made slim.
 
     A view that shares memory with no other becomes a contiguous storage of its own; those that overlap keep one
     between them. Ties stay ties.
@@ -55,8 +79,9 @@ def slim(checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
     for storage, infos in by_storage.items():
         parts = _parts(infos) if storage not in left else []
         kept = sum(stop - start for start, stop, _ in parts)
-        if parts and (kept < storage.nbytes or not all(map(_is_dense, infos))) and storage.id in calls:
-            saved += _apart(build, storage, parts, calls[storage.id])
+        name = storage.record.name if storage.record is not None else ""  # a shard's storage has another id
+        if parts and (kept < storage.nbytes or not all(map(_is_dense, infos))) and name in calls:
+            saved += _apart(build, storage, parts, calls[name])
     return (remade(checkpoint, build, pickle.root) if build.nodes else checkpoint), saved
 
 

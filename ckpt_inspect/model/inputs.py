@@ -21,8 +21,8 @@ class InputSpec(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str = "float32"
-    low: float | None = None
-    high: float | None = None
+    low: float | int | None = None
+    high: float | int | None = None
 
     def __str__(self) -> str:
         dims = "×".join(map(str, self.shape)) or "()"
@@ -47,9 +47,17 @@ def parse_input(text: str) -> InputSpec:
     if not bounds:
         return InputSpec(tuple(map(int, dims)), dtype)
     try:
-        low, high = (float(bound) for bound in bounds.split(".."))
+        low, high = map(_number, bounds.split(".."))
     except ValueError:
         raise SelectionError(f"--input {text}: {bounds!r} is not LOW..HIGH", hint=_EXAMPLE) from None
     if not low <= high:
         raise SelectionError(f"--input {text}: {bounds!r} is empty", hint=_EXAMPLE)
     return InputSpec(tuple(map(int, dims)), dtype, low, high)
+
+
+def _number(text: str) -> float | int:
+    """Whole numbers exactly: no float holds 2⁶³ − 1."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

@@ -138,13 +138,17 @@ class Summed:
         return self._crc
 
 
-def files_of(source: Any) -> Iterator[FileSource]:
-    """The files that a source is read from."""
+def ranges_of(source: Any) -> Iterator[tuple[FileSource, int, int]]:
+    """The stretches of files that a source is read from: file, offset, length.
+
+    Of one that is computed, all of what it may read.
+    """
     waiting: list[Any] = [source]
     while waiting:
         found = waiting.pop()
-        if isinstance(found, FileSource):
-            yield found
+        place = found.file_range()
+        if place is not None:
+            yield *place, found.size
         elif isinstance(found, Joined):
             waiting += found.pieces
         else:

@@ -74,6 +74,16 @@ class FileSource:
             )
         return data
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer, which costs less than new bytes each time; fewer than it takes only at the end of the file."""
+        done = 0
+        try:
+            while done < len(buffer) and (count := _preadv(self.fd, [buffer[done:]], offset + done)):
+                done += count
+        except OSError as error:
+            raise FileError(f"cannot read: {_reason(error)}", path=self.path, offset=offset) from error
+        return done
+
     def slice(self, offset: int, nbytes: int) -> Source:
         return Slice(self, offset, nbytes)
 
@@ -143,6 +153,15 @@ def _seek_and_read(fd: int, nbytes: int, offset: int) -> bytes:
 
 
 _pread = getattr(os, "pread", _seek_and_read)  # Windows has none
+
+
+def _read_and_copy(fd: int, buffers: list[memoryview], offset: int) -> int:
+    data = _pread(fd, len(buffers[0]), offset)
+    buffers[0][: len(data)] = data
+    return len(data)
+
+
+_preadv = getattr(os, "preadv", _read_and_copy)  # nor this one
 
 
 def _reason(error: OSError) -> str:

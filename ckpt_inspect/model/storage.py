@@ -32,6 +32,11 @@ class Record:
             self._source = self.locate()
         return self._source
 
+    @property
+    def is_located(self) -> bool:
+        """Whether something asked for its bytes already."""
+        return self._source is not None
+
     def locate(self) -> Source:
         raise CorruptError("the record has no bytes", record=self.name)
 

@@ -85,10 +85,13 @@ class TensorInfo(NamedTuple):
 
     @property
     def view_of(self) -> tuple[Any, ...] | None:
-        """What two tensors share when they are tied: storage, offset, dtype, shape, stride. None: cannot be."""
+        """What two tensors share when they are tied: the same view of the same storage. None: cannot be.
+
+        The lazy bits count: ``x`` and ``x.conj()`` share their bytes, but are not the same values.
+        """
         if self.storage is None:
             if self.parts:
                 views = tuple(part.view_of for part in self.parts)
                 return None if None in views else (self.layout, self.shape, views)
             return None
-        return self.storage.id, self.storage_offset, self.dtype, self.shape, self.stride
+        return self.storage.id, self.storage_offset, self.dtype, self.shape, self.stride, self.conj, self.neg

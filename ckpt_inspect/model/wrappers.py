@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -100,23 +100,24 @@ def _repeat(keys: list[str], strip: Callable[[str], str | None], times: int | No
 
 
 def _without_nested(keys: list[str]) -> list[str]:
-    """Take out ``module`` wherever it is its parent's only child, until there is none."""
-    while True:
-        children: dict[str, set[str]] = {}
-        for key in keys:
-            segments = key.split(".")
-            for depth in range(len(segments)):
-                children.setdefault(".".join(segments[:depth]), set()).add(segments[depth])
-        only = {path for path, names in children.items() if names == {LEADING}}
-        new = [_without_child(key, only) for key in keys]
-        if new == keys:
-            return keys
-        keys = new
+    """Take out ``module`` wherever it is its parent's only child."""
+    children: dict[str, set[str]] = {}
+    for key in keys:
+        for parent, segment in _steps(key):
+            children.setdefault(parent, set()).add(segment)
+    only = {path for path, names in children.items() if names == {LEADING}}
+    return [_without_children(key, only) if LEADING in key else key for key in keys]
 
 
-def _without_child(key: str, only: set[str]) -> str:
-    segments = key.split(".")
-    for depth in range(len(segments) - 1):
-        if segments[depth] == LEADING and ".".join(segments[:depth]) in only:
-            return ".".join(segments[:depth] + segments[depth + 1 :])
-    return key
+def _steps(key: str) -> Iterator[tuple[str, str]]:
+    """Each segment, and the path before it."""
+    start = 0
+    for segment in key.split("."):
+        yield key[: max(0, start - 1)], segment
+        start += len(segment) + 1
+
+
+def _without_children(key: str, only: set[str]) -> str:
+    steps = list(_steps(key))
+    kept = [segment for parent, segment in steps[:-1] if segment != LEADING or parent not in only]
+    return ".".join([*kept, steps[-1][1]])

@@ -5,21 +5,26 @@ The verdict is torch's own ``load_state_dict(strict=True)``, run without values 
 
 from __future__ import annotations
 
-import json
-from shlex import join, quote
+from collections.abc import Callable
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError, SelectionError
 from ..formats.optimizers import all_groups, misfit
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
+from ..model.problem import Problem
 from ..model.section import Section
 from .causes import causes
-from .fix import Fix, dropping, find_fix, tied
-from .leftovers import harmless
+from .fix import Fix, dropping, find_fix, rescue, tied
+from .leftovers import harmless, is_renamed
+from .naming import model_words
+from .otherwise import built_otherwise
 from .plain import safe
 
 if TYPE_CHECKING:
+    import os
+
     from torch import nn
 
     from ..torch.models import Model
@@ -54,12 +59,14 @@ class Check:
         name: how the model is called.
         model: its own section: classes, parameters, buffers; no values.
         built: where it was built, ``meta`` or ``cpu``; ``why_cpu``: what it said on ``meta``.
-        loads: ``load_state_dict(strict=True)`` succeeds, and something matches.
+        loads: ``load_state_dict(strict=True)`` succeeds, something matches, and the file is not damaged.
         matched, of, of_file: tensors: that match, of the model, of the file; ``matched_numel``, ``of_numel``: elements.
         parameters, of_parameters: the same without buffers, tied ones counted once.
         missing, unexpected: torch's own lists; ``mismatched``: keys of another shape, with their causes.
+        damage: what is wrong with the file itself; ``rescue``: the command that saves what is whole.
         errors: what else torch has to say; ``text``: its whole error, None if there is none.
         harmless: those of ``missing`` and ``unexpected`` that do no harm -> why.
+        only_ties: nothing is missing but second names of tied tensors, which ``load_into`` does without.
         optimizers: one for each optimizer in the file.
         fix: the command that makes it load, or load more; None if there is none.
         trial: what loading and running it gave, where that was asked for.
@@ -82,9 +89,12 @@ class Check:
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[Wrong] = []
+        self.damage = [problem for problem in map(Problem.of, checkpoint.problems) if problem.damage]
+        self.rescue = rescue(checkpoint) if self.damage else None
         self.errors: list[str] = []
         self.text: str | None = None
         self.harmless: dict[str, str] = {}
+        self.only_ties = False
         self.optimizers: list[OptimizerFacts] = []
         self.fix: Fix | None = None
         self.otherwise: Fix | None = None
@@ -101,7 +111,7 @@ class Check:
         keys = [*self.missing, *self.unexpected]
         return (
             bool(keys and self.matched)
-            and all(key in self.harmless for key in keys)
+            and all(key in self.harmless and not is_renamed(key) for key in keys)
             and not (self.mismatched or self.errors)
         )
 
@@ -133,6 +143,8 @@ class Check:
             "section": self.section.pointer,
             "model": self.name,
             "built": self.built,
+            "damage": self.damage,
+            "rescue": self.rescue,
             "errors": self.errors,
             "optimizers": [one._asdict() for one in self.optimizers],
             **(self.trial.to_dict() if self.trial is not None else {}),
@@ -173,19 +185,84 @@ def check(checkpoint: Checkpoint, model: Model | nn.Module, section: str | None 
     found.built, found.why_cpu = built.device, built.why
     entries = entries_of(checkpoint, chosen, Shapes(), ties=False)
     judge = _Judge(checkpoint, chosen, built.module, entries)
+    if isinstance(model, Model) and built.device == "meta":
+        judge.fresh = lambda: model.build().module
     _fill(found, judge, entries)
-    if not found.loads:
-        words = model_words(model) if isinstance(model, Model) else [name]
-        found.fix = find_fix(checkpoint, chosen, shown, words, judge.loads, found.matched)
-        if found.fix is None and found.only_harmless and not found.unexpected:
-            found.fix = _with_ties(found, judge, entries)
-        if found.fix is None and found.mismatched and found.matched:
-            found.fix = dropping(checkpoint, chosen, (one.key for one in found.mismatched), found.of, found.matched)
-            built_so = _built_otherwise(found, model, entries) if isinstance(model, Model) else None
-            if built_so is not None:
-                found.fix, found.otherwise = built_so, found.fix
+    if found.text is not None or not found.matched:
+        _mend(found, model, judge, entries)
     found.optimizers = _optimizers(checkpoint, chosen, shown)
     return found
+
+
+def check_module(
+    module: Model | nn.Module, source: str | os.PathLike[str] | Checkpoint, *, section: str | None = None
+) -> Check:
+    """Would ``module.load_state_dict(…, strict=True)`` succeed with the weights of a checkpoint? And if not, why not?
+
+    The verdict is torch's own, run on a copy of the module without values; nothing is loaded and nothing is changed.
+
+    Args:
+        module: a module, on any device, or a :class:`Model`.
+        source: a file, a directory that is a checkpoint, ``FILE#SECTION``, or a checkpoint that is open.
+        section: pointer of the weights; None takes the one weights candidate.
+
+    Returns:
+        an object with ``loads``, ``matched``, ``of``, ``missing``, ``unexpected``, ``mismatched`` (with causes),
+        ``harmless``, ``fix`` (with ``command``), as ``ckpt check --json`` has them.
+
+    Raises:
+        SelectionError: several sets of weights could be meant; they are listed.
+        ModelError: the module cannot be copied, or its own hooks fail.
+
+    >>> import ckpt_inspect.torch as ct, torch
+    >>> torch.save(torch.nn.DataParallel(torch.nn.Linear(3, 2)).state_dict(), "parallel.pt")
+    >>> found = ct.check(torch.nn.Linear(3, 2), "parallel.pt")
+    >>> found.loads, found.matched, found.missing
+    (False, 0, ['weight', 'bias'])
+    >>> found.fix.command
+    'ckpt strip-prefix parallel.pt -o parallel.stripped.pt'
+    """
+    from ..torch.state_dicts import opened
+
+    with opened(source) as checkpoint:
+        return check(checkpoint, module, section)
+
+
+def _mend(found: Check, model: Model | nn.Module, judge: _Judge, entries: Any) -> None:
+    """Look for the fix: other names, names of ties, other arguments for the model; else what to leave out."""
+    from ..torch.models import Model
+    from ..torch.verdicts import NeedsValues, verdict
+
+    def loads(module: nn.Module) -> bool:
+        try:
+            return verdict(module, entries).strict
+        except (ModelError, NeedsValues):
+            return False
+
+    words = model_words(model) if isinstance(model, Model) else [found.name]
+    fix = find_fix(found.checkpoint, found.section, found.model, words, judge.loads, found.matched)
+    if fix is not None and not fix.loads:
+        fix = fix._replace(only_harmless=_only_harmless_then(found, judge, fix))
+    if fix is None and found.only_harmless and not found.unexpected:
+        fix = _with_ties(found, judge, entries)
+        found.only_ties = fix is not None
+    if fix is None and found.mismatched and found.matched:
+        gone = (one.key for one in found.mismatched)
+        fix = dropping(found.checkpoint, found.section, found.model, words, gone, found.matched)
+    found.fix = fix
+    if isinstance(model, Model) and (fix is None or not fix.loads or fix.leaves_out):
+        other = built_otherwise(found.checkpoint, found.section, model, found.model, loads)
+        if other is not None:
+            found.fix, found.otherwise = other, fix
+
+
+def _only_harmless_then(found: Check, judge: _Judge, fix: Fix) -> bool:
+    """Whether after a fix nothing but harmless keys differs."""
+    verdict = judge.verdict(fix.keys)
+    keys = {*verdict.missing, *verdict.unexpected}
+    renamed = found.section.with_keys(fix.keys)
+    reasons = harmless(verdict.missing, verdict.unexpected, renamed, found.model)
+    return not verdict.mismatched and not verdict.errors and all(key in reasons and not is_renamed(key) for key in keys)
 
 
 def _with_ties(found: Check, judge: _Judge, entries: Any) -> Fix | None:
@@ -205,44 +282,6 @@ def _view(section: Section, key: str) -> Any:
     return section[key].view_of if key in section.tensors else None
 
 
-def _built_otherwise(found: Check, model: Model, entries: Any) -> Fix | None:
-    """The arguments with which the model would have the file's shapes: ``classes=10``, where it was built with 2."""
-    from ..torch.live import section_of
-    from ..torch.verdicts import NeedsValues, verdict
-
-    sizes = {(mine, its) for one in found.mismatched for mine, its in zip(one.model, one.file, strict=False)}
-    changed = {
-        name: its for name, value in model.numbers().items() for mine, its in sorted(sizes) if value == mine != its
-    }
-    for kwargs in [{name: its} for name, its in changed.items()] + ([changed] if len(changed) > 1 else []):
-        try:
-            other = model.with_kwargs(kwargs)
-            module = other.build().module
-            strict = verdict(module, entries).strict
-        except (ModelError, NeedsValues):
-            continue
-        if strict:
-            of = len(section_of(module))
-            command = join(["ckpt", "check", _named(found), "--model", *model_words(other)])
-            return Fix(command, of, of, True, KeyMap({}))
-    return None
-
-
-def _named(found: Check) -> str:
-    selected = found.checkpoint.selected
-    return found.checkpoint.path if selected is None else f"{found.checkpoint.path}#{selected}"
-
-
-def model_words(model: Model) -> list[str]:
-    """How the command line names this model."""
-    words = [model.spec]
-    if model.args:
-        words += ["--args", json.dumps(list(model.args))]
-    if model.kwargs:
-        words += ["--kwargs", json.dumps(model.kwargs)]
-    return words
-
-
 class _Judge:
     """Torch's verdicts on the same weights under several names."""
 
@@ -251,7 +290,7 @@ class _Judge:
         self.section = section
         self.module = module
         self.entries = entries
-        self.needs_values = False
+        self.fresh: Callable[[], nn.Module] | None = None
 
     def verdict(self, keys: KeyMap | None = None) -> Any:
         from ..torch.state_dicts import under
@@ -259,9 +298,8 @@ class _Judge:
 
         entries = self.entries if keys is None else under(self.entries, keys.pairs)
         try:
-            return verdict(self.module, entries)
+            return verdict(self.module, entries, self.fresh)
         except NeedsValues:
-            self.needs_values = True
             return self._with_values(keys)
 
     def _with_values(self, keys: KeyMap | None) -> Any:
@@ -298,7 +336,7 @@ def _fill(found: Check, judge: _Judge, entries: Any) -> None:
             found.parameters += info.numel * (fits and view not in fitting)
             counted.add(view)
             fitting |= {view} if fits else set()
-    found.loads = verdict.strict and found.matched > 0
+    found.loads = verdict.strict and found.matched > 0 and not found.damage
     found.harmless = harmless(found.missing, found.unexpected, found.section, found.model)
 
 

@@ -28,7 +28,7 @@ def check(made: Checkpoint, path: str, verify: bool = False, progress: Progress 
     """
     with _reopened(path) as written:
         if written.problems:
-            raise CorruptError(f"what was written is damaged: {written.problems[0]}", path=path)
+            raise CorruptError(f"it is written, but not as it should be: {written.problems[0]}", path=path)
         there, wanted = list(written.tensors()), list(made.tensors())
         if [_facts(row) for row in there] != [_facts(row) for row in wanted]:
             name = next((w[0] for t, w in zip(there, wanted, strict=False) if _facts(t) != _facts(w)), "their number")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, digest, exactly, first_difference, in_order, same_range, stretches
 from ..errors import CheckpointError, FileError
-from ..formats.logical import check_expansion, frame, leaves, logical
+from ..formats.logical import check_expansion, content_key, frame, leaves, logical
 from ..model.source import Source
 from ..model.tensor import TensorInfo
 
@@ -77,11 +77,12 @@ def _sources(a: TensorInfo, b: TensorInfo) -> list[tuple[Source, Source]] | None
             return None
         if _repeats(x) and (x.shape, x.stride, x.conj, x.neg) == (y.shape, y.stride, y.conj, y.neg):
             x, y = _once(x), _once(y)
+        sources = logical(x), logical(y)  # which are there, or this says so
         if _same_view(x, y):
             continue
         check_expansion(x)
         check_expansion(y)
-        found.append((logical(x), logical(y)))
+        found.append(sources)
     return found
 
 
@@ -117,8 +118,8 @@ def compare(pairs: Sequence[Pair], progress: Progress | None = None, quick: bool
     twins: dict[int, int] = {}
     checks: list[tuple[int, list[tuple[Source, Source]]]] = []
     for index, (a, b) in enumerate(pairs):
-        views = a.view_of, b.view_of, a.conj, b.conj, a.neg, b.neg
-        known = first.setdefault(views, index) if None not in views[:2] else index
+        keys = content_key(a), content_key(b)
+        known = first.setdefault(keys, index) if None not in keys else index
         if known != index:
             twins[index] = known
             continue

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.copying import Progress
 from ..errors import RuleError, SelectionError
+from ..formats import recorded
 from ..formats.equality import same
 from ..model.checkpoint import Checkpoint
 from ..model.pointer import is_below
 from ..model.section import Value
 from ..model.tensor import TensorInfo
 from .content import compare, stored_nbytes
-from .ls import pattern
+from .damage import damage_of
+from .ls import matches_nothing, pattern
 from .plain import safe, safe_dict
-from .renamed import find
+from .renamed import elsewhere, find
 from .rules import Rules
-from .sides import Place, Side, sides
+from .sides import Place, Side, leading_prefix, sides
 
 if TYPE_CHECKING:
     from ..torch.metrics import Metrics
@@ -71,9 +73,13 @@ class Difference:
         identical: places of tensors with the same bytes on both sides.
         values: non-tensor entries that differ.
         facts: what does not count without ``exact``: ``device cuda:0 -> cpu`` and how many tensors it is true of.
-        frozen: places that matched ``frozen``, and those of them that moved; None without.
+        frozen: places that matched ``frozen``, those of them that moved, and those that could not be compared; None
+            without.
         compared_by: ``bytes``, ``crc32``, or ``names`` where no values were read.
         problems: what could not be read, in words.
+        unread: places of tensors that could not be compared, and why.
+        unmeasured: why nothing was measured of what changed, None if it was.
+        prefix: where no name is on both sides, the leading segments that keep them apart.
         tolerance: whether one was given.
     """
 
@@ -88,11 +94,14 @@ class Difference:
         self.values: list[ValueChange] = []
         self.notes: dict[Place, str] = {}
         self.facts: Counter[str] = Counter()
-        self.frozen: tuple[list[Place], list[Place]] | None = None
+        self.frozen: tuple[list[Place], list[Place], list[Place]] | None = None
         self.compared_by = "bytes"
         self.problems: list[str] = [
             f"{side.checkpoint.path}: {problem}" for side in (a, b) for problem in side.checkpoint.problems
         ]
+        self.unread: dict[Place, str] = {}
+        self.unmeasured: str | None = None
+        self.prefix: str | None = None
         self.tolerance = False
         self.exact = False
 
@@ -134,15 +143,26 @@ class Difference:
             "compared_by": self.compared_by,
             "not_compared": self.not_compared,
             "values": [
-                {"name": change.name, "a": _plain(change.a), "b": _plain(change.b), "in": _where(change)}
+                {
+                    "name": change.name,
+                    "a": _plain(change.a),
+                    "b": _plain(change.b),
+                    "a_type": change.a.type,
+                    "b_type": change.b.type,
+                    "in": _where(change),
+                }
                 for change in self.values
             ],
             "notes": {place.name: note for place, note in self.notes.items()},
             "facts": dict(self.facts),
+            "unread": {place.name: why for place, why in self.unread.items()},
+            "unmeasured": self.unmeasured,
+            "prefix": self.prefix,
             "problems": self.problems,
         }
         if self.frozen is not None:
-            found["frozen"] = {"of": len(self.frozen[0]), "moved": [place.name for place in self.frozen[1]]}
+            chosen, moved, unread = ([place.name for place in places] for places in self.frozen)
+            found["frozen"] = {"of": len(chosen), "moved": moved, "unread": unread}
         return found
 
     def __repr__(self) -> str:
@@ -238,6 +258,10 @@ def diff(
         raise SelectionError(
             "without reading values, there is nothing to be said of them", hint="Leave --keys-only out."
         )
+    if quick and (atol or rtol):
+        raise SelectionError(
+            "checksums tell whether bytes differ, not by how much", hint="Leave --quick out, or --atol and --rtol."
+        )
     parsed = rules if isinstance(rules, Rules) or rules is None else Rules.parse(rules)
     one, other = sides(a, b, ignore_prefix, parsed)
     found = Difference(one, other)
@@ -256,8 +280,14 @@ def diff(
     found.changed.sort(key=_order(mine))
     if not keys_only and not quick:
         _measure(found, atol, rtol, device, progress)
-    _values(found, filter)
+        _look_elsewhere(found)
+    found.problems += [f"{place.name}: not compared: {why}" for place, why in found.unread.items()]
+    entries = _values(found, filter)
+    if filter and not (mine or theirs or entries):
+        raise matches_nothing(filter)
     _unbound_facts(found, mine, theirs, common)
+    if found.removed and found.added and not common:
+        found.prefix = leading_prefix(one, other)
     if frozen:
         _frozen(found, frozen, mine, theirs)
     return found
@@ -301,7 +331,7 @@ def _bytes(
     verdicts = compare([(mine[place], theirs[place]) for place in pending], progress, quick)
     for place, verdict in zip(pending, verdicts, strict=True):
         if verdict.error is not None:
-            found.problems.append(f"{place.name}: not compared: {verdict.error}")
+            found.unread[place] = verdict.error
         elif verdict.same:
             found.identical.append(place)
         else:
@@ -333,23 +363,43 @@ def _renames(found: Difference, common: list[Place], progress: Progress | None) 
 
 
 def _measure(found: Difference, atol: float, rtol: float, device: str, progress: Progress | None) -> None:
-    """Metrics of what changed, and its nature: reshaped, permuted, damaged."""
-    if not found.changed:
-        return
-    from .measure import measured
+    """Metrics of what changed, and its nature: reshaped, permuted; and what is damaged of all that is not the same."""
+    if found.changed:
+        from .measure import measure
 
-    found.changed = measured(found.changed, atol, rtol, device, progress, found.problems)
+        measure(found, atol, rtol, device, progress)
+    alone = [(place, found.a.tensors[place], "first") for place in found.removed]
+    alone += [(place, found.b.tensors[place], "second") for place in found.added]
+    damage = damage_of(info for _, info, _ in alone)
+    found.problems += [
+        f"{place.name}: the {side} file: {text}" for place, info, side in alone for text in damage.of(info)
+    ]
 
 
-def _values(found: Difference, filter: Sequence[str]) -> None:
+def _look_elsewhere(found: Difference) -> None:
+    """Notes on tensors whose bytes stood under another name: blocks that were swapped or moved on by one."""
+    there = elsewhere(
+        {change.place: change.a for change in found.changed if change.what == ("values",)},
+        {change.place: change.b for change in found.changed if change.what == ("values",)}
+        | {place: found.b.tensors[place] for place in found.added},
+    )
+    for index, change in enumerate(found.changed):
+        if change.place in there:
+            text = f"the bytes that {there[change.place].name} had"
+            found.changed[index] = change._replace(note=f"{change.note}; {text}" if change.note else text)
+    found.notes |= {place: f"the bytes that {there[place].name} had" for place in found.added if place in there}
+
+
+def _values(found: Difference, filter: Sequence[str]) -> int:
+    """Entries that are no tensors; how many were compared."""
     ours, theirs = _entries(found.a, found.b), _entries(found.b, found.a)
     matches = pattern(filter) if filter else None
-    for name in dict.fromkeys([*ours, *theirs]):
-        if matches is not None and not matches(name):
-            continue
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if matches is None or matches(name)]
+    for name in names:
         one, other = ours.get(name, MISSING), theirs.get(name, MISSING)
         if not _same_value(one, other):
             found.values.append(ValueChange(name, one, other))
+    return len(names)
 
 
 def _entries(side: Side, other: Side) -> dict[str, Value]:
@@ -357,10 +407,12 @@ def _entries(side: Side, other: Side) -> dict[str, Value]:
     headers = all(one.checkpoint.format in ("safetensors", "sharded") for one in (side, other))
     hidden = "__metadata__/ckpt_inspect" if headers else "__metadata__/"
     alone = side.modules - other.modules
+    ties = recorded.of(side.checkpoint).ties if headers else {}
     return {
         name: value
         for name, value in side.values.items()
         if not (name.startswith(hidden) and side.checkpoint.format in ("safetensors", "sharded"))
+        and name.removeprefix("__metadata__/") not in ties
         and not any(is_below(name, module) for module in alone)
     }
 
@@ -389,11 +441,16 @@ def _unbound_facts(
         ):
             if x is not None and y is not None and x != y:
                 found.facts[f"{name} {_text(x)} -> {_text(y)}" if name != "stride" else "other strides"] += 1
+    for side in (found.a, found.b):
+        if side.transient:
+            found.facts[f"not in state_dict(): {', '.join(place.name for place in side.transient[:3])}"] += len(
+                side.transient
+            )
     here = set(common)
     order = [[place for place in side.tensors if place in here] for side in (found.a, found.b)]
     if order[0] != order[1]:
         found.facts["another order of keys"] += sum(x != y for x, y in zip(*order, strict=True))
-    if "safetensors" not in (found.a.checkpoint.format, found.b.checkpoint.format):
+    if not {"safetensors", "sharded"} & {found.a.checkpoint.format, found.b.checkpoint.format}:
         ties = [_ties(side, here) for side in (mine, theirs)]
         if ties[0] != ties[1]:
             found.facts["other ties"] += len(set().union(*(ties[0] ^ ties[1])))
@@ -423,7 +480,8 @@ def _frozen(
     matches = pattern(globs)
     chosen = [place for place in places if matches(place.key) or matches(place.name)]
     identical = {*found.identical, *(place for pair in found.renamed for place in pair)}
-    found.frozen = chosen, [place for place in chosen if place not in identical]
+    unread = [place for place in chosen if place in found.unread]
+    found.frozen = chosen, [place for place in chosen if place not in identical and place not in found.unread], unread
 
 
 def total_bytes(a: Checkpoint, b: Checkpoint) -> int:

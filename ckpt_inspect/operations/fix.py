@@ -17,8 +17,11 @@ from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
+from ..model.spec import is_spec
 from ..model.wrappers import COUNTER
-from .like import HARMLESS, like
+from .leftovers import HARMLESS
+from .like import like
+from .naming import selected
 from .rename import Plan, section_keys
 from .rules import Rules
 
@@ -40,6 +43,7 @@ class Fix(NamedTuple):
         matched, of: tensors of the model that the new file will have, of how many.
         loads: whether ``load_state_dict(strict=True)`` then succeeds.
         keys: the map it applies.
+        only_harmless: if it does not: nothing but harmless keys differs then.
     """
 
     command: str
@@ -47,6 +51,12 @@ class Fix(NamedTuple):
     of: int
     loads: bool
     keys: KeyMap
+    only_harmless: bool = False
+
+    @property
+    def leaves_out(self) -> bool:
+        """Tensors of the file that are no leftovers are dropped."""
+        return any(key.rpartition(".")[2] not in HARMLESS for key in self.keys.dropped)
 
     @property
     def short(self) -> str:
@@ -71,7 +81,7 @@ def find_fix(
     loads: Callable[[KeyMap], bool],
     matched: int,
 ) -> Fix | None:
-    """The best command, None if none gives more than there is.
+    """The best command, None if none gives more than there is, and at least half of what the file or the model has.
 
     Args:
         checkpoint: the file, or a selected part.
@@ -88,19 +98,33 @@ def find_fix(
         if one.matched == of and one.left == 0 and loads(one.keys):
             return search.fix(one, of, True)
     best = found[0] if found else None
-    if best is None or best.matched <= matched:
-        return None
+    if best is None or best.matched <= matched or 2 * best.matched < min(of, len(search.shapes)):
+        return None  # a few tensors that happen to agree make it no file of this model
     return search.fix(best, of, loads(best.keys))
 
 
-def dropping(checkpoint: Checkpoint, section: Section, keys: Iterable[str], of: int, matched: int) -> Fix | None:
-    """The command that leaves out keys of another shape, which even ``strict=False`` refuses."""
+def dropping(
+    checkpoint: Checkpoint, section: Section, model: Section, model_words: list[str], keys: Iterable[str], matched: int
+) -> Fix | None:
+    """The command that leaves out keys of another shape, which even ``strict=False`` refuses; as for ``find_fix``."""
     gone = set(keys)
     pairs = KeyMap({key: None if key in gone else key for key in section_keys(section)})
     if section.kind == "module" or not gone or len(gone) == len(pairs):
         return None
-    words = ["remap", _argument(checkpoint, section), *_options("--drop", pairs.drops())]
+    drops = pairs.drops()
+    how = _options("--drop", drops)
+    if len(drops) > _FEW and is_spec(model_words[0]):
+        found = like(section, model)
+        if found.keys.is_identity() and {key for key, _ in found.mismatched} == gone:
+            how = ["--like", *model_words, "--drop-mismatched"]
+    words = ["remap", _argument(checkpoint, section), *how]
+    of = sum(info.persistent for info in model.values())
     return Fix(join(["ckpt", *words, "-o", beside(checkpoint.path, "partial")]), matched, of, False, pairs)
+
+
+def rescue(checkpoint: Checkpoint) -> str:
+    """The command that makes of a damaged file one of what is whole."""
+    return join(["ckpt", "salvage", checkpoint.path, "-o", beside(checkpoint.path, "salvaged")])
 
 
 def tied(checkpoint: Checkpoint, section: Section, twins: dict[str, str], of: int) -> Fix:
@@ -144,9 +168,7 @@ class _Search:
 
     def candidates(self) -> Iterator[_Candidate]:
         """Those that rename something, and that can be written."""
-        argument = self.checkpoint.path
-        if self.checkpoint.selected is not None:
-            argument += f"#{self.checkpoint.selected}"
+        argument = selected(self.checkpoint)
         for words in (["strip-prefix", argument], ["strip-prefix", argument, "--nested"]):
             yield from self._planned(words, "stripped", self._strip(nested="--nested" in words))
         mine = _argument(self.checkpoint, self.section)

@@ -19,6 +19,7 @@ leave out, are not hashed; nor are devices, ``requires_grad``, ties, strides.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,11 +27,13 @@ from ..containers.copying import Progress
 from ..containers.streaming import digest, in_order
 from ..errors import CheckpointError
 from ..formats import recorded
-from ..formats.logical import check_expansion, logical, scheme
+from ..formats.logical import check_expansion, content_key, logical, scheme
 from ..model.checkpoint import Checkpoint
 from ..model.pointer import is_below, relative
+from ..model.problem import Problem
 from ..model.section import Section
 from ..model.tensor import TensorInfo
+from .damage import Damage
 
 SCHEMA = "ckpt-inspect/hash/1"
 TAG = "ckpt1"
@@ -53,7 +56,7 @@ class Fingerprint:
         structure: whether values were left out.
         sections: digest of each, by pointer; None where a tensor of it could not be read.
         tensors: each tensor's, section by section in saved order.
-        whole: the digest of all.
+        whole: the digest of all; None where something is lost: what is left is another checkpoint.
         problems: what could not be read.
     """
 
@@ -112,13 +115,9 @@ def hash(checkpoint: Checkpoint, structure: bool = False, progress: Progress | N
     ]
     rows += _ties(checkpoint)
     views: dict[object, int] = {}  # tied tensors are read once
-    first = [
-        views.setdefault((info.view_of, info.conj, info.neg) if info.view_of is not None else index, index)
-        for index, (_, _, _, info) in enumerate(rows)
-    ]
+    first = [views.setdefault(content_key(info) or index, index) for index, (_, _, _, info) in enumerate(rows)]
     unique = list(dict.fromkeys(first))
-    done = in_order(partial(_tensor, rows[index][3], structure, progress) for index in unique)
-    digests = dict(zip(unique, done, strict=True))
+    digests = dict(zip(unique, _digests([rows[index][3] for index in unique], structure, progress), strict=True))
     by_section: dict[str, list[tuple[str, bytes | None]]] = {pointer: [] for pointer in checkpoint.sections}
     for index, (name, key, section, info) in enumerate(rows):
         told = digests[first[index]]
@@ -127,10 +126,27 @@ def hash(checkpoint: Checkpoint, structure: bool = False, progress: Progress | N
             found.problems.append(f"{name}: {told}")
         found.tensors.append(TensorHash(name, key, info, value))
         by_section[section.pointer].append((info.key, value))
-    found.sections = {pointer: _joined(entries) for pointer, entries in by_section.items()}
+    lost = any(Problem.of(problem).damage for problem in checkpoint.problems)
+    found.sections = {pointer: None if lost else _joined(entries) for pointer, entries in by_section.items()}
     names = [(_seen(checkpoint, pointer), value) for pointer, value in found.sections.items()]
-    found.whole = names[0][1] if len(names) == 1 else _joined(names)
+    found.whole = names[0][1] if len(names) == 1 else None if lost else _joined(names)
     return found
+
+
+def _digests(infos: list[TensorInfo], structure: bool, progress: Progress | None) -> Iterator[bytes | str]:
+    """The digest of each, or why there is none: bytes that fail their checksum are not what was saved."""
+    damage = Damage()
+
+    def tasks() -> Iterator[Callable[[], bytes | str | None]]:
+        for info in infos:
+            yield partial(_tensor, info, structure, progress)
+            if not structure:
+                yield from damage.tasks(info)
+
+    found = [done for done in in_order(tasks()) if done is not None]
+    for info, done in zip(infos, found, strict=True):
+        hurt = damage.of(info) if isinstance(done, bytes) else []
+        yield "; ".join(hurt) or done
 
 
 def _ties(checkpoint: Checkpoint) -> list[tuple[str, str, Section, TensorInfo]]:

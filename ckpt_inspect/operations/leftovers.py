@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..model.section import Section
-from .like import HARMLESS
 
+HARMLESS = {
+    "num_batches_tracked": "a counter that BatchNorm uses only with momentum=None; files from before 2018 lack it",
+    "position_ids": "0, 1, 2, …: the model makes it anew",
+    "inv_freq": "frequencies of rotary embeddings: the model makes them anew",
+    "total_ops": "counted by thop, no part of the model",
+    "total_params": "counted by thop, no part of the model",
+    "n_averaged": "how many models AveragedModel has averaged; the weights do not need it",
+    "global_step": "a counter of training, no part of the model",
+}
 _OLD_NORM, _NEW_NORM = ("weight_g", "weight_v"), ("original0", "original1")
 
 
@@ -31,6 +39,11 @@ def harmless(missing: list[str], unexpected: list[str], file: Section, model: Se
         found.update((key, "weight norm of before torch 2.0; the file has its newer names") for key in sorted(old))
         found.update((key, "weight norm of torch 2.0 and later; the model has its older names") for key in sorted(new))
     return found
+
+
+def is_renamed(key: str) -> bool:
+    """Of weight norm: it is there under its other name, and without that the model lacks it."""
+    return key.endswith((*_OLD_NORM, *_NEW_NORM))
 
 
 def _tied(section: Section, keys: list[str], others: set[str]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import translate
 from typing import Any, NamedTuple
 
-from ..errors import SelectionError
+from ..errors import RuleError, SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section
 from ..model.tensor import TensorInfo
@@ -95,6 +95,15 @@ def pattern(globs: Sequence[str]) -> Any:
     import re
 
     return re.compile("|".join(translate(glob) for glob in globs)).match
+
+
+def matches_nothing(globs: Sequence[str], path: str | None = None) -> RuleError:
+    """What a check says that would look at nothing: that is no success."""
+    listed = ", ".join(repr(glob) for glob in globs)
+    return RuleError(
+        f"--filter {listed} matches no tensor: nothing would be checked", path=path,
+        hint="Patterns are matched against the whole key; * crosses dots: --filter '*.weight'",
+    )  # fmt: skip
 
 
 def row_dict(row: Row) -> dict[str, Any]:

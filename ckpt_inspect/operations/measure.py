@@ -8,58 +8,67 @@ from itertools import permutations
 from threading import local
 from typing import TYPE_CHECKING, Any
 
-from ..containers.checksums import Span, checksums
 from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, exactly, first_difference, in_order, stretches
 from ..dtypes import BY_NAME
-from ..errors import CheckpointError, FileError
-from ..formats.archive import WRONG_CHECKSUM
-from ..formats.logical import frame, leaves, logical
+from ..errors import CheckpointError, FileError, TorchMissingError
+from ..formats.logical import frame, leaves, logical, scheme
 from ..model.tensor import TensorInfo
+from .damage import Damage, damage_of
 from .operands import operand
 
 if TYPE_CHECKING:
-    from ..torch.metrics import Metrics, Operand
-    from .diff import Change
+    from ..torch.metrics import Metrics
+    from ..torch.operand import Operand
+    from .diff import Change, Difference
 
 _MOST_DIMS = 5  # permutations of more are not tried
 _PROBE = 4096
 
 
-def measured(
-    changes: list[Change], atol: float, rtol: float, device: str, progress: Progress | None, problems: list[str]
-) -> list[Change]:
-    """The changes with their metrics and notes; what cannot be read goes to ``problems``.
+def measure(found: Difference, atol: float, rtol: float, device: str, progress: Progress | None) -> None:
+    """Put metrics and notes to the changes; what cannot be read goes to the problems.
 
     Raises:
         UnsupportedError: there is no such device.
     """
-    from ..torch.chunks import check_device, single_threaded
-
-    check_device(device)
-    found = []
-    with single_threaded():
-        work = _Work(atol, rtol, device, progress)
-        results: dict[int, Metrics] = {}
-        failed: dict[int, str] = {}
-        operands: dict[int, tuple[Operand, Operand] | str] = {}
-        tasks = work.tasks(changes, operands)
-        for index, part in in_order(tasks, 1 if device != "cpu" else None):
-            if isinstance(part, str):
-                failed[index] = part
-            elif index in results:
-                results[index].add(part)
-            else:
-                results[index] = part
-    damage = _damaged([info for change in changes for info in (change.a, change.b)])
+    measured = _Measured()
+    try:
+        measured.run(found.changed, atol, rtol, device, progress)
+    except TorchMissingError:
+        found.unmeasured = "how far apart they are was not measured: torch is not installed here"
+    damage = damage_of(info for change in found.changed for info in (change.a, change.b))
+    changes, found.changed = found.changed, []
     for index, change in enumerate(changes):
-        if index in failed:
-            problems.append(f"{change.name}: not compared: {failed[index]}")
+        if index in measured.failed:
+            found.unread[change.place] = measured.failed[index]
             continue
         hurt = _hurt(change, damage)
-        problems += [f"{change.name}: {text}" for text in hurt]
-        found.append(_judged(change, results.get(index), operands.get(index), hurt))
-    return found
+        found.problems += [f"{change.name}: {text}" for text in hurt]
+        found.changed.append(_judged(change, measured.metrics.get(index), measured.operands.get(index), hurt))
+
+
+class _Measured:
+    """By place among the changes: metrics, why there are none, and what was computed with."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[int, Metrics] = {}
+        self.failed: dict[int, str] = {}
+        self.operands: dict[int, tuple[Operand, Operand] | str] = {}
+
+    def run(self, changes: list[Change], atol: float, rtol: float, device: str, progress: Progress | None) -> None:
+        from ..torch.chunks import check_device, single_threaded
+
+        check_device(device)
+        with single_threaded():
+            tasks = _Work(atol, rtol, device, progress).tasks(changes, self.operands)
+            for index, part in in_order(tasks, 1 if device != "cpu" else None):
+                if isinstance(part, str):
+                    self.failed[index] = part
+                elif index in self.metrics:
+                    self.metrics[index].add(part)
+                else:
+                    self.metrics[index] = part
 
 
 class _Work:
@@ -163,7 +172,9 @@ def _judged(
         notes += _oddities(metrics)
         if "dtype" in what and metrics.changed:
             what = (*what, "values")
-        if metrics.changed == 0 and "dtype" not in what:
+        scales = scheme(change.a) != scheme(change.b)
+        notes += ["another scale of quantization"] if scales else []
+        if metrics.changed == 0 and "dtype" not in what and not scales:
             notes.append("equal values in other bytes: signs of zeros, or payloads of NaN")
     moved = _moved(change)
     notes += [moved] if moved else []
@@ -218,33 +229,6 @@ def _permuted(a: TensorInfo, b: TensorInfo) -> str | None:
     return None
 
 
-def _damaged(infos: list[TensorInfo]) -> dict[int, str]:
-    """By ``id`` of the record, what is wrong with those that fail their checksum, or cannot be read."""
-    records = {
-        id(leaf.storage.record): leaf.storage.record
-        for info in infos for leaf in leaves(info)
-        if leaf.storage is not None and leaf.storage.record is not None and leaf.storage.record.crc is not None
-    }  # fmt: skip
-    found: dict[int, str] = {}
-    spans: dict[int, Span] = {}
-    for key, record in records.items():
-        try:
-            spans[key] = Span(record.source, record.source.size)
-        except CheckpointError as error:
-            found[key] = error.message
-    for (key, _), outcome in zip(spans.items(), checksums(list(spans.values())), strict=True):
-        if isinstance(outcome, CheckpointError):
-            found[key] = outcome.message
-        elif outcome != records[key].crc:
-            found[key] = WRONG_CHECKSUM
-    return found
-
-
-def _hurt(change: Change, damage: dict[int, str]) -> list[str]:
-    found: dict[str, None] = {}
-    for side, info in (("first", change.a), ("second", change.b)):
-        for leaf in leaves(info):
-            record = leaf.storage.record if leaf.storage is not None else None
-            if record is not None and id(record) in damage:
-                found[f"record {record.name} of the {side} file: {damage[id(record)]}"] = None
-    return list(found)
+def _hurt(change: Change, damage: Damage) -> list[str]:
+    sides = ("first", change.a), ("second", change.b)
+    return [f"the {side} file: {text}" for side, info in sides for text in damage.of(info)]

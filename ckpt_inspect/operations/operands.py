@@ -10,7 +10,7 @@ from ..formats.logical import check_expansion, leaves, logical, scheme
 from ..model.tensor import TensorInfo
 
 if TYPE_CHECKING:
-    from ..torch.metrics import Affine, Operand
+    from ..torch.operand import Affine, Operand
 
 
 def operand(info: TensorInfo) -> Operand | str:
@@ -19,7 +19,7 @@ def operand(info: TensorInfo) -> Operand | str:
     Raises:
         CheckpointError: its bytes cannot be read.
     """
-    from ..torch.metrics import Operand
+    from ..torch.operand import Operand
 
     reason = no_numbers(info.dtype)
     if reason is not None:
@@ -40,7 +40,7 @@ def no_numbers(dtype: str) -> str | None:
 
 def _affine(info: TensorInfo) -> Affine | None:
     """How its integers become real numbers; scales of channels are components of their own."""
-    from ..torch.metrics import Affine, Operand, vector
+    from ..torch.operand import Affine, Operand, vector
 
     found = scheme(info)
     if found is None:
@@ -48,12 +48,22 @@ def _affine(info: TensorInfo) -> Affine | None:
     if found.scale is not None and found.zero_point is not None:
         return Affine(found.scale, found.zero_point)
     parts = [part for part in info.parts if part.key in ("scales", "zero_points")]
-    if len(parts) != 2 or found.axis is None or not 0 <= found.axis < len(info.shape):
+    if len(parts) != 2 or found.axis is None or any(no_numbers(part.dtype) for part in parts):
         return None
-    if any(part.shape != (info.shape[found.axis],) or no_numbers(part.dtype) for part in parts):
+    if all(part.shape == () for part in parts):  # one channel, picked by its index
+        inner = max(1, info.numel)
+    elif 0 <= found.axis < len(info.shape) and all(part.shape == (info.shape[found.axis],) for part in parts):
+        inner = prod(info.shape[found.axis + 1 :])
+    else:
         return None
     scales, zero_points = (vector(Operand(logical(part), part.dtype)) for part in parts)
-    return Affine(scales, zero_points, prod(info.shape[found.axis + 1 :]))
+    return Affine(scales, zero_points, inner)
+
+
+def unstored_zeros(info: TensorInfo) -> int:
+    """Elements of a sparse tensor that are zero because they are not stored; 0 for all other layouts."""
+    values = numbers_of(info) if info.layout.startswith("sparse_") else None
+    return max(0, info.numel - values.numel) if values is not None else 0
 
 
 def numbers_of(info: TensorInfo) -> TensorInfo | None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from .add_prefix import refuse_objects
-from .like import HARMLESS, like
+from .leftovers import HARMLESS
+from .like import like
 from .rename import Plan, section_keys, target
 from .rules import Rules
 

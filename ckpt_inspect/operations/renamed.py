@@ -148,3 +148,15 @@ def _target(place: Place, moved: Mapping[Place, set[Place]]) -> Place | None:
             module = next(iter(targets))
             return Place(module.section, f"{module.key}.{rest}" if module.key else rest, place.pointed)
     return None
+
+
+def elsewhere(before: Tensors, after: Tensors) -> dict[Place, Place]:
+    """Of tensors in ``after``, the one other place in ``before`` that held their bytes."""
+    groups = _by_bytes([dict(before), dict(after)], None)
+    return {
+        new: old
+        for ours, theirs in groups.values()
+        if len(ours) == len(theirs) == 1
+        for old, new in [(ours[0], theirs[0])]
+        if old != new
+    }

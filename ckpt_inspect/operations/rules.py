@@ -105,7 +105,7 @@ class Rules:
         rule.refuse(
             f"never comes to its turn: '{before.text.strip()}' before it takes {key!r}"
             + (f" and {len(matched) - 1:,} more" if len(matched) > 1 else ""),
-            "The first rule that matches counts: put this one before it, or give --allow-unused.",
+            "The first rule that matches counts: put this one before it.",
         )
 
     # -- the way back ---------------------------------------------------------------------------------
@@ -237,7 +237,9 @@ def _refuse_unused(what: str, pattern: str, keys: list[str]) -> NoReturn:
         hint = f"Did you mean {' or '.join(map(repr, close))}?"
     else:
         hint = f"The keys begin with {', '.join(map(repr, names[:3]))}." if names else "There are no keys."
-    raise RuleError(f"{what} matches no key", hint=f"{hint} With --allow-unused this is no error.")
+    error = RuleError(f"{what} matches no key", hint=hint)
+    error.unused = True
+    raise error
 
 
 # -- files --------------------------------------------------------------------------------------------

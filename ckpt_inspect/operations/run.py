@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from .naming import selected
 from .plain import safe
 from .trial import forward_dict, load
 
@@ -54,7 +56,7 @@ class Run:
         return all(output.finite for output in self.forward.outputs)
 
     def __repr__(self) -> str:
-        return f"<Run of {self.name}: {len(self.parts)} modules, {self.parts[0].flops or 0:,} FLOPs>"
+        return f"<Run of {self.name}: {len(self.parts)} modules, {self.parts[0].flops:,} FLOPs>"
 
     def to_dict(self) -> dict[str, Any]:
         whole = self.parts[0]
@@ -101,16 +103,17 @@ def run(
         raise SelectionError(
             f"a {checkpoint.format} file holds weights, and no code that could be run",
             path=checkpoint.path,
-            hint=f"Name the model they are for: ckpt run {checkpoint.path} --model nets.py:Net --input 1,3,32,32",
+            hint=f"Name the model they are for: {join(['ckpt', 'run', selected(checkpoint)])} --model nets.py:Net --input 1,3,32,32",
         )
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch is imported: its profiler is talkative
     from ..torch.forward import make_inputs, run_forward
     from ..torch.loading import checked_device
-    from ..torch.running import load_script, watch
+    from ..torch.running import watch
+    from ..torch.scripted import load_script
 
     target = checked_device(device)
     if rebuilt is not None:
-        module, name = rebuilt, type(rebuilt).__name__
+        module, name = rebuilt[0], type(rebuilt[0]).__name__
     elif model is not None:
         module, _, _ = load(checkpoint, model, None, device)
         name = model.spec
@@ -119,13 +122,17 @@ def run(
         name = str(getattr(module, "original_name", type(module).__name__))
     fed = make_inputs(inputs, seed, target)
     parts, why = watch(module, fed)
+    why = "; ".join(filter(None, [why, rebuilt[1] if rebuilt is not None else None])) or None
     forward = run_forward(module, fed)
     parts[0] = parts[0]._replace(outputs=[output.shape for output in forward.outputs])
     return Run(checkpoint, name, is_script and model is None, str(target), parts, why, forward, inputs, seed)
 
 
-def _rebuilt(checkpoint: Checkpoint, device: str) -> nn.Module | None:
-    """A recorded module of nothing but layers of torch in Sequentials: what it computes is known without its code."""
+def _rebuilt(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, str | None] | None:
+    """A recorded module of nothing but layers of torch in Sequentials: what it computes is known without its code.
+
+    With it, what is to be said of it.
+    """
     roots = [checkpoint.sections[pointer] for pointer in checkpoint.candidates() if pointer in checkpoint.sections]
     if (
         len(roots) != 1
@@ -133,12 +140,21 @@ def _rebuilt(checkpoint: Checkpoint, device: str) -> nn.Module | None:
         or not all(m.cls.startswith("torch.nn.") for m in roots[0].modules.values())
     ):
         return None
-    from torch import nn
-
-    from ..torch.container import Container
     from ..torch.loading import checked_device
     from ..torch.rebuild import build_module
 
     made = build_module(checkpoint, section=roots[0].pointer, device=checked_device(device))
-    unknown = (Container, nn.ModuleList, nn.ModuleDict)
-    return None if any(isinstance(part, unknown) for part in made.modules()) else made
+    if not _is_known(made):
+        return None
+    hooked = [path or "the whole" for path, info in roots[0].modules.items() if any("forward" in h for h in info.hooks)]
+    return made, f"hooks that the file records are not run: of {', '.join(hooked[:8])}" if hooked else None
+
+
+def _is_known(module: nn.Module) -> bool:
+    from torch import nn
+
+    from ..torch.calls import LAYERS
+
+    if isinstance(module, nn.Sequential):
+        return all(map(_is_known, module))
+    return type(module) in LAYERS.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..containers import output
 from ..containers.copying import Piece, size_of
@@ -17,6 +17,7 @@ from ..formats.salvaging import Stock, end_of
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
+from ..model.lost import Lost
 from ..model.problem import Problem
 from ..model.storage import Container, Record, Storage
 from ..model.tensor import TensorInfo
@@ -26,15 +27,8 @@ from .verify import Verification, archive_of, components, verify
 
 SCHEMA = "ckpt-inspect/salvage/1"
 FILLS = (salvaging.ZEROS, salvaging.NAN)
-_FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
+FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
 _CHANGED = "its bytes fail their checksum"
-
-
-class Lost(NamedTuple):
-    """A tensor that is not whole, and why."""
-
-    name: str
-    why: str
 
 
 class Salvage:
@@ -104,7 +98,7 @@ def salvage(path: str, out: str | None = None, *, fill: str | None = None, force
         path, _ = split_section(path)  # the whole file is rescued
     found = Salvage(path, fill)
     with _open(path, found) as checkpoint:
-        if checkpoint.format not in _FORMATS:
+        if checkpoint.format not in FORMATS:
             raise UnsupportedError(
                 f"{checkpoint.format} files are not salvaged: their code and their tensors belong together",
                 path=path,

@@ -10,6 +10,7 @@ from ..errors import CheckpointError, UnsupportedError
 from ..formats import drafts, open_checkpoint
 from ..formats.rewrite import NewFile, rewritten
 from ..model.checkpoint import Checkpoint
+from .proven import Proof
 
 
 class Written(NamedTuple):
@@ -22,24 +23,31 @@ class Written(NamedTuple):
 def save(checkpoint: Checkpoint, out: str, *, force: bool = False, progress: Any = None) -> Written:
     """Write a checkpoint, as renamed, to a new file, or to a new directory for a sharded one.
 
-    Tensor bytes are copied in the kernel where the system can. The file is complete under its name or not there.
+    Tensor bytes are copied as they lie. The file is complete under its name or not there.
 
     Raises:
         OutputExistsError: ``out`` is there and ``force`` is not given.
         UnsupportedError: the format is read only.
-        CorruptError: the file is damaged, or changed while it was read.
+        CorruptError: the file is damaged, or changed while it was read. Records whose checksums go no further (casts,
+            formats without them) are compared with them first.
     """
     files = rewritten(checkpoint)
     total = sum(file.nbytes for file in files)
-    like = (checkpoint.origin or checkpoint).containers[0].path
-    if checkpoint.format == "sharded":
-        contents = {file.name: file.pieces for file in files}
-        output.replace_directory(
-            out, contents, force=force, replaces=_shards_in(out), like=like, total=total, progress=progress
-        )
-    else:
-        (file,) = files
-        output.replace_file(out, file.pieces, force=force, like=like, total=total, progress=progress)
+    origin = checkpoint.origin or checkpoint
+    origin = origin.whole or origin
+    like = origin.containers[0].path
+    with Proof(files, origin) as proof:
+        if checkpoint.format == "sharded":
+            contents = {file.name: file.pieces for file in files}
+            output.replace_directory(
+                out, contents, force=force, replaces=_shards_in(out), like=like, total=total, progress=progress,
+                check=proof.check,
+            )  # fmt: skip
+        else:
+            (file,) = files
+            output.replace_file(
+                out, file.pieces, force=force, like=like, total=total, progress=progress, check=proof.check
+            )
     return Written(out, total)
 
 
@@ -60,13 +68,14 @@ def save_in_place(checkpoint: Checkpoint) -> Written:
     """
     origin = checkpoint.origin
     files = rewritten(checkpoint) if origin is None else drafts.edits(drafts.settled(checkpoint))
-    if not files:
-        return Written(checkpoint.path, 0)
     for file in files:
         if file.edit is None:
             raise UnsupportedError(
                 f"not in place: {file.why_not}", path=file.source, hint="Write a new file instead: -o OUT"
             )
+    files = [file for file in files if _edited(file)]
+    if not files:
+        return Written(checkpoint.path, 0)
     containers = (origin.whole or origin if origin is not None else checkpoint).containers
     read = [whole[0] for c in containers if (whole := c.source.file_range()) is not None]
     with journal.edit_many([file.source for file in files], read=read) as edits:

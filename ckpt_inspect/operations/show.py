@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import prod
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.copying import Progress
-from ..dtypes import BY_NAME
-from ..errors import CheckpointError, MissingKeyError, SelectionError, UnsupportedError
+from ..dtypes import BY_NAME, PACKED
+from ..errors import CheckpointError, CorruptError, MissingKeyError, SelectionError, TorchMissingError, UnsupportedError
 from ..formats.literal import literal
-from ..formats.logical import leaves, logical
+from ..formats.logical import innermost, leaves, scheme
+from ..formats.objects import class_name, is_mapping
+from ..formats.parts import node_at
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
+from ..model.graph import Opaque, Pickle
+from ..model.problem import Problem
 from ..model.section import Section, Value
-from ..model.source import Source
 from ..model.tensor import TensorInfo
+from .damage import damage_of
 from .ls import Row, row_dict
 from .operands import numbers_of, operand
 from .plain import safe, safe_dict
@@ -34,7 +40,10 @@ _SLICE = re.compile(r"\s*(-?\d+)?\s*(:?)\s*(-?\d+)?\s*(?::\s*(\d+))?\s*")
 
 
 class Where(NamedTuple):
-    """A component's bytes: its name (``""`` the tensor itself), storage, record, and the range in the file."""
+    """A component's bytes: its name (``""`` the tensor itself), storage, record, and the range in the file.
+
+    The range reaches from its first element to its last: of a view with gaps it holds others too.
+    """
 
     part: str
     storage: str
@@ -56,6 +65,7 @@ class Shown:
         values: nested lists of the slice that was asked for.
         sliced: shape of that slice.
         entry: of another entry, its leaf; None for a container.
+        cls: of a container that is an object of some class, that class.
         text: lines that print it.
     """
 
@@ -71,6 +81,7 @@ class Shown:
         self.values: Any = None
         self.sliced: tuple[int, ...] | None = None
         self.entry: Value | None = None
+        self.cls: str | None = None
         self.text: list[str] = []
         self.problems: list[str] = []
 
@@ -93,7 +104,7 @@ class Shown:
             found["histogram"] = self.histogram
             found["values"] = safe(self.values)
         else:
-            found["type"] = self.entry.type if self.entry is not None else "container"
+            found["type"] = self.entry.type if self.entry is not None else self.cls or "container"
             found["value"] = safe(self.entry.value) if self.entry is not None else None
             found["text"] = "\n".join(self.text)
         found["note"] = self.note
@@ -127,6 +138,9 @@ def show(
     try:
         _tensor(found, checkpoint, name, slice, device, progress)
     except MissingKeyError:
+        lost = [problem for problem in checkpoint.problems if name in Problem.of(problem).names]
+        if lost:
+            raise CorruptError(f"{name!r} cannot be shown: {lost[0]}", path=checkpoint.path) from None
         if not _other(found, checkpoint, name, all_of_it):
             raise
         if slice is not None:
@@ -155,8 +169,14 @@ def _tensor(
         if slice is not None:
             view = sliced(info, slice)
             found.sliced, found.values = view.shape, _listed(view)
+            found.problems += [f"{full}: {text}" for text in damage_of([info]).of(info)]
         else:
             _measured(found, info, device, progress)
+    except TorchMissingError:
+        if slice is not None:
+            raise
+        found.note = "not measured: torch is not installed here"
+        found.problems += [f"{full}: {text}" for text in damage_of([info]).of(info)]
     except (SelectionError, UnsupportedError):
         raise
     except CheckpointError as error:
@@ -172,15 +192,22 @@ def _measured(found: Shown, info: TensorInfo, device: str, progress: Progress | 
         ((found.stats, found.note, failed),) = measure([info], device, progress)
         if failed:
             found.problems.append(f"{found.name}: {found.note}")
+            found.note = None if found.stats is not None else found.note  # of damaged bytes, on stderr alone
         values, stats = numbers_of(info), found.stats
         if stats is not None and values is info and info.numel <= _FEW:
             found.values = _listed(info)
             return
-        if stats is None or values is None or stats.low is None or stats.high is None or stats.low == stats.high:
+        if stats is None or values is None or stats.low is None or stats.high is None:
+            return
+        low, high = float(stats.low), float(stats.high)
+        if low == high:
             return
         numbers = operand(values)
         if not isinstance(numbers, str):
-            found.histogram = histogram(numbers, BINS, float(stats.low), float(stats.high), device)
+            found.histogram = histogram(numbers, BINS, low, high, device)
+            zeros = stats.count - sum(found.histogram) - stats.nan - stats.inf
+            if zeros > 0:  # those that a sparse tensor does not store
+                found.histogram[min(BINS - 1, int((0 - low) / (high - low) * BINS))] += zeros
 
 
 def _where(info: TensorInfo) -> Iterator[Where]:
@@ -192,7 +219,11 @@ def _where(info: TensorInfo) -> Iterator[Where]:
         itemsize = BY_NAME[leaf.dtype].itemsize if leaf.dtype in BY_NAME else 0
         start = place[1] + leaf.storage_offset * itemsize if place is not None else None
         record = storage.record.name if storage.record is not None else None
-        yield Where("" if leaf is info else leaf.key, storage.id, record, start, leaf.nbytes)
+        span = leaf.nbytes
+        if itemsize and leaf.numel and leaf.dtype not in PACKED:
+            last = sum((n - 1) * step for n, step in zip(leaf.shape, leaf.stride or (), strict=True))
+            span = (last + 1) * itemsize
+        yield Where("" if leaf is info else leaf.key, storage.id, record, start, span)
 
 
 def sliced(info: TensorInfo, text: str) -> TensorInfo:
@@ -200,36 +231,74 @@ def sliced(info: TensorInfo, text: str) -> TensorInfo:
 
     Raises:
         SelectionError: malformed, too many, or out of bounds.
+        UnsupportedError: it has no values of its own.
     """
     if info.storage is None or info.stride is None:
-        raise UnsupportedError(f"{info.key!r} is made of parts: it has no slices")
-    offset, shape, stride = info.storage_offset, list(info.shape), list(info.stride)
-    dim = 0
-    for part in text.strip().strip("[]").split(",") if text.strip() else []:
+        why = f"made of {len(info.parts)} parts: it has no slices" if info.parts else "on meta: it has no values"
+        raise UnsupportedError(f"{info.key!r} is {why}")
+    picks = list(_picks(info, text))
+    offset = info.storage_offset + sum(
+        pick.first * step for pick, step in zip(picks, info.stride, strict=True) if pick.n
+    )
+    kept = [(pick.n, step * pick.step) for pick, step in zip(picks, info.stride, strict=True) if pick.step]
+    shape, stride = tuple(n for n, _ in kept), tuple(step for _, step in kept)
+    view = info._replace(storage_offset=offset, shape=shape, stride=stride)
+    found = scheme(info)
+    if found is None or found.axis is None or not 0 <= found.axis < len(picks):
+        return view
+    if any(part.stride is None or part.shape != (info.shape[found.axis],) for part in info.parts):
+        return view
+    return _with_channels(view, picks[found.axis], sum(pick.step > 0 for pick in picks[: found.axis]))
+
+
+class _Pick(NamedTuple):
+    """Of one dimension: the first element, how many, and their step; a step of 0 takes the dimension away."""
+
+    first: int
+    n: int
+    step: int
+
+
+def _picks(info: TensorInfo, text: str) -> Iterator[_Pick]:
+    given = text.strip().strip("[]").split(",") if text.strip() else []
+    for dim, part in enumerate(given):
         match = _SLICE.fullmatch(part)
         if match is None or (not match[2] and (match[1] is None or match[3] is not None or match[4])):
             raise SelectionError(
                 f"{part.strip()!r} is no index and no slice", hint="For example: --slice '0,:5,10:20:2'"
             )
-        if dim >= len(shape):
+        if dim >= len(info.shape):
             raise SelectionError(f"more indices than the {len(info.shape)} dimensions of {list(info.shape)}")
-        n = shape[dim]
+        n = info.shape[dim]
         if match[2]:
             step = int(match[4] or 1)
             if not step:
                 raise SelectionError("a step of 0")
             begin, end = (None if text is None else int(text) for text in (match[1], match[3]))
             first, last, _ = _python_slice(begin, end, step).indices(n)
-            offset += first * stride[dim] if last > first else 0
-            shape[dim], stride[dim] = len(range(first, last, step)), stride[dim] * step
-            dim += 1
+            yield _Pick(first, len(range(first, last, step)), step)
         else:
             index = int(match[1])
             if not -n <= index < n:
                 raise SelectionError(f"index {index} is out of bounds: the dimension has {n:,} elements")
-            offset += index % n * stride[dim]
-            del shape[dim], stride[dim]
-    return info._replace(storage_offset=offset, shape=tuple(shape), stride=tuple(stride))
+            yield _Pick(index % n, 1, 0)
+    yield from (_Pick(0, n, 1) for n in info.shape[len(given) :])
+
+
+def _with_channels(view: TensorInfo, pick: _Pick, axis: int) -> TensorInfo:
+    """The view of a tensor quantized by channels, with the scales of those it shows."""
+    parts = []
+    for part in view.parts:
+        (step,) = part.stride or (1,)
+        kept = ((pick.n,), (step * pick.step,)) if pick.step else ((), ())
+        parts.append(
+            part._replace(storage_offset=part.storage_offset + pick.first * step, shape=kept[0], stride=kept[1])
+        )
+    call = innermost(view.node)
+    assert call is not None
+    name, scales, zero_points, _ = call.args[4]
+    node = Opaque(call.how, call.callee, (*call.args[:4], (name, scales, zero_points, axis), *call.args[5:]))
+    return view._replace(parts=tuple(parts), node=node)
 
 
 def _listed(view: TensorInfo) -> Any:
@@ -241,7 +310,7 @@ def _listed(view: TensorInfo) -> Any:
     numbers = operand(view)
     if isinstance(numbers, str):
         raise UnsupportedError(numbers)
-    from ..torch.metrics import vector
+    from ..torch.operand import vector
 
     made = vector(numbers)
     if numbers.affine is not None:
@@ -283,10 +352,26 @@ def _other(found: Shown, checkpoint: Checkpoint, name: str, all_of_it: bool) -> 
     if not inside and not tensors:
         return False
     found.name = full
-    found.text = [f"{pointers.relative(value.name, full)} = {value.text}" for value in inside]
+    node = _object_at(checkpoint, full)
+    if node is not None:
+        found.cls = class_name(node)
+        found.text = list(literal(node, _describer(checkpoint), all_of_it))
+    else:
+        found.text = [f"{pointers.relative(value.name, full)} = {value.text}" for value in inside]
     if tensors:
-        found.note = f"{len(tensors):,} tensors below it: ckpt ls '{checkpoint.path}#{full}'"
+        count = f"{len(tensors):,} tensor{'s' if len(tensors) > 1 else ''} below it"
+        found.note = f"{count}: ckpt ls {quote(f'{checkpoint.path}#{full}')}"
     return True
+
+
+def _object_at(checkpoint: Checkpoint, pointer: str) -> Opaque | None:
+    """The object of some class that a pointer names; None for plain containers, and outside pickles."""
+    for graph in checkpoint.containers[0].graphs.values() if len(checkpoint.containers) == 1 else ():
+        if type(graph) is Pickle:
+            with suppress(MissingKeyError):
+                node = node_at(graph.root, pointer)
+                return node if type(node) is Opaque and not is_mapping(node) else None
+    return None
 
 
 def _describer(checkpoint: Checkpoint) -> Callable[[Any], str | None]:
@@ -301,48 +386,3 @@ def _describer(checkpoint: Checkpoint) -> Callable[[Any], str | None]:
         return f"<tensor {name}: {info.dtype} {list(info.shape)}>"
 
     return describe
-
-
-# -- to a file -----------------------------------------------------------------------------------------
-
-
-_NUMPY = {
-    "float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "|i1",
-    "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "|u1", "bool": "|b1", "complex128": "<c16",
-    "complex64": "<c8", "qint8": "|i1", "quint8": "|u1", "qint32": "<i4",
-}  # fmt: skip
-
-
-def save_npy(info: TensorInfo, out: str, force: bool = False) -> str:
-    """Write a tensor as a NumPy file (format 1.0 of NEP 1); gives the dtype it has there.
-
-    What NumPy lacks (bfloat16, float8) becomes float32, complex32 complex64: every value stays as it is. Quantized
-    tensors are written as their integers.
-
-    Raises:
-        UnsupportedError: no dtype of NumPy holds it.
-        OutputExistsError: ``out`` is there.
-    """
-    from ..containers.output import replace_file
-
-    code = _NUMPY.get(info.dtype)
-    numbers = operand(info)
-    if isinstance(numbers, str):
-        raise UnsupportedError(f"{info.key!r}: {numbers}")
-    wider = None
-    if code is None:
-        wider = "complex64" if info.dtype == "complex32" else "float32"
-        code = _NUMPY[wider]
-    if info.dtype == "float4_e2m1fn_x2":
-        raise UnsupportedError(f"{info.key!r}: two values in a byte have no place in a NumPy file")
-    shape = f"({', '.join(map(str, info.shape))}{',' if len(info.shape) == 1 else ''})"
-    header = f"{{'descr': '{code}', 'fortran_order': False, 'shape': {shape}, }}"
-    header += " " * (-(len(header) + 11) % 64) + "\n"
-    head = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode("latin-1")
-    body: Iterator[bytes | Source] = iter([logical(info)])
-    if wider is not None:
-        from ..torch.chunks import widened
-
-        body = widened(logical(info), info.dtype, wider)
-    replace_file(out, (piece for part in ([head], body) for piece in part), force=force)
-    return code

@@ -49,6 +49,7 @@ class Side(NamedTuple):
         values: leaves that are no tensors, by their name as seen from the part.
         modules: sections that are whole modules: the values there are attributes, which a state_dict does not have.
         left: sections that are not compared.
+        transient: tensors of a module that its state_dict leaves out, and the other side cannot have.
     """
 
     checkpoint: Checkpoint
@@ -57,6 +58,7 @@ class Side(NamedTuple):
     values: dict[str, Value]
     modules: set[str]
     left: list[str]
+    transient: list[Place]
 
 
 def sides(
@@ -83,11 +85,55 @@ def sides(
     found = _side(a, part_a, ignore_prefix, rules), _side(b, part_b, ignore_prefix, None)
     for side, part, other in ((found[0], part_a, found[1]), (found[1], part_b, found[0])):
         _add_ties(side, part, other)
-    for prefix in ignore_prefix:
-        dotted = prefix.rstrip(".") + "."
-        if not any(name.startswith(dotted) for side in found for name in side.names.values()):
-            raise RuleError(f"no key of either side begins with {dotted!r}")
+    _check_prefixes(ignore_prefix, [name for side in found for name in side.names.values()])
+    for side, other in (found, found[::-1]):
+        if side.modules and not other.modules:
+            _leave_out(side)
     return found
+
+
+def _check_prefixes(prefixes: Sequence[str], names: list[str]) -> None:
+    """Each must be there, once those before it are gone."""
+    for prefix in prefixes:
+        dotted = prefix.rstrip(".") + "."
+        bare = [name.removeprefix(dotted) for name in names]
+        if bare == names:
+            raise RuleError(f"no key of either side begins with {dotted!r}")
+        names = bare
+
+
+def _leave_out(side: Side) -> None:
+    """Tensors of a module that its ``state_dict()`` leaves out, where the other side is a state_dict."""
+    transient = [place for place, info in side.tensors.items() if not info.persistent]
+    for place in transient:
+        del side.tensors[place]
+    side.transient.extend(transient)
+
+
+def leading_prefix(a: Side, b: Side) -> str | None:
+    """The leading segments that all keys of one side carry, if without them most keys are those of the other side."""
+    for side, other in ((a, b), (b, a)):
+        ours, theirs = ([place.key for place in one.tensors if not place.pointed] for one in (side, other))
+        shared = _shared_segments(ours)
+        for count in range(1, len(shared) + 1):
+            prefix = ".".join(shared[:count]) + "."
+            found = {key.removeprefix(prefix) for key in ours}.intersection(theirs)
+            if 2 * len(found) > min(len(ours), len(theirs)):
+                return prefix
+    return None
+
+
+def _shared_segments(keys: list[str]) -> list[str]:
+    """The modules that all keys begin with."""
+    if not keys:
+        return []
+    first, last = (key.split(".")[:-1] for key in (min(keys), max(keys)))
+    shared = []
+    for one, other in zip(first, last, strict=False):
+        if one != other:
+            break
+        shared.append(one)
+    return shared if all(key.startswith(".".join(shared)) for key in keys) else []
 
 
 def _weights(checkpoint: Checkpoint) -> Checkpoint:
@@ -123,7 +169,7 @@ def _side(whole: Checkpoint, part: Checkpoint, ignored: Sequence[str], rules: Ru
     values = {pointers.relative(value.name, base) if base else value.name: value for value in part.values}
     left = [pointer for pointer in whole.sections if pointer not in part.sections]
     modules = {_place(section, base, "").section for section in part.sections.values() if section.kind == "module"}
-    return Side(whole, tensors, names, values, modules, left)
+    return Side(whole, tensors, names, values, modules, left, [])
 
 
 def _add_ties(side: Side, part: Checkpoint, other: Side) -> None:

@@ -11,18 +11,23 @@ from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError, SelectionError
+from ..formats.compound import is_coalesced
+from ..formats.logical import content_key
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
+from ..model.problem import Problem
 from ..model.tensor import TensorInfo
-from .ls import pattern
-from .operands import numbers_of, operand
+from .damage import Damage
+from .ls import matches_nothing, pattern
+from .operands import numbers_of, operand, unstored_zeros
 from .plain import safe_dict
 
 if TYPE_CHECKING:
-    from ..torch.metrics import Operand
+    from ..torch.operand import Operand
     from ..torch.statistics import Statistics
 
 SCHEMA = "ckpt-inspect/stats/1"
+_NUMBERS = ("count", "min", "max", "mean", "std", "norm", "zeros", "nan", "inf", "at_edge", "dead_rows", "constant")
 SORTS = ("name", "size", "mean", "std", "norm", "min", "max", "zeros", "nan")
 _ROWS = 1 << 22  # more rows than that are not told apart
 
@@ -36,6 +41,7 @@ class TensorStats(NamedTuple):
         info: what is known of it without values.
         stats: None where there are no numbers.
         note: why there are none, or what else is to be known.
+        failed: its bytes are damaged, or could not be read.
     """
 
     name: str
@@ -44,12 +50,13 @@ class TensorStats(NamedTuple):
     info: TensorInfo
     stats: Statistics | None
     note: str | None
+    failed: bool = False
 
     @property
     def first_bad(self) -> tuple[int, ...] | None:
         """Index of the first NaN or infinity, one number for each dimension; flat in a component."""
         flat = self.stats.first_bad if self.stats is not None else None
-        if flat is None or flat >= self.info.numel:
+        if flat is None or self.info.layout != "strided" or flat >= self.info.numel:
             return None if flat is None else (flat,)
         index: list[int] = []
         for n in reversed(self.info.shape):
@@ -92,6 +99,20 @@ class Stats:
         """Tensors with NaN or infinities."""
         return [row for row in self.rows if row.stats is not None and (row.stats.nan or row.stats.inf)]
 
+    @property
+    def unsure(self) -> int:
+        """Tensors whose values are not those that were saved, or not there."""
+        lost = {name for problem in self.checkpoint.problems for name in Problem.of(problem).names}
+        return len({row.name for row in self.rows if row.failed} | (lost - {row.name for row in self.rows}))
+
+    @property
+    def finite(self) -> bool | None:
+        """Whether all values are; None where some could not be read, and the others are."""
+        if self.bad:
+            return False
+        damaged = any(Problem.of(problem).damage for problem in [*self.checkpoint.problems, *self.problems])
+        return None if damaged else True
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -99,12 +120,12 @@ class Stats:
             "tensors": [
                 {
                     "name": row.name, "dtype": row.info.dtype, "shape": list(row.info.shape),
-                    **(stats_dict(row.stats) if row.stats is not None else {}), "first_bad": None if row.first_bad is None else list(row.first_bad), "marks": row.marks, "note": row.note,
+                    **(stats_dict(row.stats) if row.stats is not None else dict.fromkeys(_NUMBERS)), "first_bad": None if row.first_bad is None else list(row.first_bad), "marks": row.marks, "note": row.note,
                 }
                 for row in self.rows
             ],
             "modules": [{"name": name, **stats_dict(found)} for name, found in self.modules.items()],
-            "finite": not self.bad,
+            "finite": self.finite,
             "problems": [*self.checkpoint.problems, *self.problems],
         }  # fmt: skip
 
@@ -141,6 +162,7 @@ def stats(
 
     Raises:
         SelectionError: it cannot be sorted by that.
+        RuleError: the patterns match no tensor.
         UnsupportedError: there is no such device.
     """
     from ..torch.chunks import check_device, single_threaded
@@ -155,13 +177,15 @@ def stats(
     if filter:
         matches = pattern(filter)
         rows = [row for row in rows if matches(row[1]) or matches(row[0])]
+        if not rows:
+            raise matches_nothing(filter, checkpoint.path)
     found = Stats(checkpoint)
     with single_threaded():
         measured = measure([row[-1] for row in rows], device, progress)
     for (name, key, section, info), (numbers, note, failed) in zip(rows, measured, strict=True):
         if failed:
             found.problems.append(f"{name}: {note}")
-        found.rows.append(TensorStats(name, key, section, info, numbers, note))
+        found.rows.append(TensorStats(name, key, section, info, numbers, note, failed))
     found.modules = _modules(found.rows)
     if sort is not None:
         found.sorted = True
@@ -172,17 +196,20 @@ def stats(
 def measure(
     infos: Sequence[TensorInfo], device: str = "cpu", progress: Progress | None = None
 ) -> list[tuple[Statistics | None, str | None, bool]]:
-    """(numbers, note, whether reading failed) of each. Tied tensors are read once."""
+    """(numbers, note, whether its bytes are damaged or cannot be read) of each. Tied tensors are read once."""
     results: list[tuple[Statistics | None, str | None, bool]] = [(None, None, False)] * len(infos)
     first: dict[object, int] = {}
     twins: dict[int, int] = {}
     work = _Work(device, progress)
     for index, info in enumerate(infos):
-        view = (info.view_of, info.conj, info.neg) if info.view_of is not None else index
-        known = first.setdefault(view, index)
+        known = first.setdefault(content_key(info) or index, index)
         if known != index:
             twins[index] = known
-    for index, part in in_order(work.tasks(infos, twins), 1 if device != "cpu" else None):
+    damage = Damage()
+    for done in in_order(work.tasks(infos, twins, damage), 1 if device != "cpu" else None):
+        if done is None:
+            continue
+        index, part = done
         numbers, _, _ = results[index]
         if isinstance(part, tuple):
             results[index] = (None, *part)
@@ -194,6 +221,13 @@ def measure(
         numbers = results[index][0]
         if numbers is not None and not numbers.all_zero:
             numbers.dead_rows = int((~rows).sum())
+    for index, info in enumerate(infos):
+        if info.layout.startswith("sparse_") and index not in twins:
+            results[index] = _with_zeros(info, *results[index])
+    for index, (numbers, _, failed) in enumerate(results):
+        hurt = damage.of(infos[index]) if index not in twins and not failed else ()
+        if hurt:
+            results[index] = numbers, "; ".join(hurt), True
     for index, known in twins.items():
         results[index] = results[known]
     return results
@@ -208,8 +242,8 @@ class _Work:
         self._own = local()
 
     def tasks(
-        self, infos: Sequence[TensorInfo], twins: dict[int, int]
-    ) -> Iterator[Callable[[], tuple[int, Statistics | tuple[str, bool]]]]:
+        self, infos: Sequence[TensorInfo], twins: dict[int, int], damage: Damage
+    ) -> Iterator[Callable[[], tuple[int, Statistics | tuple[str, bool]] | None]]:
         from torch import zeros
 
         from ..torch.statistics import Statistics
@@ -219,9 +253,7 @@ class _Work:
                 continue
             values = numbers_of(info)
             try:
-                found = (
-                    operand(values) if values is not None else f"{info.layout}: it is made of {len(info.parts)} parts"
-                )
+                found = operand(values) if values is not None else _without_values(info)
             except CheckpointError as error:
                 yield partial(_said, index, error.message, True)
                 continue
@@ -236,6 +268,7 @@ class _Work:
                 and info.shape[0] <= _ROWS
                 and info.numel
                 and found.affine is None
+                and BY_NAME[found.dtype].kind in ("float", "complex")  # a row of zeros is an index like any other
             ):
                 row = count // info.shape[0]
                 self.live[index] = zeros(info.shape[0], dtype=bool)
@@ -243,6 +276,7 @@ class _Work:
                 yield partial(lambda index: (index, Statistics()), index)
             for start, length in stretches(count, SPLIT // BY_NAME[found.dtype].itemsize):
                 yield partial(self._run, index, found, start, length, row)
+            yield from damage.tasks(info)  # while its bytes are in the system's cache
 
     def _run(
         self, index: int, found: Operand, start: int, count: int, row: int
@@ -261,6 +295,28 @@ class _Work:
         if self.progress is not None:
             self.progress(count * BY_NAME[found.dtype].itemsize)
         return index, numbers
+
+
+def _without_values(info: TensorInfo) -> str:
+    if not info.parts:
+        return "on meta: there are no values" if info.device == "meta" else f"{info.layout}: there are no values"
+    return f"{info.layout}: it is made of {len(info.parts)} parts"
+
+
+def _with_zeros(
+    info: TensorInfo, numbers: Statistics | None, note: str | None, failed: bool
+) -> tuple[Statistics | None, str | None, bool]:
+    """Numbers of a whole sparse tensor, out of those of the values it stores."""
+    from ..torch.statistics import Statistics
+
+    if numbers is None:
+        return numbers, note, failed
+    if info.layout == "sparse_coo" and not is_coalesced(info):
+        return numbers, "not coalesced: numbers of the stored values, some of which may add up", failed
+    zeros = unstored_zeros(info)
+    if zeros:
+        numbers.add(Statistics(count=zeros, finite=zeros, zeros=zeros, low=0, high=0))
+    return numbers, note, failed
 
 
 def _said(index: int, note: str, failed: bool) -> tuple[int, tuple[str, bool]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import join
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError, SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from .naming import check_words
 from .plain import safe
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class Trial(NamedTuple):
 def forward_dict(forward: Forward, inputs: Sequence[InputSpec], seed: int) -> dict[str, Any]:
     return {
         "inputs": [{"shape": list(one.shape), "dtype": one.dtype} for one in inputs],
-        "seed": seed,
+        "seed": safe(seed),
         "outputs": [
             {
                 "name": one.path, "shape": list(one.shape), "dtype": one.dtype, "finite": one.finite,
@@ -116,16 +118,25 @@ def trial(
 
 def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str) -> tuple[nn.Module, Loaded, float]:
     """The model with its weights, and how long they took. A model made on ``meta`` is enough where nothing is left there."""
-    from ..torch.loading import checked_device, load_into
+    from torch.cuda import OutOfMemoryError
+
+    from ..torch.loading import WHAT_TO_DO, checked_device, load_into
 
     target = checked_device(device)
     module = model.build().module
     start = perf_counter()
-    loaded = load_into(module, checkpoint, section=section, device=target, dtype="model")
-    if loaded.unfilled:  # buffers that are not persistent, and the like: the model has to make them itself
-        module = model.build_on_cpu()
-        start = perf_counter()
+    try:
         loaded = load_into(module, checkpoint, section=section, device=target, dtype="model")
+        if loaded.unfilled:  # buffers that are not persistent, and the like: the model has to make them itself
+            module = model.build_on_cpu()
+            start = perf_counter()
+            loaded = load_into(module, checkpoint, section=section, device=target, dtype="model")
+    except ModelError as error:
+        if error.hint == WHAT_TO_DO:  # here it is known which file and which model
+            error.hint = f"What to do about it: {join(check_words(checkpoint, model))}"
+        raise
+    except OutOfMemoryError as error:
+        raise ModelError(f"{device} has no room for the weights", hint="Take another: --device cpu") from error
     return module, loaded, perf_counter() - start
 
 

@@ -218,6 +218,8 @@ def verify(
         SelectionError: ``sums`` are of another file.
     """
     checkpoint = checkpoint.whole or checkpoint
+    if deep:
+        from ..torch import finite  # noqa: F401 - without torch that is said before all bytes are read
     found = Verification(checkpoint.path, checkpoint.format)
     names = Names(checkpoint)
     for group in checkpoint.tied():

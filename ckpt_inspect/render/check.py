@@ -9,6 +9,7 @@ from ..model.inputs import InputSpec
 from ..model.section import Section
 from ..operations.check import Check, OptimizerFacts
 from ..operations.fix import Fix
+from ..operations.leftovers import is_renamed
 from ..operations.trial import Trial
 from .text import Line, escape, plural, shape, size
 
@@ -25,6 +26,9 @@ def lines(found: Check, all_of_it: bool = True) -> Iterator[Line]:
     yield [(escape(found.checkpoint.path + part), "file"), ("   → ", "dim"), (escape(found.name), "class"),
            (f"   {plural(found.of, 'tensor')} · {plural(found.of_parameters, 'parameter')}", "")]  # fmt: skip
     yield from _verdict(found)
+    if found.rescue is not None:
+        yield _row("rescue", "the file is damaged: what is whole in it, and what is not is named", "hint")
+        yield [(" " * LABEL, ""), (escape(found.rescue), "command")]
     if found.why_cpu is not None:
         nbytes = size(sum(info.nbytes for info in found.model.values()))
         yield _row("built", f"on the CPU, {nbytes}: on meta it says {found.why_cpu}", "dim")
@@ -41,6 +45,8 @@ def lines(found: Check, all_of_it: bool = True) -> Iterator[Line]:
         yield _optimizer(facts)
     if found.trial is not None:
         yield from _trial(found.trial)
+    if found.fix is None and found.text is not None:
+        yield _row("fix", "none found: no other names and no other arguments make them fit")
     for label, fix in (("fix", found.fix), ("or", found.otherwise)):
         if fix is not None:
             yield _row(label, _promise(found, fix), "hint")
@@ -55,9 +61,12 @@ def _verdict(found: Check) -> Iterator[Line]:
         yield [("loads".ljust(LABEL), "good"), (f"strict=True succeeds: {count}{numel}{extra}", "")]
         return
     after = ""
+    if found.damage and found.text is None:
+        yield [("would not load", "bad"), (f"   the file is damaged; its names and shapes fit: {count}{numel}", "")]
+        return
     if found.fix is not None and found.fix.matched > found.matched and found.fix.keys:
         after = f"; after {found.fix.short}: {found.fix.matched:,} of {found.fix.of:,}"
-    yield [("would not load", "bad"), (f"   {count}{after}{numel}", "")]
+    yield [("would not load", "bad"), (f"   {count}{numel}{after}", "")]
     if found.only_harmless:
         yield _row("", "only harmless keys differ: strict=False loads all that matters")
     if found.text is None:
@@ -67,13 +76,17 @@ def _verdict(found: Check) -> Iterator[Line]:
 def _promise(found: Check, fix: Fix) -> str:
     if fix.loads and not fix.keys:
         return f"the file is of a model built otherwise: {fix.matched:,} of {fix.of:,} tensors match then"
-    if fix.loads and found.only_harmless and found.missing:
-        return "a state_dict with the tied names in it, for strict=True; load_into takes the file as it is"
+    if fix.loads and found.only_ties:
+        return "a state_dict with the tied names in it, for strict=True; ckpt_inspect.torch.load_into takes the file as it is"
     if fix.loads:
         return f"{fix.matched:,} of {fix.of:,} tensors match then, and strict=True succeeds"
+    if fix.only_harmless:
+        count = f"{fix.matched:,} of {fix.of:,} tensors match then"
+        return f"{count}, and only harmless keys differ: strict=False loads all that matters"
     if fix.matched == found.matched:
         left = fix.of - fix.matched
-        return f"strict=False loads {fix.matched:,} of {fix.of:,} tensors then; {left:,} stay as the model makes them"
+        stay = "1 stays as the model makes it" if left == 1 else f"{left:,} stay as the model makes them"
+        return f"strict=False loads {fix.matched:,} of {fix.of:,} tensors then; {stay}"
     return f"{fix.matched:,} of {fix.of:,} tensors match then; strict=True still fails"
 
 
@@ -130,13 +143,15 @@ def _mismatched(found: Check, all_of_it: bool) -> Iterator[Line]:
 def _harmless(found: Check, all_of_it: bool) -> Iterator[Line]:
     """By reason: the keys that share it."""
     reasons: dict[str, list[str]] = {}
+    missing = set(found.missing)
     for key, why in found.harmless.items():
-        side = "missing" if key in set(found.missing) else "unexpected"
+        side = "missing" if key in missing else "unexpected"
         reasons.setdefault(f"{side}: {why}", []).append(key)
     for why, keys in reasons.items():
         shown = keys if all_of_it or len(keys) <= 4 else keys[:3]
         more = f" and {len(keys) - len(shown):,} more" if len(shown) < len(keys) else ""
-        yield _row("harmless", f"{', '.join(shown)}{more}   {why}")
+        label = "other names" if is_renamed(keys[0]) else "harmless"
+        yield _row(label, f"{', '.join(shown)}{more}   {why}")
 
 
 def _optimizer(facts: OptimizerFacts) -> Line:

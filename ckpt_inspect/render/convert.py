@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..model.checkpoint import Checkpoint
-from ..operations.convert import Conversion, sizes
+from ..model.lost import listed
+from ..operations.conversion import Conversion, sizes
 from .plan import change_lines
 from .text import Line, escape, plural, size
 
@@ -27,17 +28,23 @@ def lines(made: Conversion, command: str | None = None, all_of_it: bool = True) 
         yield [("  drop    ", "label"), (escape(name), "bad")]
     if not all_of_it and len(dropped) > 10:
         yield [("          ", ""), (f"… and {len(dropped) - 9:,} more dropped", "dim")]
-    removed = made.removed
-    for why in removed if all_of_it or len(removed) <= 10 else removed[:9]:
-        yield [("  remove  ", "label"), (escape(why), "bad")]
-    if not all_of_it and len(removed) > 10:
-        yield [("          ", ""), (f"… and {len(removed) - 9:,} more removed", "dim")]
+    yield from _removed(made, all_of_it)
     yield [("  before  ", "label"), *_sizes(before)]
     yield [("  after   ", "label"), *_sizes(after)]
     for note in made.notes:
         yield [("  note    ", "label"), (escape(note), "")]
     if command is not None:
         yield [("  do it   ", "label"), (escape(command), "command")]
+
+
+def _removed(made: Conversion, all_of_it: bool) -> Iterator[Line]:
+    """What the result cannot hold, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in made.removed:
+        by_reason.setdefault(why, []).append(name)
+    for why, names in by_reason.items():
+        text = listed(names, len(names) if all_of_it else 6)
+        yield [("  remove  ", "label"), (escape(text), "bad"), (f"   ({escape(why)})", "dim")]
 
 
 def _sizes(checkpoint: Checkpoint) -> Line:

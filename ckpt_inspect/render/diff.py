@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from math import isfinite, log10
 from typing import NamedTuple
 
@@ -12,8 +14,10 @@ from .text import Line, escape, literal, plain_shape, plural, shape, width
 
 SHOW = ("changed", "added", "removed", "renamed", "values", "identical")
 DEFAULT = SHOW[:5]
-_MARKS = {"changed": "!", "added": "+", "removed": "-", "identical": "="}
-_STYLES = {"changed": "wrapper", "added": "good", "removed": "bad", "identical": "dim", "renamed": "class"}
+_MARKS = {"changed": "!", "added": "+", "removed": "-", "identical": "=", "not compared": "?"}
+_STYLES = {
+    "changed": "wrapper", "added": "good", "removed": "bad", "identical": "dim", "renamed": "class", "not compared": "bad",
+}  # fmt: skip
 _BAR = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -25,7 +29,7 @@ def number(value: float | None) -> str:
     if not isfinite(value):
         return str(value)
     if value == 0 or 1e-4 <= abs(value) < 1e5:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
     return f"{value:.2e}"
 
 
@@ -50,7 +54,7 @@ def plain(found: Difference, show: Sequence[str]) -> Iterator[str]:
             cells += [_what(change), *_plain_metrics(change), escape(change.note or "")]
         else:
             info = (found.b if kind == "added" else found.a).tensors[place]
-            cells += [info.dtype, plain_shape(info.shape), escape(found.notes.get(place, ""))]
+            cells += [info.dtype, plain_shape(info.shape), escape(_note(found, place))]
         yield "\t".join(cells).rstrip() + "\n"
     if "renamed" in show:
         for old, new in found.renamed:
@@ -64,6 +68,10 @@ def plain(found: Difference, show: Sequence[str]) -> Iterator[str]:
         yield "# " + "".join(text for text, _ in line) + "\n"
 
 
+def _note(found: Difference, place: Place) -> str:
+    return found.notes.get(place) or found.unread.get(place, "")
+
+
 def _plain_metrics(change: Change) -> list[str]:
     metrics = change.metrics
     if metrics is None:
@@ -74,6 +82,7 @@ def _plain_metrics(change: Change) -> list[str]:
         f"mean={number(metrics.mean_abs)}",
         f"changed={metrics.changed_fraction:.6g}",
         f"cosine={'-' if metrics.cosine is None else format(metrics.cosine, '.7g')}",
+        *(["within-tolerance"] if change.close and metrics.changed else []),
     ]
 
 
@@ -96,6 +105,8 @@ def _rows(found: Difference, show: Sequence[str]) -> Iterator[tuple[str, Place, 
             yield "removed", place, None
         elif place in identical and "identical" in show:
             yield "identical", place, None
+        elif place in found.unread:
+            yield "not compared", place, None
     if "added" in show:
         for place in found.added:
             yield "added", place, None
@@ -121,8 +132,9 @@ def lines(found: Difference, show: Sequence[str] = DEFAULT, columns: int = 80) -
     yield [(escape(found.a.checkpoint.path), "file"), (" → ", "dim"), (escape(found.b.checkpoint.path), "file")]
     kinds = {*show, "identical"}
     tree = _tree((kind, place, change) for kind, place, change in _rows(found, [*kinds]))
-    room = _widest(tree, 0)
-    yield from _below(found, tree, 0, min(room, max(24, columns - 56)), columns)
+    table = _Table.fitting(tree, columns)
+    yield from table.header()
+    yield from _below(found, tree, 0, table)
     if "renamed" in show and found.renamed:
         yield from _renamed(found)
     if "values" in show:
@@ -162,19 +174,73 @@ def _joined(node: _Node) -> tuple[str, _Node]:
     return name, node
 
 
-def _widest(node: _Node, depth: int) -> int:
-    """Columns that the names of changed tensors take."""
-    found = max(
-        (2 * depth + width([(escape(name), "")]) for kind, name, _, _ in node.leaves if kind == "changed"), default=0
-    )
+class _Table(NamedTuple):
+    """The columns of changed tensors: of the window, the name with its indent, the shape; whether there are numbers."""
+
+    columns: int
+    name: int
+    shape: int
+    measured: bool
+
+    @classmethod
+    def fitting(cls, tree: _Node, columns: int) -> _Table:
+        changed = list(_changes(tree, 0))
+        measured = [change for _, change in changed if _has_numbers(change)]
+        dims = max((width([(shape(change.a.shape), "")]) for change in measured), default=0)
+        dims = min(max(5, dims), 24)
+        room = max(12, columns - dims - _NUMBERS)
+        return cls(columns, min(max((size for size, _ in changed), default=0), room), dims, bool(measured))
+
+    def header(self) -> Iterator[Line]:
+        if self.measured:
+            head = f"  {'':{self.name}}  {'shape':{self.shape}}  {'':{_BAR}}  {'|Δ|/|W|':>8}  {'max |Δ|':>8}  changed"
+            yield [(head, "dim")]
+
+    def rows(self, change: Change, name: str) -> Iterator[Line]:
+        """One line; what has no room on it follows on others."""
+        a, b, metrics = change.a, change.b, change.metrics
+        line: Line = [("! ", "wrapper"), (name, "")]
+        if width(line) > self.name + 2:
+            yield line
+            line = [("  ", "")]
+        line.append((" " * max(0, self.name + 2 - width(line)), ""))
+        dims = shape(a.shape) if a.shape == b.shape else f"{shape(a.shape)} → {shape(b.shape)}"
+        line.append((f"  {dims:{self.shape}}", "shape"))
+        more: Line = [(f"{a.dtype} → {b.dtype}", "dtype")] if a.dtype != b.dtype else []
+        if metrics is not None and _has_numbers(change):
+            line += [
+                (f"  {_bar(metrics.relative_norm)}", "wrapper"),
+                (f"  {number(metrics.relative_norm):>8}  {number(metrics.max_abs):>8}", ""),
+                (f"  {percent(metrics.changed_fraction):>7}", ""),
+            ]
+            more += [("within tolerance", "dim")] if change.close else []
+        more += [(escape(change.note), "hint")] if change.note else []
+        for text, style in more:
+            if width(line) + 3 + width([(text, "")]) > self.columns:
+                yield line
+                line = [(" " * (self.name + 1), "")]
+            line.append((f"   {text}", style))
+        yield line
+
+
+_NUMBERS = 2 + 2 + 2 + _BAR + 2 + 8 + 2 + 8 + 2 + 7  # columns beside name and shape
+
+
+def _has_numbers(change: Change) -> bool:
+    return change.metrics is not None and bool(change.metrics.changed)
+
+
+def _changes(node: _Node, depth: int) -> Iterator[tuple[int, Change]]:
+    """Changed tensors, each with the columns that its indented name takes."""
+    for _, name, _, change in node.leaves:
+        if change is not None:
+            yield 2 * depth + width([(escape(name), "")]), change
     for child in node.children.values():
         if _folded(child) is None:
-            _, inner = _joined(child)
-            found = max(found, _widest(inner, depth + 1))
-    return found
+            yield from _changes(_joined(child)[1], depth + 1)
 
 
-def _below(found: Difference, node: _Node, depth: int, room: int, columns: int) -> Iterator[Line]:
+def _below(found: Difference, node: _Node, depth: int, table: _Table) -> Iterator[Line]:
     indent = "  " * depth
     whole = _folded(node)
     if depth == 0 and whole is not None:
@@ -186,10 +252,11 @@ def _below(found: Difference, node: _Node, depth: int, room: int, columns: int) 
     same = [row for row in node.leaves if row[0] == "identical"]
     for kind, name, place, change in node.leaves:
         if change is not None:
-            yield _changed_line(change, indent + escape(name), room)
+            yield from table.rows(change, indent + escape(name))
         elif kind != "identical":
             info = (found.b if kind == "added" else found.a).tensors[place]
-            note = f"   {escape(found.notes[place])}" if place in found.notes else ""
+            text = _note(found, place)
+            note = f"   {escape(text)}" if text else ""
             yield [
                 (f"{_MARKS[kind]} {indent}{escape(name)}", _STYLES[kind]),
                 (f"   {shape(info.shape)}   {info.dtype}", ""),
@@ -200,35 +267,53 @@ def _below(found: Difference, node: _Node, depth: int, room: int, columns: int) 
             f" and {len(same) - 4} more" if len(same) > 4 else ""
         )
         yield [(f"= {indent}{names}   identical", "dim")]
-    for child in node.children.values():
-        name, inner = _joined(child)
-        kind_of_all = _folded(inner)
+    children = [_joined(child) for child in node.children.values()]
+    if all(map(_is_number, node.children)):  # what only one side has stands where it belongs
+        children.sort(key=lambda child: int(child[0].partition(".")[0]))
+    for kind_of_all, run in groupby(children, lambda child: _folded(child[1])):
         if kind_of_all is not None:
-            count = plural(inner.counts[kind_of_all], "tensor")
-            yield [(f"{_MARKS[kind_of_all]} {indent}{escape(name)}.**   {count} {kind_of_all}", _STYLES[kind_of_all])]
-        else:
+            yield _folded_line(kind_of_all, list(run), indent, table.columns)
+            continue
+        for name, inner in run:
             yield [("  ", ""), (indent + escape(name), "module")]
-            yield from _below(found, inner, depth + 1, room, columns)
+            yield from _below(found, inner, depth + 1, table)
 
 
-def _changed_line(change: Change, name: str, room: int) -> Line:
-    a, b, metrics = change.a, change.b, change.metrics
-    line: Line = [("! ", "wrapper"), (name + " " * max(0, room - width([(name, "")])), "")]
-    dims = shape(a.shape) if a.shape == b.shape else f"{shape(a.shape)} → {shape(b.shape)}"
-    line.append((f"   {dims:10}", "shape"))
-    if a.dtype != b.dtype:
-        line.append((f"   {a.dtype} → {b.dtype}", "dtype"))
-    if metrics is not None and metrics.changed:
-        line += [
-            (f"   {_bar(metrics.relative_norm)}", "wrapper"),
-            (f"   |Δ|/|W| {number(metrics.relative_norm):9}", ""),
-        ]
-        line += [(f" max {number(metrics.max_abs):9}", ""), (f" {percent(metrics.changed_fraction):>7}", "")]
-    if change.close and metrics is not None and metrics.changed:
-        line.append(("   within tolerance", "dim"))
-    if change.note:
-        line.append((f"   {escape(change.note)}", "hint"))
-    return line
+def _folded_line(kind: str, run: list[tuple[str, _Node]], indent: str, columns: int) -> Line:
+    """Neighbours of one kind: ``= 0…11.**   144 tensors identical``."""
+    count = sum(inner.counts[kind] for _, inner in run)
+    tail = f"   {plural(count, 'tensor')} {kind}"
+    names = [name for name, _ in run]
+    if len(run) > 2 and all(map(_is_number, names)) and _in_sequence([int(name) for name in names]):
+        text = f"{names[0]}…{names[-1]}.**"
+    else:
+        labels = [f"{escape(name)}.{'**' if inner.counts[kind] > 1 else _only_leaf(inner)}" for name, inner in run]
+        room = columns - len(indent) - len(tail) - 2
+        text = labels[0]
+        for index, label in enumerate(labels[1:], 1):
+            more = f" and {len(labels) - index} more"
+            last = index == len(labels) - 1
+            if width([(f"{text}, {label}", "")]) + (0 if last else len(more)) > room:
+                text += more
+                break
+            text += f", {label}"
+    return [(f"{_MARKS[kind]} {indent}{text}{tail}", _STYLES[kind])]
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) < 10  # longer ones are none that count blocks, and Python minds their digits
+
+
+def _in_sequence(numbers: list[int]) -> bool:
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def _only_leaf(node: _Node) -> str:
+    """The name of the one tensor below a module, as seen from it."""
+    if node.leaves:
+        return escape(node.leaves[0][1])
+    (child,) = node.children.values()
+    return f"{escape(child.name)}.{_only_leaf(child)}"
 
 
 def _bar(value: float | None) -> str:
@@ -290,6 +375,7 @@ def _last(found: Difference) -> Iterator[Line]:
         ("added", len(found.added)),
         ("removed", len(found.removed)),
         ("renamed", len(found.renamed)),
+        ("not compared", len(found.unread)),
     ]
     counts = [f"{count:,} {name}" for name, count in parts if count]
     if found.values:
@@ -299,13 +385,21 @@ def _last(found: Difference) -> Iterator[Line]:
     head = "the same: " if found.same else ""
     yield [(f"{head}{' · '.join([*counts, same])}{by.get(found.compared_by, '')}", "totals")]
     if found.frozen is not None:
-        chosen, moved = found.frozen
-        verdict = (
-            f"{len(moved):,} of {len(chosen):,} frozen tensors moved"
-            if moved
-            else f"all {len(chosen):,} frozen tensors are as they were"
-        )
-        yield [(verdict, "bad" if moved else "good")]
+        chosen, moved, unread = found.frozen
+        if moved:
+            verdict = f"{len(moved):,} of {plural(len(chosen), 'frozen tensor')} moved"
+        elif unread:
+            verdict = f"{len(unread):,} of {plural(len(chosen), 'frozen tensor')} could not be compared"
+        elif len(chosen) == 1:
+            verdict = "the frozen tensor is as it was"
+        else:
+            verdict = f"all {len(chosen):,} frozen tensors are as they were"
+        yield [(verdict, "bad" if moved or unread else "good")]
+    if found.unmeasured is not None:
+        yield [(found.unmeasured, "hint")]
+    if found.prefix is not None:
+        yield [("no name is on both sides: to compare without the prefix, ", "hint"),
+               (f"--ignore-prefix {escape(shlex.quote(found.prefix))}", "command")]  # fmt: skip
     if found.not_compared:
         listed = ", ".join(escape(pointer) or "(root)" for pointer in found.not_compared)
         yield [(f"not compared: {listed}", "dim")]

@@ -16,7 +16,8 @@ def plain(found: Fingerprint) -> Iterator[str]:
     yield f"{found.text}  {escape(checkpoint.path)}{escape(part)}\n"
     if len(found.sections) > 1:
         for pointer, value in found.sections.items():
-            yield f"{spelled(value, found.structure)}  {escape(checkpoint.path)}#{escape(pointer)}\n"
+            section = f"#{escape(pointer)}" if pointer else " (root)"
+            yield f"{spelled(value, found.structure)}  {escape(checkpoint.path)}{section}\n"
 
 
 def each(found: Fingerprint, values: bool = False) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..operations.ls import Listing, Row
 from ..operations.summary import count
-from .text import Line, escape, plain_shape, role, shape, shorten, size, totals, width
+from .text import Line, escape, fit, plain_shape, role, shape, size, totals, width
 
 
 def columns(row: Row, long: bool) -> list[str]:
@@ -53,13 +53,15 @@ def plain(listing: Listing, long: bool = False, path: str | None = None) -> Iter
 
 _HEADER = ["name", "shape", "dtype", "size", "device", "role"]
 _LONG = ["stride", "offset", "storage", "grad", "persistent", "layout", "parameter"]
+_DTYPE, _DEVICE = 2, 4
 _STYLES = ["", "shape", "dtype", "size", "device", "role", "dim", "dim", "dim", "dim", "dim", "dim", "tied"]
 
 
 def lines(listing: Listing, long: bool = False, columns_of_terminal: int = 80) -> Iterator[Line]:
-    """Aligned columns with a header and a line of totals; the name gives way where there is no room.
+    """Aligned columns with a header and a line of totals.
 
-    In saved order the rows stand under the name of their section, so that the keys have the room.
+    In saved order the rows stand under the name of their section, so that the keys have the room. Where names need more,
+    a column that says the same of all tensors becomes part of the totals; a name that is longer still has a line of its own.
     """
     grouped = (
         not listing.sorted and listing.checkpoint.selected is None and any(r.section.pointer for r in listing.rows)
@@ -67,27 +69,41 @@ def lines(listing: Listing, long: bool = False, columns_of_terminal: int = 80) -
     table = [_cells(row, long, grouped or listing.checkpoint.selected is not None) for row in listing.rows]
     header = _HEADER + (_LONG if long else [])
     used = [i for i in range(len(header)) if i < 4 or any(cells[i] not in ("", "-") for cells in table)]
-    sizes = [max([len(header[i]), *(width([(cells[i], "")]) for cells in table)]) for i in used]
+    sizes = {i: max([len(header[i]), *(width([(cells[i], "")]) for cells in table)]) for i in used}
     sizes[0] += 2 * grouped
-    room = columns_of_terminal - sum(sizes[1:]) - 2 * (len(used) - 1)
-    sizes[0] = max(12, min(sizes[0], room))
-    yield [("  ".join(_fit(header[i], n, i == 3) for i, n in zip(used, sizes, strict=True)), "dim")]
+    said = []
+    for i in (_DEVICE, _DTYPE):
+        if _room(sizes, columns_of_terminal) < sizes[0] and i in sizes and len({cells[i] for cells in table}) == 1:
+            said.append(f"all {'on ' * (i == _DEVICE)}{table[0][i]}")
+            del sizes[i]
+    sizes[0] = max(12, min(sizes[0], _room(sizes, columns_of_terminal)))
+    yield [("  ".join(fit(header[i], n, i == 3) for i, n in sizes.items()), "dim")]
     section = None
     for row, cells in zip(listing.rows, table, strict=True):
         if grouped and row.section is not section:
             section = row.section
             yield [(escape(section.pointer) or "(root)", "section"), (f"   {section.kind}", "dim")]
-        yield _table_row(row, cells, used, sizes, "  " if grouped else "")
-    yield [(totals(count(row.info for row in listing.rows)), "totals")]
+        yield from _table_row(row, cells, sizes, "  " if grouped else "")
+    yield [(" · ".join([totals(count(row.info for row in listing.rows)), *said]), "totals")]
 
 
-def _table_row(row: Row, cells: list[str], used: list[int], sizes: list[int], indent: str) -> Line:
-    line: Line = [(indent, "")]
-    for i, n in zip(used, sizes, strict=True):
-        style = _STYLES[i] or ("buffer" if row.info.role == "buffer" else "parameter" if row.info.role else "tensor")
-        gap = "" if i == used[-1] else "  "
-        line.append((_fit(cells[i], n - (len(indent) if i == 0 else 0), i == 3) + gap, style))
-    return line
+def _room(sizes: dict[int, int], columns: int) -> int:
+    """What the other columns leave to the names."""
+    return columns - sum(n for i, n in sizes.items() if i) - 2 * (len(sizes) - 1)
+
+
+def _table_row(row: Row, cells: list[str], sizes: dict[int, int], indent: str) -> Iterator[Line]:
+    last = [*sizes][-1]
+    kind = "buffer" if row.info.role == "buffer" else "parameter" if row.info.role else "tensor"
+    name = indent + cells[0]
+    if width([(name, "")]) > sizes[0]:
+        yield [(name, kind)]
+        name = ""
+    line: Line = []
+    for i, n in sizes.items():
+        gap = "" if i == last else "  "
+        line.append((fit(cells[i] if i else name, n, i == 3) + gap, _STYLES[i] or kind))
+    yield line
 
 
 def _cells(row: Row, long: bool, by_key: bool) -> list[str]:
@@ -95,11 +111,3 @@ def _cells(row: Row, long: bool, by_key: bool) -> list[str]:
     info = row.info
     name = escape(row.key) if by_key else found[0]
     return [name, shape(info.shape), info.dtype, size(info.nbytes), found[4], role(info), *found[6:]]
-
-
-def _fit(text: str, room: int, right: bool = False) -> str:
-    """Padded to ``room``; cut in the middle where it is longer, for both ends of a key tell something."""
-    have = width([(text, "")])
-    if have <= room:
-        return " " * (room - have) + text if right else text + " " * (room - have)
-    return shorten(text, room)

@@ -14,16 +14,25 @@ if TYPE_CHECKING:
 
 __all__ = ["LABEL", "lines"]
 
+_LEAST = 16  # of a class that is shown in any case
 _HEAD = ("module", "class", "output", "parameters", "FLOPs")
 
 
-def lines(found: Run) -> Iterator[Line]:
-    """The table, each module with what is below it; then totals, inputs and outputs."""
+def lines(found: Run, columns: int | None = None) -> Iterator[Line]:
+    """The table, each module with what is below it; then totals, inputs and outputs.
+
+    With ``columns``, the width of a terminal, facts of classes that are too long for it are cut.
+    """
     how = "TorchScript, executed" if found.executed else found.checkpoint.format
     yield [(escape(found.checkpoint.path), "file"), ("   → ", "dim"), (escape(found.name), "class"),
            (f"   {how} · on {found.device} · eval()", "")]  # fmt: skip
     rows = [_HEAD, *(_row(part) for part in found.parts)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    others = sum(widths) - widths[1] + 2 * (len(widths) - 1)
+    if columns is not None and others + widths[1] > columns:
+        room = max(_LEAST, columns - others)
+        rows = [_HEAD, *(_row(part, room) for part in found.parts)]
+        widths[1] = max(len(row[1]) for row in rows)
     for index, row in enumerate(rows):
         cells = [
             cell.ljust(width) if n < 3 else cell.rjust(width)
@@ -34,22 +43,24 @@ def lines(found: Run) -> Iterator[Line]:
     if found.why is not None:
         yield [("note".ljust(LABEL), "label"), (escape(found.why), "")]
     whole = found.parts[0]
-    flops = f" · {_flops(whole.flops)}" if whole.flops is not None else ""
-    nbytes = sum(info.nbytes for section in found.checkpoint.sections.values() for info in section.values())
+    stored = {info.storage for section in found.checkpoint.sections.values() for info in section.values()}
+    nbytes = sum(storage.nbytes for storage in stored if storage is not None)
     yield [
         ("total".ljust(LABEL), "label"),
-        (f"{plural(whole.parameters, 'parameter')}{flops} · file {size(nbytes)}", ""),
+        (f"{plural(whole.parameters, 'parameter')} · {_flops(whole.flops)} · file {size(nbytes)}", ""),
     ]
     yield from forward_lines(found.forward, found.inputs, found.seed)
 
 
-def _row(part: Part) -> tuple[str, str, str, str, str]:
+def _row(part: Part, room: int | None = None) -> tuple[str, str, str, str, str]:
     depth = part.path.count(".") + 1 if part.path else 0
     name = "  " * max(0, depth - 1) + escape(part.path.rpartition(".")[2]) if part.path else "(all)"
     cls = escape(part.cls) + (f"({escape(part.facts)})" if part.facts else "")
-    if part.calls is not None and part.calls > 1:
-        cls += f"  ×{part.calls}"
-    given = "not run" if part.calls == 0 else " ".join(map(shape, part.outputs)) if part.outputs else ""
+    often = f"  ×{part.calls}" if part.calls is not None and part.calls > 1 else ""
+    if room is not None and len(cls) + len(often) > room:
+        cls = cls[: room - len(often) - 1] + "…"
+    cls += often
+    given = "not called" if part.calls == 0 else " ".join(map(shape, part.outputs)) if part.outputs else ""
     return name, cls, given, f"{part.parameters:,}" if part.parameters else "", f"{part.flops:,}" if part.flops else ""
 
 

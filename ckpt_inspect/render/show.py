@@ -8,27 +8,30 @@ from typing import Any
 from ..operations.show import Shown
 from ..operations.stats import stats_dict
 from .diff import number
-from .text import Line, escape, role, shape, size
+from .text import Line, escape, literal, role, shape, size
 
 _EIGHTHS = "▁▂▃▄▅▆▇█"
 _LABEL = 12
+_SCREENS = 10  # lines of a terminal that one value may fill
 _MOST = 1000  # values that are listed on a terminal
 
 
-def lines(found: Shown, all_of_it: bool = True) -> Iterator[Line]:
-    """The entry; values are listed whole where ``all_of_it``."""
+def lines(found: Shown, columns: int | None = None) -> Iterator[Line]:
+    """The entry, on a terminal of so many columns; without them, values are listed whole, a row a line."""
     yield [(escape(found.name) or "(root)", "file")]
     if found.row is None:
-        yield from _entry(found)
+        yield from _entry(found, columns)
         return
     yield from _facts(found)
     if found.sliced is not None:
         yield _labelled("slice", f"shape {shape(found.sliced)}")
-        yield from _values(found.values, all_of_it)
+        if found.note:
+            yield _labelled("values", escape(found.note))
+        yield from _values(found.values, columns)
         return
     yield from _numbers(found)
     if found.values is not None:
-        yield from _values(found.values, all_of_it)
+        yield from _values(found.values, columns)
 
 
 def _labelled(label: str, text: str, style: str = "") -> Line:
@@ -103,20 +106,35 @@ def _histogram(found: Shown) -> Iterator[Line]:
     yield [(" " * _LABEL, ""), (f"{low}{gap}{high}", "dim")]
 
 
-def _values(values: Any, all_of_it: bool) -> Iterator[Line]:
-    """One innermost row a line, columns aligned."""
+def _values(values: Any, columns: int | None) -> Iterator[Line]:
+    """One innermost row a line, columns aligned; a row that is wider than the window goes on below."""
     rows = list(_rows(values, ()))
+    shown: list[tuple[tuple[int, ...], list[str]]] = []
     count = 0
     for index, row in rows:
-        cells = [_value(cell) for cell in row]
-        room = max(map(len, cells), default=0)
-        label = f"[{', '.join(map(str, index))}]" if index else ""
-        count += len(cells)
-        text = " ".join(cell.rjust(room) for cell in cells)
-        if count > _MOST and not all_of_it:
-            yield [("… piped, all values are listed", "dim")]
-            return
-        yield [(f"{label:{_LABEL}}", "dim"), (text, "literal")]
+        count += len(row)
+        if count > _MOST and columns is not None and shown:
+            break
+        shown.append((index, [_value(cell) for cell in row[: _MOST if columns is not None else None]]))
+    room = max((len(cell) for _, cells in shown for cell in cells), default=0)
+    margin = max([_LABEL, *(len(_place(index, None)) + 1 for index, _ in shown)])
+    width = (
+        max(1, (columns - margin + 1) // (room + 1)) if columns is not None else max(1, *(len(c) for _, c in shown), 1)
+    )
+    for index, cells in shown:
+        for start in range(0, max(1, len(cells)), width):
+            label = _place(index, start if len(cells) > width else None)
+            text = " ".join(cell.rjust(room) for cell in cells[start : start + width])
+            yield [(f"{label:{margin}}", "dim"), (text, "literal")]
+    if sum(len(cells) for _, cells in shown) < sum(len(row) for _, row in rows):
+        yield [("… piped, all values are listed", "dim")]
+
+
+def _place(index: tuple[int, ...], start: int | None) -> str:
+    """``[0, 1]``; of the part of a row that begins at ``start``, ``[0, 1, 8:]``."""
+    if not index and start is None:
+        return ""
+    return f"[{', '.join([*map(str, index), *([f'{start}:'] if start is not None else [])])}]"
 
 
 def _rows(values: Any, index: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
@@ -135,10 +153,12 @@ def _value(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
-def _entry(found: Shown) -> Iterator[Line]:
-    if found.entry is not None:
-        yield _labelled("type", escape(found.entry.type))
+def _entry(found: Shown, columns: int | None) -> Iterator[Line]:
+    kind = found.entry.type if found.entry is not None else found.cls
+    if kind is not None:
+        yield _labelled("type", escape(kind))
+    room = None if columns is None else _SCREENS * columns
     for line in found.text:
-        yield [(escape(line), "literal")]
+        yield [(literal(line, room is None, room or 0), "literal")]
     if found.note:
         yield [(escape(found.note), "hint")]

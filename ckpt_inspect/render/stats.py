@@ -7,20 +7,28 @@ from typing import NamedTuple
 
 from ..operations.stats import Stats, TensorStats, stats_dict
 from .diff import number
-from .text import Line, escape, plain_shape, plural, shape, shorten, width
+from .text import Line, escape, fit, plain_shape, plural, shape, width
 
+_NAME = 20  # columns that a name has at least beside a mark
 _COLUMNS = ("min", "max", "mean", "std", "norm", "zeros")
 
 
-def plain(found: Stats, modules: bool = False) -> Iterator[str]:
-    """Name, dtype, shape, min, max, mean, std, norm, zeros, NaN, Inf, marks; of modules without dtype and shape."""
+def plain(found: Stats, modules: bool = False, path: str | None = None) -> Iterator[str]:
+    """Name, dtype, shape, min, max, mean, std, norm, zeros, NaN, Inf, marks; of modules without dtype and shape.
+
+    ``path`` becomes the first column, where there are several files.
+    """
+    first = [escape(path)] if path is not None else []
     if modules:
         for name, numbers in found.modules.items():
             facts = stats_dict(numbers)
-            yield "\t".join([escape(name) or "(all)", *(_cell(facts[c]) for c in (*_COLUMNS, "nan", "inf"))]) + "\n"
+            yield (
+                "\t".join([*first, escape(name) or "(all)", *(_cell(facts[c]) for c in (*_COLUMNS, "nan", "inf"))])
+                + "\n"
+            )
         return
     for row in found.rows:
-        cells = [escape(_name(found, row)), row.info.dtype, plain_shape(row.info.shape)]
+        cells = [*first, escape(_name(found, row)), row.info.dtype, plain_shape(row.info.shape)]
         if row.stats is not None:
             facts = stats_dict(row.stats)
             cells += [_cell(facts[column]) for column in (*_COLUMNS, "nan", "inf")]
@@ -44,7 +52,7 @@ class _Row(NamedTuple):
 
 
 def lines(found: Stats, modules: bool = False, columns: int = 80) -> Iterator[Line]:
-    """Aligned columns; the name gives way where there is no room, marks come last.
+    """Aligned columns, marks last; a name or a mark that has no room beside the numbers gets a line of its own.
 
     In saved order the rows stand under the name of their section, so that the keys have the room.
     """
@@ -55,17 +63,29 @@ def lines(found: Stats, modules: bool = False, columns: int = 80) -> Iterator[Li
     table = list(_modules(found) if modules else _tensors(found, grouped))
     used = [i for i in range(len(header)) if i < len(header) - 1 or any(row.cells[i] not in ("", "0") for row in table)]
     sizes = [max([len(header[i]), *(width([(row.cells[i], "")]) for row in table)]) for i in used]
-    marks = min(40, max((width([(row.mark, "")]) for row in table), default=0))
-    sizes[0] = max(16, min(sizes[0], columns - sum(sizes[1:]) - 2 * len(used) - marks))
-    yield [("  ".join(_fit(header[i], n, i > 0) for i, n in zip(used, sizes, strict=True)), "dim")]
+    room = columns - sum(sizes[1:]) - 2 * (len(used) - 1)
+    marks = max((width([(row.mark, "")]) + 2 for row in table if row.mark), default=0)
+    sizes[0] = min(sizes[0], room - marks if room - marks >= _NAME else max(8, room))
+    yield [("  ".join(fit(header[i], n, i > 0) for i, n in zip(used, sizes, strict=True)), "dim")]
     section = ""
     for row in table:
         if row.section != section:
             section = row.section
             yield [(escape(section), "section")]
-        text = "  ".join(_fit(row.cells[i], n, i > 0) for i, n in zip(used, sizes, strict=True))
-        yield [(text, ""), (f"  {escape(row.mark)}" if row.mark else "", "wrapper")]
-    yield from verdict(found)
+        yield from _table_row([row.cells[i] for i in used], sizes, escape(row.mark), columns)
+
+
+def _table_row(cells: list[str], sizes: list[int], mark: str, columns: int) -> Iterator[Line]:
+    name = cells[0]
+    if width([(name, "")]) > sizes[0]:
+        yield [(name, "")]
+        name = ""
+    text = "  ".join(fit(cell, n, i > 0) for i, (cell, n) in enumerate(zip([name, *cells[1:]], sizes, strict=True)))
+    if mark and len(text) + 2 + width([(mark, "")]) > columns:
+        yield [(text, "")]
+        yield [("  └ ", "guide"), (mark, "wrapper")]
+    else:
+        yield [(text, ""), (f"  {mark}" if mark else "", "wrapper")]
 
 
 def _modules(found: Stats) -> Iterator[_Row]:
@@ -88,13 +108,17 @@ def verdict(found: Stats) -> Iterator[Line]:
         assert stats is not None
         counts = " and ".join(f"{n:,} {name}" for n, name in ((stats.nan, "NaN"), (stats.inf, "Inf")) if n)
         index = ", ".join(map(str, row.first_bad or ()))
+        place = f"[{index}]" if row.info.layout == "strided" else f"value {index} of those stored"
         share = f"{(stats.nan + stats.inf) / stats.count:.2%} of it"
-        yield [(escape(_name(found, row)), "bad"), (f"   {counts}, {share}, the first at [{index}]", "")]
-    measured = sum(row.stats is not None for row in found.rows)
+        yield [(escape(_name(found, row)), "bad"), (f"   {counts}, {share}, the first at {place}", "")]
+    measured = sum(row.stats is not None and not row.failed for row in found.rows)
     if found.bad:
         yield [(f"{plural(len(found.bad), 'tensor')} of {measured:,} with NaN or Inf", "bad")]
-    else:
+    elif found.finite:
         yield [(f"all finite: {plural(measured, 'tensor')}", "good")]
+    else:
+        lost = f"; {plural(found.unsure, 'tensor')} damaged or not there" if found.unsure else "; the file is damaged"
+        yield [(f"finite as far as could be read: {plural(measured, 'tensor')}{lost}", "bad")]
 
 
 def _numbers(facts: dict[str, object]) -> list[str]:
@@ -104,13 +128,8 @@ def _numbers(facts: dict[str, object]) -> list[str]:
 def _short(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, str) and value.lstrip("-").isdecimal():  # JSON's own way with large integers
+        value = int(value)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) < 10_000_000 else f"{value:.2e}"
     return number(value) if isinstance(value, float) else str(value)
-
-
-def _fit(text: str, room: int, right: bool) -> str:
-    have = width([(text, "")])
-    if have > room:
-        return shorten(text, room)
-    return " " * (room - have) + text if right else text + " " * (room - have)

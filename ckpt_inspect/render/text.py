@@ -71,6 +71,14 @@ def shorten(text: str, room: int) -> str:
     return text[: keep // 2] + "…" + text[len(text) - (keep - keep // 2) :]
 
 
+def fit(text: str, room: int, right: bool = False) -> str:
+    """Padded to ``room`` columns; cut in the middle where it is longer."""
+    have = width([(text, "")])
+    if have > room:
+        return shorten(text, room)
+    return " " * (room - have) + text if right else text + " " * (room - have)
+
+
 def literal(text: str, all_of_it: bool, room: int = 200) -> str:
     """A value as text, whole where ``all_of_it``; else its beginning, and how much is left."""
     shown = escape(text if all_of_it or len(text) <= room else text[:room])

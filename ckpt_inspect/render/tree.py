@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -70,7 +71,7 @@ def _description(node: Node) -> Line:
         return line
     summary = _summary(node)
     if summary:
-        line.append((f"   {summary}", "totals"))
+        line += [("   ", "totals"), *_spans(summary)]
     if node.note:
         line.append((f"   {escape(node.note)}", "dim"))
     return line
@@ -100,6 +101,23 @@ def _summary(node: Node) -> str:
     if node.children and counts.parameters:
         return plural(counts.parameters, "parameter") + "~" * ("parameter" in counts.inferred)
     return ""
+
+
+_COUNT, _BYTES = re.compile(r"[\d,]+ tensors? · "), re.compile(r" · [\d.,]+ [KMGTPE]?B$")
+
+
+def _spans(summary: str) -> Line:
+    """A summary whose count of tensors and bytes a narrow window can do without."""
+    count, nbytes = _COUNT.search(summary), _BYTES.search(summary)
+    start, end = count.span() if count is not None else (0, 0)
+    last = nbytes.start() if nbytes is not None and nbytes.start() >= end else len(summary)
+    parts = (
+        (summary[:start], "totals"),
+        (summary[start:end], "size"),
+        (summary[end:last], "totals"),
+        (summary[last:], "size"),
+    )
+    return [(text, style) for text, style in parts if text]
 
 
 def _alike(leaf: Leaf) -> tuple[object, ...]:

@@ -8,20 +8,29 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
+
+from ..errors import TorchMissingError
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as _error:
+    if _error.name != "torch":
+        raise
+    raise TorchMissingError(
+        "this needs torch, which is not installed here",
+        hint="pip install torch. What looks at files, compares, renames and converts them does without.",
+    ) from _error
 
 from .forward import Comparison, compare_outputs
 from .loading import Loaded, load_into, to_device
 from .models import Model
 from .rebuild import build_module
-from .state_dicts import opened, state_dict
+from .state_dicts import state_dict
 from .tensors import Loader, to_tensor
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from ..model.checkpoint import Checkpoint
+    from ..operations.check import check_module as check
 
 __all__ = [
     "Comparison",
@@ -38,34 +47,11 @@ __all__ = [
 ]
 
 
-def check(module: nn.Module | Model, source: str | os.PathLike[str] | Checkpoint, *, section: str | None = None) -> Any:
-    """Would ``module.load_state_dict(…, strict=True)`` succeed with the weights of a checkpoint? And if not, why not?
+def __getattr__(name: str) -> Any:
+    """``check`` is a verb of ``operations``, which are above this package: it is looked up when it is asked for."""
+    if name != "check":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ..operations.check import check_module
 
-    The verdict is torch's own, run on a copy of the module without values; nothing is loaded and nothing is changed.
-
-    Args:
-        module: a module, on any device, or a :class:`Model`.
-        source: a file, a directory that is a checkpoint, ``FILE#SECTION``, or a checkpoint that is open.
-        section: pointer of the weights; None takes the one weights candidate.
-
-    Returns:
-        an object with ``loads``, ``matched``, ``of``, ``missing``, ``unexpected``, ``mismatched`` (with causes),
-        ``harmless``, ``fix`` (with ``command``), as ``ckpt check --json`` has them.
-
-    Raises:
-        SelectionError: several sets of weights could be meant; they are listed.
-        ModelError: the module cannot be copied, or its own hooks fail.
-
-    >>> import ckpt_inspect.torch as ct, torch
-    >>> torch.save(torch.nn.DataParallel(torch.nn.Linear(3, 2)).state_dict(), "parallel.pt")
-    >>> found = ct.check(torch.nn.Linear(3, 2), "parallel.pt")
-    >>> found.loads, found.matched, found.missing
-    (False, 0, ['weight', 'bias'])
-    >>> found.fix.command
-    'ckpt strip-prefix parallel.pt -o parallel.stripped.pt'
-    """
-    from importlib import import_module
-
-    verb = import_module("ckpt_inspect.operations.check").check  # above this layer: the front door of a command
-    with opened(source) as checkpoint:
-        return verb(checkpoint, module, section)
+    globals()[name] = check_module
+    return check_module

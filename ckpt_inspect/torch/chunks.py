@@ -122,14 +122,3 @@ def check_device(name: str) -> None:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnsupportedError(f"no device {name!r} here: {reason}", hint="Use --device cpu.") from error
-
-
-def widened(source: Source, dtype: str, wider: str) -> Iterator[bytes]:
-    """Row-major bytes of another dtype that holds every value: float32 of bfloat16, complex64 of complex32."""
-    chunks = Chunks(dtype)
-    count = source.size // chunks.itemsize
-    for first, n in pieces(count, chunks.elements):
-        numbers = chunks.numbers(source, first, n)
-        buffer = bytearray(n * BY_NAME[wider].itemsize)
-        torch.frombuffer(buffer, dtype=torch_dtype(wider)).copy_(numbers)
-        yield bytes(buffer)

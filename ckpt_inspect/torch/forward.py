@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from ..errors import ModelError
+from ..errors import ModelError, SelectionError
 from .models import their_code
 
 if TYPE_CHECKING:
@@ -53,9 +53,27 @@ class Forward(NamedTuple):
 
 
 def make_inputs(specs: Sequence[InputSpec], seed: int, device: torch.device) -> list[torch.Tensor]:
-    """Random inputs, the same for a seed on every device: they are made on the CPU."""
+    """Random inputs, the same for a seed on every device: they are made on the CPU.
+
+    Raises:
+        SelectionError: an input that this machine or its dtype cannot hold, or a seed that torch does not take.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise SelectionError(f"--seed {seed} has more than 64 bits", hint="For example: --seed 1")
     generator = torch.Generator().manual_seed(seed)
-    return [_make_input(spec, generator).to(device) for spec in specs]
+    return [_made(spec, generator, device) for spec in specs]
+
+
+def _made(spec: InputSpec, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    nbytes = math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize
+    try:
+        return _make_input(spec, generator).to(device)
+    except SelectionError:
+        raise
+    except NotImplementedError as error:
+        raise SelectionError(f"--input {spec}: torch makes no random numbers of this dtype") from error
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:  # of the allocator, or of sizes beyond 2⁶³
+        raise SelectionError(f"--input {spec}: {nbytes:,} bytes are more than there is room for") from error
 
 
 def _make_input(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
@@ -64,10 +82,22 @@ def _make_input(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
         wide = dtype if dtype.is_complex else torch.float64 if dtype == torch.float64 else torch.float32
         if spec.low is None or spec.high is None:
             return torch.randn(spec.shape, generator=generator, dtype=wide).to(dtype)
-        return (torch.rand(spec.shape, generator=generator, dtype=wide) * (spec.high - spec.low) + spec.low).to(dtype)
-    low = 0 if spec.low is None else math.ceil(spec.low)
-    high = 1 if spec.high is None else math.floor(spec.high)
-    return torch.randint(low, high + 1, spec.shape, generator=generator).to(dtype)
+        low, high = _bounds(spec, -torch.finfo(dtype).max, torch.finfo(dtype).max)
+        share = torch.rand(spec.shape, generator=generator, dtype=wide)
+        return (share * high + (1 - share) * low).to(dtype)  # high - low could be too large
+    held = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    low, high = _bounds(spec, max(held[0], -(2**63)), min(held[1], 2**63 - 2))  # randint takes no more
+    return torch.randint(math.ceil(low), math.floor(high) + 1, spec.shape, generator=generator).to(dtype)
+
+
+def _bounds(spec: InputSpec, least: float, most: float) -> tuple[float, float]:
+    """LOW and HIGH of an input, which its dtype must hold."""
+    low, high = spec.low if spec.low is not None else 0, spec.high if spec.high is not None else 1
+    if not least <= low <= high <= most:
+        raise SelectionError(f"--input {spec}: {spec.dtype} goes from {least:,} to {most:,} here")
+    if isinstance(least, int) and math.ceil(low) > math.floor(high):
+        raise SelectionError(f"--input {spec}: there is no whole number between the two")
+    return low, high
 
 
 @contextmanager
@@ -105,9 +135,12 @@ def run_forward(module: nn.Module, inputs: Any) -> Forward:
         if on_gpu:
             torch.cuda.synchronize(device)
         seconds = perf_counter() - start
-    tensors = dict(_flat(given, ""))
+    tensors = dict(flat(given))
     if not tensors:
         raise ModelError(f"forward gave a {type(given).__name__} without any tensor in it")
+    for path, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ModelError(f"forward gave a tensor without values{f', at {path}' if path else ''}: it is on meta")
     outputs = [_look(path, tensor) for path, tensor in tensors.items()]
     return Forward(outputs, tensors, seconds, torch.cuda.max_memory_allocated(device) if on_gpu else _own_peak())
 
@@ -128,33 +161,33 @@ def _own_peak() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _flat(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors in an output: tuples, dicts, dataclasses and named tuples of them."""
-    if isinstance(value, torch.Tensor):
+def flat(value: Any, path: str = "", above: tuple[int, ...] = ()) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors in an output, each with its place: tuples, dicts, dataclasses and named tuples of them."""
+    if id(value) in above:  # a list in itself
+        return
+    if isinstance(value, torch.Tensor) and not value.is_nested:
         yield path, value
         return
-    if isinstance(value, dict):
+    if isinstance(value, torch.Tensor):
+        items = list(enumerate(value.unbind()))
+    elif isinstance(value, dict):
         items = list(value.items())
     elif isinstance(value, (list, tuple)):
         names = getattr(value, "_fields", range(len(value)))
         items = list(zip(names, value, strict=True))
     elif hasattr(value, "__dataclass_fields__"):
-        items = [(name, getattr(value, name)) for name in value.__dataclass_fields__]
+        items = [(name, getattr(value, name, None)) for name in value.__dataclass_fields__]
     else:
         return
     for name, item in items:
-        yield from _flat(item, f"{path}.{name}" if path else str(name))
+        yield from flat(item, f"{path}.{name}" if path else str(name), (*above, id(value)))
 
 
 def _look(path: str, tensor: torch.Tensor) -> Output:
     shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-    plain = tensor.dequantize() if tensor.is_quantized else tensor
-    plain = plain.to_dense() if plain.layout != torch.strided else plain
-    if not plain.is_floating_point() and not plain.is_complex():
-        if not plain.numel():
-            return Output(path, shape, dtype, 0, 0, None, None)
-        whole = plain.to(torch.int64)
-        return Output(path, shape, dtype, 0, 0, float(whole.min()), float(whole.max()))
+    plain = _plain(tensor)
+    if not plain.is_complex():
+        plain = plain.double()  # of small floats, and of uint64, torch computes next to nothing
     nans = int(torch.isnan(plain).sum())
     infinities = int(torch.isinf(plain).sum())
     real = plain.abs() if plain.is_complex() else plain
@@ -224,9 +257,13 @@ def compare(
     return Comparison(equal, close, max(largest, default=None), max(relative, default=None))
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
     plain = tensor.dequantize() if tensor.is_quantized else tensor
-    plain = plain.to_dense() if plain.layout != torch.strided else plain
+    return plain.to_dense() if plain.layout != torch.strided else plain
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    plain = _plain(tensor)
     return plain.detach().cpu().to(torch.complex128 if plain.is_complex() else torch.float64)
 
 

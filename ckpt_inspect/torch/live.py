@@ -60,8 +60,7 @@ def _modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _transient(module: nn.Module, section: Section) -> Iterator[tuple[str, torch.Tensor]]:
     for path, part in _modules(module):
-        for name in part._buffers:
-            tensor = part._buffers[name]
+        for name, tensor in part._buffers.items():
             key = f"{path}.{name}" if path else name
             if name in part._non_persistent_buffers_set and tensor is not None and key not in section.tensors:
                 yield key, tensor

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ModelError, SelectionError
 from ..model.keymap import KeyMap
-from .models import said
+from .models import their_code
 from .state_dicts import cast, choose, entries_of, opened, under
 from .tensors import Loader
 from .verdicts import tensors_of, with_own_metadata
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..model.checkpoint import Checkpoint
+
+
+WHAT_TO_DO = "What to do about it: ckpt check FILE --model pkg.mod:Net"
 
 
 class Loaded(NamedTuple):
@@ -95,7 +98,9 @@ def load_into(
     torch.Size([1, 2])
     """
     if isinstance(module, torch.jit.ScriptModule):
-        raise ModelError("a TorchScript module cannot be given mapped weights", hint="Load it with torch.jit.load.")
+        raise ModelError(
+            "a TorchScript module cannot be given mapped weights", hint="Take the module that it was made of."
+        )
     target = _device(module, device)
     with opened(source) as checkpoint:
         chosen = choose(checkpoint, section)
@@ -122,10 +127,8 @@ def assign(
     missing, unexpected = _incompatible(module, own, entries, twins, strict)
     given = with_own_metadata(entries)
     given.update((key, entries[twin]) for key, twin in twins.items())
-    try:
+    with their_code("load_state_dict fails"):
         module.load_state_dict(given, strict=False, assign=True)
-    except Exception as error:
-        raise ModelError(f"load_state_dict fails: {said(error)}") from error
     for names in groups:
         _tie(module, names, entries)
     unfilled = _move(module, device)
@@ -150,8 +153,8 @@ def _device(module: nn.Module, device: str | torch.device | None) -> torch.devic
     return there or torch.device("cpu")
 
 
-def checked_device(device: str | torch.device) -> torch.device:
-    """A device that is there.
+def checked_device(device: str | torch.device, meta: bool = False) -> torch.device:
+    """A device that is there, and that holds values unless ``meta`` may be meant.
 
     Raises:
         SelectionError: there is no such device, or it is not here.
@@ -166,7 +169,14 @@ def checked_device(device: str | torch.device) -> torch.device:
         if (found.index or 0) >= count:
             there = f"there are {count} CUDA devices" if count else "torch sees no CUDA device here"
             raise SelectionError(f"{device} was asked for, and {there}", hint="Take another: --device cpu")
-    return found
+    if found.type == "meta" and not meta:
+        raise SelectionError("tensors on meta have no values", hint="For example: cpu, cuda, cuda:1")
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # what a build of torch without it says
+        reason = str(error).partition("\n")[0]
+        raise SelectionError(f"{device} is not here: {reason}", hint="Take another: --device cpu") from error
+    return found if found.type != "cpu" else torch.device("cpu")  # its numbers mean nothing
 
 
 def _names(keymap: Any, keys: list[str]) -> dict[str, str | None]:
@@ -242,7 +252,7 @@ def _incompatible(
         found = verdict_with_values(module, given)
     if found.mismatched or found.errors or (strict and not found.strict):
         text = " ".join((found.text or "; ".join(found.errors)).split())
-        raise ModelError(text, hint="What to do about it: ckpt check FILE --model …")
+        raise ModelError(text, hint=WHAT_TO_DO)
     return found.missing, found.unexpected
 
 
@@ -284,7 +294,7 @@ def _move(module: nn.Module, device: torch.device) -> list[str]:
                 if tensor.is_meta:
                     unfilled.append(f"{path}.{name}" if path else name)
                 elif tensor.device != device and not nn.parameter.is_lazy(tensor):
-                    tensor.data = tensor.data.to(device)
+                    tensor.data = to_gpu(tensor.data, device) if device.type == "cuda" else tensor.data.to(device)
         unfilled += [
             f"{path}.{name}" if path else name
             for name, value in vars(part).items()
@@ -321,7 +331,7 @@ def to_device(source: Any, device: str | torch.device) -> Any:
     >>> moved["w"].device, moved["epoch"]
     (device(type='cpu'), 3)
     """
-    target = checked_device(device)
+    target = checked_device(device, meta=True)
     made: dict[int, Any] = {}
 
     def move(value: Any) -> Any:
@@ -351,6 +361,7 @@ def to_gpu(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     from .streaming import LARGE, copy_in
 
     plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout == torch.strided
+    plain = plain and not tensor.is_conj() and not tensor.is_neg()
     if tensor.device.type != "cpu" or not plain or not tensor.is_contiguous() or tensor.is_quantized:
         return tensor.to(device)
     nbytes = tensor.numel() * tensor.element_size()

@@ -18,12 +18,13 @@ from math import inf, isfinite, sqrt
 
 import torch
 
-from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
-from ..model.source import Source
 from .chunks import ELEMENTS, ON_DEVICE, Chunks, pieces
+from .operand import Operand, halves, unsigned_numbers
 
 _SPARE_BITS = 1 << 62
+_LOWEST = torch.iinfo(torch.int64).min
+_EXACT = 1 << 53
 
 
 @dataclass(slots=True)
@@ -76,43 +77,6 @@ class Metrics:
         return max(-1.0, min(1.0, self.xy / norm)) if norm and isfinite(self.xy) else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Affine:
-    """How integers of a quantized tensor become real numbers: ``(q - zero_point) * scale``.
-
-    Attributes:
-        scale, zero_point: one number, or one for each channel.
-        inner: how many elements in row-major order a channel has before the next one comes; 0: there are none.
-    """
-
-    scale: float | torch.Tensor
-    zero_point: int | torch.Tensor
-    inner: int = 0
-
-    def real(self, integers: torch.Tensor, first: int) -> torch.Tensor:
-        """float64; ``integers`` are elements ``first`` and following."""
-        if not self.inner or not isinstance(self.scale, torch.Tensor) or not isinstance(self.zero_point, torch.Tensor):
-            return (integers - self.zero_point).double().mul_(self.scale)
-        places = torch.arange(first, first + integers.numel()) // self.inner % len(self.scale)
-        scale, zero_point = (one[places].to(integers.device) for one in (self.scale, self.zero_point))
-        return (integers - zero_point).double() * scale
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """One of the two tensors: its row-major bytes and what they are."""
-
-    source: Source
-    dtype: str
-    affine: Affine | None = None
-
-
-def vector(operand: Operand) -> torch.Tensor:
-    """All values of a small tensor, in memory of their own."""
-    count = operand.source.size // BY_NAME[operand.dtype].itemsize
-    return Chunks(operand.dtype, elements=max(1, count)).numbers(operand.source, 0, count).clone()
-
-
 class Comparer:
     """Compares stretches of two tensors; for one thread.
 
@@ -139,9 +103,25 @@ class Comparer:
             y = self._numbers(self._y, self.y, first + at, n)
             if x.dtype == y.dtype == torch.int64 and self._unsigned != 1:
                 found.add(_integers(x, y, self.atol, self.rtol, self._unsigned == 2))
+            elif torch.int64 in (x.dtype, y.dtype) and not (x.is_complex() or y.is_complex()):
+                self._add_mixed(found, x, y)
             else:
-                found.add(_reals(self._real(x, self.x.dtype), self._real(y, self.y.dtype), self.atol, self.rtol))
+                found.add(self._as_reals(x, y))
         return found
+
+    def _as_reals(self, x: torch.Tensor, y: torch.Tensor) -> Metrics:
+        return _reals(self._real(x, self.x.dtype), self._real(y, self.y.dtype), self.atol, self.rtol)
+
+    def _add_mixed(self, found: Metrics, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Integers beside other integers or floats: those that float64 would round are compared as integers."""
+        unsigned = "uint64" in (self.x.dtype, self.y.dtype)
+        whole_x, there_x = _as_integers(x, self.x.dtype, unsigned)
+        whole_y, there_y = _as_integers(y, self.y.dtype, unsigned)
+        exactly = there_x & there_y & (_large(x, self.x.dtype) | _large(y, self.y.dtype))
+        if bool(exactly.any()):
+            found.add(_integers(whole_x[exactly], whole_y[exactly], self.atol, self.rtol, unsigned))
+        if not bool(exactly.all()):
+            found.add(self._as_reals(x[~exactly], y[~exactly]))
 
     @staticmethod
     def _numbers(chunks: Chunks, operand: Operand, first: int, count: int) -> torch.Tensor:
@@ -155,6 +135,30 @@ class Comparer:
         if dtype == "uint64":
             return unsigned_numbers(numbers)
         return numbers if numbers.is_complex() else numbers.double()
+
+
+def _large(numbers: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Integers that float64 may not hold."""
+    if numbers.dtype != torch.int64:
+        return torch.zeros_like(numbers, dtype=torch.bool)
+    if dtype == "uint64":  # less 2⁶³
+        return numbers > _LOWEST + _EXACT
+    return (numbers > _EXACT) | (numbers < -_EXACT)
+
+
+def _as_integers(numbers: torch.Tensor, dtype: str, unsigned: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """As int64, or where ``unsigned`` as uint64 less 2⁶³; and which of them are integers that fit."""
+    if numbers.dtype == torch.int64:
+        if dtype == "uint64" or not unsigned:
+            return numbers, torch.ones_like(numbers, dtype=torch.bool)
+        return numbers ^ _LOWEST, numbers >= 0
+    low, high = (0.0, 2.0**64) if unsigned else (-(2.0**63), 2.0**63)
+    fits = (numbers >= low) & (numbers < high) & (numbers == numbers.trunc())
+    whole = torch.where(fits, numbers, 0.0)
+    if not unsigned:
+        return whole.long(), fits
+    upper = whole >= 2.0**63
+    return torch.where(upper, (whole - 2.0**63).long(), torch.where(upper, 0.0, whole).long() ^ _LOWEST), fits
 
 
 def _reals(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float) -> Metrics:
@@ -250,7 +254,7 @@ def _integers(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float, unsign
         total = (int(upper.sum()) << 32) + int(lower.sum())
         most = int(upper.max())
         largest = (most << 32) + int(lower[upper == most].max())
-        size = _halves(wrapped)
+        size = halves(wrapped)
     if unsigned:
         real_x, real_y = unsigned_numbers(x), unsigned_numbers(y)
     else:
@@ -269,16 +273,6 @@ def _integers(x: torch.Tensor, y: torch.Tensor, atol: float, rtol: float, unsign
         xy=torch.dot(real_x, real_y).item(),
         dd=torch.dot(magnitudes, magnitudes).item(),
     )
-
-
-def unsigned_numbers(shifted: torch.Tensor) -> torch.Tensor:
-    """uint64 as :meth:`Chunks.numbers` gives it, as float64, each rounded once."""
-    return _halves(shifted ^ torch.iinfo(torch.int64).min)
-
-
-def _halves(bits: torch.Tensor) -> torch.Tensor:
-    """The bits of uint64 in int64, as float64."""
-    return ((bits >> 32) & 0xFFFFFFFF).double() * 2.0**32 + (bits & 0xFFFFFFFF).double()
 
 
 def _exact_sum(values: torch.Tensor) -> int:

@@ -7,6 +7,7 @@ this package imports code of the user's, and nothing that a checkpoint names is 
 from __future__ import annotations
 
 import copy
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -75,7 +76,9 @@ class Model:
         try:
             with redirect_stdout(sys.stderr), torch.device("meta"):
                 made = self.target(*self.args, **self.kwargs)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit() is one too
             return Built(self.build_on_cpu(), "cpu", said(error))
         return Built(self._checked(made), "meta")
 
@@ -93,20 +96,31 @@ class Model:
 
     def numbers(self) -> dict[str, int]:
         """The whole numbers it is called with, by name: those given and those it has by default."""
+        return {name: value for name, value in self._named().items() if type(value) is int}
+
+    def lists(self) -> dict[str, list[int]]:
+        """Lists and tuples of whole numbers, likewise."""
+        return {
+            name: list(value) for name, value in self._named().items()
+            if type(value) in (list, tuple) and value and all(type(item) is int for item in value)
+        }  # fmt: skip
+
+    def _named(self) -> dict[str, Any]:
         try:
             bound = inspect.signature(self.target).bind(*self.args, **self.kwargs)
         except (TypeError, ValueError):
             return {}
         bound.apply_defaults()
-        named = {**bound.arguments, **bound.arguments.get("kwargs", {})}
-        return {name: value for name, value in named.items() if type(value) is int}
+        return {**bound.arguments, **bound.arguments.get("kwargs", {})}
 
     def with_kwargs(self, kwargs: Mapping[str, Any]) -> Model:
         """The same model, called with other arguments; those given by position are given by name."""
         bound = inspect.signature(self.target).bind(*self.args, **self.kwargs)
         given = {} if any(map(_is_variadic, bound.signature.parameters.values())) else dict(bound.arguments)
-        args = self.args if not given else ()
-        return Model(self.spec, args, {**self.kwargs, **given, **kwargs})
+        other = copy.copy(self)  # the code is not imported again
+        other.args = self.args if not given else ()
+        other.kwargs = {**self.kwargs, **given, **kwargs}
+        return other
 
     def _checked(self, made: Any) -> nn.Module:
         if not isinstance(made, nn.Module):
@@ -114,6 +128,8 @@ class Model:
                 f"{self.spec} gave a {type(made).__name__}, not a torch.nn.Module",
                 hint="Name a class of modules, or a function that gives one.",
             )
+        if "_parameters" not in vars(made) and not isinstance(made, torch.jit.ScriptModule):
+            raise ModelError(f"{self.spec} gave a {type(made).__name__} whose super().__init__() was not called")
         return made
 
     def _takes(self) -> str | None:
@@ -139,10 +155,10 @@ def _find(spec: str) -> Any:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            raise ModelError(f"there is no {name} in {_place(module)}", hint=_models_of(module, where))
+            raise ModelError(f"there is no {name} in {_place(module)}", hint=_models_of(module, where, name))
         found = getattr(found, part)
     if not callable(found):
-        raise ModelError(f"{spec} is a {type(found).__name__}, not a model", hint=_models_of(module, where))
+        raise ModelError(f"{spec} is a {type(found).__name__}, not a model", hint=_models_of(module, where, name))
     return found
 
 
@@ -202,11 +218,16 @@ def _place(module: ModuleType) -> str:
     return f"{module.__name__} ({path})" if path else module.__name__
 
 
-def _models_of(module: ModuleType, where: str) -> str | None:
-    own = [
-        name for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
-    ]  # fmt: skip
+def _models_of(module: ModuleType, where: str, meant: str) -> str | None:
+    """The models there: one that is called nearly so, or those that the file defines."""
+    models = {
+        name: value for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and not value.__module__.startswith("torch.")
+    }  # fmt: skip
+    close = difflib.get_close_matches(meant, models, n=1)
+    if close:
+        return f"Did you mean {where}:{close[0]}?"
+    own = [name for name, value in models.items() if value.__module__ == module.__name__]
     return f"There is: {', '.join(f'{where}:{name}' for name in own[:6])}" if own else None
 
 
@@ -219,16 +240,20 @@ def their_code(what: str, hint: str | None = None) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except ModelError:
+    except (ModelError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # sys.exit() is one too
         place = line_of(error)
         raise ModelError(f"{what}: {said(error)}", hint=f"At {place}" if place else hint) from error
 
 
 def said(error: BaseException) -> str:
     """``TypeError: unexpected keyword argument 'classes'``: the first lines of an exception."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the text of an exception is the model's own code too
+        text = ""
+    text = text.partition(" Exception raised from ")[0]  # what follows is a trace of C++
     if "TorchScript interpreter" in text:  # a traceback of its own; what counts stands last
         text = text.rpartition(f"{type(error).__name__}: ")[2]
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

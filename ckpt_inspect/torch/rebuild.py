@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,7 +66,8 @@ def build_module(
         chosen = choose(checkpoint, section)
         loader = Loader(device=device if load else "meta", mmap=mmap)
         plan, entries = draft(checkpoint, chosen, loader)
-        built = _Builder(entries).build(plan)
+        frozen = {key for key, info in chosen.items() if chosen.kind == "module" and info.requires_grad is False}
+        built = _Builder(entries, frozen).build(plan)
         for key, info in chosen.items() if load else ():
             if not info.persistent and info.role == "buffer":
                 _fill(built, key, loader.tensor(info))
@@ -93,14 +95,21 @@ def refuse_what_torch_cannot_hold(checkpoint: Checkpoint, section: Section) -> N
         raise SelectionError(
             f"{section.pointer or 'the root'} is neither a state_dict nor a module", path=checkpoint.path
         )
-    bad = []
+    quantized = {path: info.cls for path, info in section.modules.items() if _is_quantized(info.cls)}
+    bad = [
+        f"{path!r}: a quantized module, {cls}"
+        for path, cls in quantized.items()
+        if not path or path.rpartition(".")[0] not in quantized
+    ]
     if section.kind == "state_dict" and type(section.node) in (Dict, Opaque):
         inside = objects.children(section.node)[0]
         bad = [f"{key!r}: a key that is no string" for key, _ in inside if not isinstance(key, str)]
     for key, info in section.items():
         if not info.persistent:
             continue
-        if info.layout != "strided" or info.parts or info.dtype.startswith(("q", "bits")):
+        if info.dtype.startswith("q"):
+            bad.append(f"{key!r}: a quantized tensor ({info.dtype})")
+        elif info.layout != "strided" or info.parts or info.dtype.startswith("bits"):
             bad.append(f"{key!r}: a compound tensor ({info.layout} {info.dtype})")
         elif info.storage is not None and info.nbytes > max(_LARGE, 16 * info.storage.nbytes):
             bad.append(f"{key!r}: {info.nbytes:,} bytes expanded from {info.storage.nbytes:,}")
@@ -110,14 +119,24 @@ def refuse_what_torch_cannot_hold(checkpoint: Checkpoint, section: Section) -> N
             bad.append(f"{key[:40]!r}…: a key of {key.count('.') + 1:,} segments")
     if bad:
         listed = "; ".join(bad[:8]) + (f"; and {len(bad) - 8:,} more" if len(bad) > 8 else "")
+        if quantized:
+            listed += ". Only torch.ao.quantization makes those again, from the model that they were made of"
         raise UnsupportedError(
-            f"a module cannot hold {listed}", path=checkpoint.path, hint="See them: ckpt ls --long FILE"
+            f"a module cannot hold {listed}",
+            path=checkpoint.path,
+            hint=f"See them: {join(['ckpt', 'ls', '--long', checkpoint.path])}",
         )
 
 
+def _is_quantized(cls: str) -> bool:
+    """Its weights are packed into an object that only its own class can make."""
+    return ".nn.quantized." in cls or ".nn.intrinsic.quantized." in cls
+
+
 class _Builder:
-    def __init__(self, entries: OrderedDict[str, Any]) -> None:
+    def __init__(self, entries: OrderedDict[str, Any], frozen: set[str]) -> None:
         self.entries = entries
+        self.frozen = frozen
         self.tensors: dict[tuple[Any, ...], Any] = {}  # what is tied in the file is one tensor here
         self.modules: dict[int, nn.Module] = {}  # one object of the file is one here
 
@@ -139,17 +158,16 @@ class _Builder:
             for registry in (part._parameters, part._buffers):
                 for name, mine in registry.items():
                     if mine is not None and inner + name in self.entries:
-                        registry[name] = self._tensor(inner + name, isinstance(mine, nn.Parameter), mine.requires_grad)
-            if plan.training is not None:
-                part.training = plan.training
+                        registry[name] = self._tensor(inner + name, isinstance(mine, nn.Parameter))
+            mode = plan.modes.get(inner[:-1], plan.training)
+            part.training = mode if mode is not None else part.training
         return made
 
     def _container(self, plan: Blueprint, prefix: str) -> nn.Module:
         made: Any = getattr(nn, plan.group)() if plan.group else Container(plan.cls.rpartition(".")[2] or "Container")
         for name, info in plan.tensors.items():
             if prefix + name in self.entries:
-                grad = info.requires_grad is not False
-                made.hold(name, self._tensor(prefix + name, info.role == "parameter", grad))
+                made.hold(name, self._tensor(prefix + name, info.role == "parameter"))
             else:
                 empty = torch.empty(info.shape, dtype=getattr(torch, info.dtype, None), device="meta")
                 made.hold(name, empty, persistent=False)
@@ -159,7 +177,7 @@ class _Builder:
             made._modules[name] = self.build(child, f"{prefix}{name}.")
         return made
 
-    def _tensor(self, key: str, parameter: bool, requires_grad: bool) -> torch.Tensor:
+    def _tensor(self, key: str, parameter: bool) -> torch.Tensor:
         tensor = self.entries[key]
         key_of = _view_of(tensor, key), parameter
         made = self.tensors.get(key_of)
@@ -167,7 +185,7 @@ class _Builder:
             plain = tensor.detach()
             if _overlaps(plain):  # nothing could be loaded into it
                 plain = plain.contiguous()
-            grad = requires_grad and (plain.is_floating_point() or plain.is_complex())
+            grad = key not in self.frozen and (plain.is_floating_point() or plain.is_complex())
             made = self.tensors[key_of] = nn.Parameter(plain, grad) if parameter else plain
         return made
 

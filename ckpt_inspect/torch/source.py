@@ -10,7 +10,8 @@ import torch
 
 from ..model.tensor import TensorInfo
 from . import container
-from .blueprint import Blueprint, Call
+from .blueprint import Blueprint
+from .calls import Call
 
 _INDENT = "    "
 _TAKEN = frozenset(dir(container.Container())) | {"training", "_extra_state"}
@@ -56,16 +57,13 @@ class Writer:
 
     def _expression(self, plan: Blueprint, name: str) -> tuple[str, str]:
         """What makes the module, and a remark."""
-        if plan.call is not None:
-            return self._call(plan.call)
-        if plan.group:
-            return self._group(plan)
-        return self._class(plan, name), ""
+        if plan.call is None and not plan.group:
+            return self._class(plan, name), ""
+        text, remark = self._call(plan.call) if plan.call is not None else self._group(plan)
+        return text, "; ".join(filter(None, [remark, *(f"its {hooks} are not made again" for hooks in plan.hooks)]))
 
     def _call(self, call: Call) -> tuple[str, str]:
-        given = [_value(value) for value in call.args]
-        given += [f"{name}={_value(value)}" for name, value in call.kwargs.items()]
-        text = f"nn.{call.name}({', '.join(given)})"
+        text = _made(call)
         if not call.counter:
             self.helpers.add("without_counter")
             text = f"without_counter({text})"
@@ -73,16 +71,19 @@ class Writer:
         if call.inferred:
             recorded = "..." in call.inferred
             remark = "" if recorded else "~" if "*" in call.inferred else "arguments~"
-            remark += f"{' ' if remark else ''}not in the file: {call.unknown}" if call.unknown else ""
+            remark += f" {call.fits}, by its name" if call.fits else ""
+            unknown = f"not in the file: {call.unknown}" if call.unknown else ""
+            remark += f"{';' if call.fits else ''}{' ' if remark else ''}{unknown}" if unknown else ""
         return text, remark
 
     def _group(self, plan: Blueprint) -> tuple[str, str]:
         made = [(name, *self._expression(child, _camel(name))) for name, child in plan.children.items()]
-        inferred = "" if plan.cls else "~ numbers that are missing had no tensors"
-        if [name for name, _, _ in made] == [str(index) for index in range(len(made))]:
+        numbered = [name for name, _, _ in made] == [str(index) for index in range(len(made))]
+        inferred = "" if plan.cls else plan.note if numbered else "~ numbers that are missing had no tensors"
+        if numbered:
             texts = [text for _, text, _ in made]
             if plan.group == "ModuleList" and len(texts) > 2 and len(set(texts)) == 1 and "\n" not in texts[0]:
-                return f"nn.ModuleList({texts[0]} for _ in range({len(texts)}))", made[0][2]
+                return f"nn.ModuleList({texts[0]} for _ in range({len(texts)}))", inferred or made[0][2]
             rows = [f"{text},{_aside(remark)}" for _, text, remark in made]
         else:
             rows = [f"({_value(name)}, {text}),{_aside(remark)}" for name, text, remark in made]
@@ -166,8 +167,17 @@ def _tensor(info: TensorInfo) -> tuple[str, str]:
 # -- texts -------------------------------------------------------------------------------------------------------
 
 
+def _made(call: Call) -> str:
+    """``nn.Conv2d(1, 2, 3)``; layers that are arguments stand in it."""
+    given = [_value(value) for value in call.args]
+    given += [f"{name}={_value(value)}" for name, value in call.kwargs.items()]
+    return f"nn.{call.name}({', '.join(given)})"
+
+
 def _value(value: object) -> str:
     """A literal, in ASCII: names in a file may hold anything."""
+    if isinstance(value, Call):
+        return _made(value)
     if isinstance(value, torch.dtype):
         return str(value)
     return ascii(value)

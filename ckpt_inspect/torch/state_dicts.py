@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
+from shlex import join, quote
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -205,7 +206,7 @@ def choose(checkpoint: Checkpoint, pointer: str | None) -> Section:
         raise SelectionError(
             f"{section.pointer or 'the root'} is {what}, not a state_dict",
             path=checkpoint.path,
-            hint=_one_tensor(next(map(section.name_of, section), None)),
+            hint=_one_tensor(checkpoint, next(map(section.name_of, section), None)),
         )
     return section
 
@@ -217,21 +218,25 @@ def _only_one_below(checkpoint: Checkpoint, pointer: str) -> Section:
     if not inside:
         raise SelectionError(f"{pointer!r} holds no tensors", path=checkpoint.path)
     raise SelectionError(
-        f"{pointer!r} holds several sections: {_listed(inside)}", path=checkpoint.path, hint=_name_one(inside)
+        f"{pointer!r} holds several sections: {_listed(inside)}",
+        path=checkpoint.path,
+        hint=_name_one(checkpoint, inside),
     )
 
 
 def _open_choice(checkpoint: Checkpoint, candidates: list[str]) -> SelectionError:
     if candidates:
         return SelectionError(
-            f"several parts can be meant: {_listed(candidates)}", path=checkpoint.path, hint=_name_one(candidates)
+            f"several parts can be meant: {_listed(candidates)}",
+            path=checkpoint.path,
+            hint=_name_one(checkpoint, candidates),
         )
     kinds = {pointer: section.kind for pointer, section in checkpoint.sections.items()}
     if not kinds:
         return SelectionError("it holds no tensors", path=checkpoint.path)
     parts = ", ".join(f"{pointer or 'the root'} ({kind})" for pointer, kind in list(kinds.items())[:8])
-    usable = [pointer for pointer, kind in kinds.items() if kind not in ("optimizer", "tensor")]
-    hint = _name_one(usable) if usable else _one_tensor(next(iter(checkpoint), None))
+    usable = [pointer for pointer, kind in kinds.items() if kind in ("state_dict", "module")]
+    hint = _name_one(checkpoint, usable) if usable else _one_tensor(checkpoint, next(iter(checkpoint), None))
     return SelectionError(f"no part is a state_dict or a module; there is: {parts}", path=checkpoint.path, hint=hint)
 
 
@@ -239,12 +244,13 @@ def _listed(names: dict[str, Any] | list[str]) -> str:
     return ", ".join(list(names)[:8]) + (", …" if len(names) > 8 else "")
 
 
-def _one_tensor(name: str | None) -> str | None:
-    return name and f"One tensor: ckpt_inspect.torch.to_tensor(checkpoint[{name!r}])."
+def _one_tensor(checkpoint: Checkpoint, name: str | None) -> str | None:
+    return f"See it: {join(['ckpt', 'show', checkpoint.path, name])}" if name is not None else None
 
 
-def _name_one(names: dict[str, Any] | list[str]) -> str:
-    return f"Name one: section={next(iter(names))!r}."
+def _name_one(checkpoint: Checkpoint, names: dict[str, Any] | list[str]) -> str:
+    """As commands and functions alike take it."""
+    return f"Name one: {quote(f'{checkpoint.path}#{next(iter(names))}')}"
 
 
 # -- what is in it --------------------------------------------------------------------------------------------

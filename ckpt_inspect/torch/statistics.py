@@ -15,7 +15,7 @@ import torch
 
 from ..dtypes import BY_NAME
 from .chunks import ELEMENTS, ON_DEVICE, Chunks, pieces, torch_dtype
-from .metrics import Operand, unsigned_numbers
+from .operand import Operand, unsigned_numbers
 
 _LOWEST = torch.iinfo(torch.int64).min
 
@@ -202,11 +202,8 @@ def _at_edge(x: torch.Tensor, dtype: str) -> int | None:
         return None
     name = {"qint8": "int8", "quint8": "uint8", "qint32": "int32", "uint64": "int64"}.get(dtype, dtype)
     limits = torch.iinfo(torch_dtype(name))
-    return (
-        int(((x == limits.min) | (x == limits.max)).sum())
-        if limits.min or dtype == "uint64"
-        else int((x == limits.max).sum())
-    )
+    at_edge = x == limits.max
+    return int((at_edge | (x == limits.min) if limits.min and dtype != "uint64" else at_edge).sum())
 
 
 def _edge_of_reals(x: torch.Tensor, dtype: str) -> int | None:
@@ -231,6 +228,10 @@ def histogram(operand: Operand, bins: int, low: float, high: float, device: str 
             x = unsigned_numbers(x) if operand.dtype == "uint64" else x.double()
         x = x.abs() if x.is_complex() else x
         x = x[torch.isfinite(x)]
-        place = ((x - low) * (bins / (high - low))).long().clamp_(0, bins - 1)
+        if isfinite(high - low):
+            place = (x - low) / (high - low) * bins
+        else:  # the range is larger than the largest number
+            place = (x / 2 - low / 2) / (high / 2 - low / 2) * bins
+        place = place.long().clamp_(0, bins - 1)
         total += torch.bincount(place.cpu(), minlength=bins)
     return [int(number) for number in total]

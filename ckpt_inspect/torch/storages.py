@@ -60,8 +60,6 @@ class Storages:
         source = record.source
         place = source.file_range()
         native = storage.byteorder == sys.byteorder or storage.word == 1
-        if self.device.type == "cuda" and place is not None and native:
-            return _on_gpu(source, record.nbytes, self.device, storage.id)
         made = None
         if place is not None:
             file, start = place
@@ -70,6 +68,8 @@ class Storages:
                     f"cut: {max(0, file.size - start):,} of {record.nbytes:,} bytes are there",
                     path=file.path, record=storage.id, hint="Download or copy the file again.",
                 )  # fmt: skip
+            if self.device.type == "cuda" and native:
+                return _on_gpu(source, record.nbytes, self.device, storage.id)
             made = self._map(file, start, record.nbytes)
         if made is None:
             made = _read(source, record.nbytes, storage.id)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +27,7 @@ LARGE = 8 << 20  # bytes from which on it is worth the while
 _CHUNK = 4 << 20
 _BUFFERS = 16  # 64 MiB of pinned memory, and as many threads that fill it
 _pinned: list[torch.Tensor] = []  # made once: pinning memory takes longer than filling it
+_in_use = threading.Lock()  # they are of one stream at a time
 
 
 def copy_in(host: torch.Tensor, target: torch.Tensor) -> None:
@@ -71,7 +74,12 @@ def read_in(source: Source, target: torch.Tensor, name: str) -> None:
 def stream(fill: Callable[[torch.Tensor, int], None], target: torch.Tensor) -> None:
     """Fill a tensor chunk by chunk; ``fill(buffer, at)`` writes the bytes from ``at`` on into a host buffer."""
     pinned = target.device.type == "cuda"
-    buffers = _buffers(pinned)
+    with _in_use if pinned else nullcontext():
+        _stream(fill, target, _buffers(pinned))
+
+
+def _stream(fill: Callable[[torch.Tensor, int], None], target: torch.Tensor, buffers: list[torch.Tensor]) -> None:
+    pinned = target.device.type == "cuda"
     if len(target) <= _CHUNK:
         part = buffers[0][: len(target)]
         fill(part, 0)
@@ -95,7 +103,7 @@ def stream(fill: Callable[[torch.Tensor, int], None], target: torch.Tensor) -> N
             start, part, done = filling.popleft()
             done.result()
             target[start : start + len(part)].copy_(part, non_blocking=pinned)
-            moving.append((_whole(part, buffers), _mark(pinned)))
+            moving.append((_whole(part, buffers), _mark(target.device) if pinned else None))
     for _, event in moving:
         if event is not None:
             event.synchronize()
@@ -119,9 +127,8 @@ def _whole(part: torch.Tensor, buffers: list[torch.Tensor]) -> torch.Tensor:
     return next(buffer for buffer in buffers if buffer.data_ptr() == part.data_ptr())
 
 
-def _mark(pinned: bool) -> torch.cuda.Event | None:
-    if not pinned:
-        return None
+def _mark(device: torch.device) -> torch.cuda.Event:
+    """What has happened once the copies so far are done: on the stream of that GPU, which need not be the current one."""
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event

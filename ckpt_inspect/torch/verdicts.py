@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 import warnings
 from collections import OrderedDict
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ..errors import ModelError
-from .models import on_meta, said
+from .models import on_meta, said, their_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,24 +55,37 @@ class Verdict(NamedTuple):
     text: str | None
 
 
-def verdict(module: nn.Module, state_dict: OrderedDict[str, Any]) -> Verdict:
+def verdict(
+    module: nn.Module, state_dict: OrderedDict[str, Any], fresh: Callable[[], nn.Module] | None = None
+) -> Verdict:
     """Load a copy of ``module``, on ``meta``, from ``state_dict``; neither is changed.
 
     Args:
         module: on any device.
         state_dict: tensors on ``meta``; with real ones nothing is copied either.
+        fresh: makes the module anew, on ``meta``, where it cannot be copied.
 
     Raises:
-        NeedsValues: a hook of the model reads values of the state_dict, and there are none on ``meta``.
+        NeedsValues: the model reads values of the state_dict, and there are none on ``meta``.
         ModelError: the module cannot be copied.
     """
-    return _load(on_meta(module), state_dict)
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise NeedsValues("TorchScript copies values")
+    try:
+        copied = on_meta(module)
+    except ModelError:  # it holds a lock, a generator, an open file
+        if fresh is None:
+            raise
+        copied = fresh()
+    return _load(copied, state_dict)
 
 
 def verdict_with_values(module: nn.Module, state_dict: OrderedDict[str, Any]) -> Verdict:
     """As :func:`verdict`, on a copy of the module with all its values, for models whose hooks read them."""
+    with their_code(f"{type(module).__name__} cannot be copied"):
+        copied = copy.deepcopy(module)
     try:
-        return _load(copy.deepcopy(module), state_dict)
+        return _load(copied, state_dict)
     except NeedsValues as error:
         raise ModelError(f"its load_state_dict fails: {error}") from error
 
@@ -84,10 +99,12 @@ def _load(module: nn.Module, state_dict: OrderedDict[str, Any]) -> Verdict:
     module.__dict__["_load_from_state_dict"] = _spy(module._load_from_state_dict, lists)
     text = None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             module.load_state_dict(with_own_metadata(state_dict), strict=True)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() is one too
         if not (isinstance(error, RuntimeError) and str(error).startswith(_TORCH_SAYS)):
             raise NeedsValues(said(error)) from error
         text = str(error)
@@ -135,8 +152,6 @@ def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: its ``state_dict`` fails.
     """
-    try:
+    with their_code("its state_dict() fails"):
         entries = module.state_dict(keep_vars=True)
-    except Exception as error:
-        raise ModelError(f"its state_dict() fails: {said(error)}") from error
     return {key: value for key, value in entries.items() if isinstance(value, torch.Tensor)}

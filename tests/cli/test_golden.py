@@ -84,5 +84,53 @@ def test_terminal(command: str, name: str, columns: int, request: pytest.Fixture
     check(f"{command}-{name.replace(' ', '-')}-{columns}", text, request)
 
 
+@pytest.fixture
+def awkward(tmp_path: Path) -> Path:
+    """Two files whose tensors have long names and changed in every way that is said in words."""
+    import torch
+
+    names = "encoder.layers.0.self_attn.in_proj_weight", "encoder.layers.0.self_attn.out_proj.bias"
+    old = {names[0]: torch.arange(96.0).reshape(12, 8), names[1]: torch.arange(8.0) - 3, "head.weight": torch.ones(2, 8),
+           "turned": torch.arange(24.0).reshape(2, 3, 4), "half": torch.arange(7.0) / 3, "same": torch.ones(3),
+           "dead": torch.cat([torch.zeros(2, 4), torch.ones(3, 4)])}  # fmt: skip
+    new = {key: tensor.clone() for key, tensor in old.items()}
+    new[names[0]][3, 4], new[names[0]][5, 0] = float("nan"), float("inf")
+    new |= {"head.weight": torch.ones(10, 8), "turned": new["turned"].permute(2, 0, 1).contiguous()}
+    new["half"] = new["half"].half()
+    new[names[1]] *= -1
+    torch.save(old, tmp_path / "old.pt")
+    torch.save(new, tmp_path / "new.pt")
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_neighbours_of_one_kind_are_one_line(suffix: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Also where numbers are sorted as text, as safetensors does."""
+    import torch
+    from safetensors.torch import save_file
+
+    save = save_file if suffix == "safetensors" else torch.save
+    keys = [f"blocks.{n}.{part}.weight" for n in range(12) for part in ("attn", "mlp")] + ["head.bias", "neck.0.scale"]
+    old = {key: torch.full((2, 3), index + 1.0) for index, key in enumerate(keys)}
+    new = {key: tensor.clone() for key, tensor in old.items()}
+    new["blocks.3.mlp.weight"] *= 2
+    new |= {f"blocks.{n}.attn.weight": torch.zeros(1, 6) - n for n in (12, 13, 14)}
+    del new["neck.0.scale"]
+    for name, tensors in (("old", old), ("new", new)):
+        save(tensors, tmp_path / f"{name}.{suffix}")
+    text = on_terminal(["diff", f"old.{suffix}", f"new.{suffix}"], 80, tmp_path, NO_COLOR="1")
+    check("runs-of-neighbours", text.replace(suffix, "…"), request)
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+@pytest.mark.parametrize(
+    "command", ["diff old.pt new.pt", "stats new.pt", "show new.pt turned", "show new.pt turned --slice 1:3"]
+)
+def test_what_is_long_is_not_cut(command: str, columns: int, awkward: Path, request: pytest.FixtureRequest) -> None:
+    text = on_terminal(command.split(), columns, awkward, NO_COLOR="1")
+    assert "…" not in text.replace(" … ", "")  # a range has one
+    check(f"awkward-{command.replace(' ', '-').replace(':', '')}-{columns}", text, request)
+
+
 def test_colour_is_there_without_no_color() -> None:
     assert "\x1b[" in on_terminal(["tree", "run.ckpt"], 80)

@@ -20,7 +20,7 @@ sys.exit(status)
 """
 
 
-@pytest.mark.parametrize("command", ["info", "tree", "ls", "verify"])
+@pytest.mark.parametrize("command", ["info", "tree", "ls", "verify", "scan", "hash"])
 @pytest.mark.parametrize(
     "name", ["run.ckpt", "gpt.safetensors", "traced.pt", "legacy.pth", "tar2017.pth.tar", "sharded", "lightning.ckpt"]
 )
@@ -37,16 +37,43 @@ def test_piped_command_imports_nothing_heavy(command: str, name: str, option: li
 
 
 def test_works_where_torch_is_not_installed() -> None:
-    blocked = "import sys; sys.modules['torch'] = sys.modules['numpy'] = sys.modules['safetensors'] = None\n"
     for command in ("info", "tree", "ls"):
-        done = subprocess.run(
-            [sys.executable, "-c", blocked + _PROBE, command, str(FIXTURES / "run.ckpt")],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = without_torch(command, "run.ckpt")
         assert done.returncode == 0, done.stderr
         assert done.stdout
+
+
+def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    blocked = "import sys; sys.modules['torch'] = sys.modules['numpy'] = sys.modules['safetensors'] = None\n"
+    return subprocess.run(
+        [sys.executable, "-c", blocked + _PROBE, *arguments], capture_output=True, text=True, check=False, cwd=FIXTURES
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["stats lenet.pt", "stats lenet.pt --check", "show lenet.pt conv1.bias --slice :2", "verify lenet.pt --deep",
+     "check lenet.pt --model nets.py:LeNet", "run scripted.pt --input 1,3,32,32", "code lenet.pt",
+     "convert run.ckpt --dtype float16 --dry-run", "remap lenet.pt --like nets.py:LeNet --dry-run",
+     "tree --model nets.py:LeNet", "diff lenet.pt --model nets.py:LeNet"],
+)  # fmt: skip
+def test_what_needs_torch_says_so_without_it(command: str) -> None:
+    done = without_torch(*command.split())
+    assert done.returncode == 2
+    assert "this needs torch, which is not installed here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_what_torch_would_only_add_to_is_there_without_it() -> None:
+    done = without_torch("diff", "lenet.pt", "tuned.safetensors")
+    assert done.returncode == 1, done.stderr
+    assert "!\tfc3.bias\tfloat32\t10\n" in done.stdout
+    assert "was not measured: torch is not installed here" in done.stdout
+    assert without_torch("diff", "lenet.pt", "lenet.pt").returncode == 0
+    shown = without_torch("show", "lenet.pt", "conv1.bias")
+    assert shown.returncode == 0, shown.stderr
+    assert "not measured: torch is not installed here" in shown.stdout
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

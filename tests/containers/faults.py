@@ -19,7 +19,8 @@ from ckpt_inspect.model import source
 
 RECORDED = ("open", "write", "copy_file_range", "fsync", "ftruncate", "link", "unlink", "rename", "replace")
 CHANGING = (*RECORDED, "mkdir", "rmdir", "fchmod")
-ALL = (*CHANGING, "pread", "lseek")
+READS = ("pread", "preadv")
+ALL = (*CHANGING, *READS, "lseek")
 
 
 class Dead(BaseException):
@@ -64,11 +65,11 @@ def faulty(nth: int, act: Act, counted: tuple[str, ...] = ALL) -> Iterator[Calls
 
 
 def _home(name: str) -> Any:
-    return source if name == "pread" else os
+    return source if name in READS else os
 
 
 def _inner(name: str) -> str:
-    return "_pread" if name == "pread" else name
+    return f"_{name}" if name in READS else name
 
 
 def every_call(act: Act, counted: tuple[str, ...] = ALL) -> Iterator[contextlib.AbstractContextManager[Calls]]:

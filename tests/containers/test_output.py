@@ -33,6 +33,7 @@ from ckpt_inspect.errors import (
     OutputExistsError,
     UnsupportedError,
 )
+from ckpt_inspect.model import source as model_source
 from ckpt_inspect.model.source import BytesSource, FileSource, Slice, Source
 
 from . import victim
@@ -82,6 +83,8 @@ KERNELS: dict[str, Callable[..., int] | None] = {
     "a little": hesitant,
     "zero": lambda *args: 0,
     "none": None,
+    "buffer": REAL_COPY,
+    "a buffer filled by hand": REAL_COPY,
     **{errno.errorcode[code]: refused(code) for code in (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.ENOTSUP)},
 }
 
@@ -89,10 +92,19 @@ KERNELS: dict[str, Callable[..., int] | None] = {
 @pytest.fixture(params=list(KERNELS))
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     function = KERNELS[request.param]
+    monkeypatch.setattr(copying, "_is_on_disk", lambda fd: "buffer" in request.param)
+    monkeypatch.setattr(copying, "_BUFFER", 70_001)
+    if request.param == "a buffer filled by hand":
+        monkeypatch.setattr(model_source, "_preadv", model_source._read_and_copy)
     if function is None:
         monkeypatch.delattr(os, "copy_file_range")
     else:
         monkeypatch.setattr(os, "copy_file_range", function)
+
+
+@pytest.fixture(params=["kernel", "buffer"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_is_on_disk", lambda fd: request.param == "buffer")
 
 
 @pytest.fixture
@@ -150,7 +162,9 @@ def test_pieces_are_their_concatenation(
 
 
 @pytest.mark.parametrize("act", [short, eintr], ids=["short", "EINTR"])
-def test_short_and_interrupted_calls_are_continued(source: FileSource, tmp_path: Path, act: Any) -> None:
+def test_short_and_interrupted_calls_are_continued(
+    both_ways: None, source: FileSource, tmp_path: Path, act: Any
+) -> None:
     plan: list[Piece] = [DATA, source.slice(5, 200_000), b"small", Opaque(DATA), source.slice(0, 10)]
     expected = DATA + DATA[5:200_005] + b"small" + DATA + DATA[:10]
     for fault in every_call(act):
@@ -429,7 +443,7 @@ def test_permission_denied() -> None:
     "act", [failing(errno.EIO), failing(errno.ENOSPC), interrupting, dying(errno.EIO)],
     ids=["EIO", "ENOSPC", "Control-C", "dead disk"],
 )  # fmt: skip
-def test_an_error_at_any_call(source: FileSource, tmp_path: Path, act: Any, force: bool) -> None:
+def test_an_error_at_any_call(both_ways: None, source: FileSource, tmp_path: Path, act: Any, force: bool) -> None:
     """The old file is whole or the new one is; no temporary is left, but on a disk that takes nothing any more."""
     place = tmp_path / "place"
     place.mkdir()
@@ -454,7 +468,7 @@ def test_an_error_at_any_call(source: FileSource, tmp_path: Path, act: Any, forc
 
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("when", ["before", "half", "after"])
-def test_killed_at_any_call(source: FileSource, tmp_path: Path, when: str, force: bool) -> None:
+def test_killed_at_any_call(both_ways: None, source: FileSource, tmp_path: Path, when: str, force: bool) -> None:
     place = tmp_path / "place"
     place.mkdir()
     out = place / "out"

@@ -81,7 +81,7 @@ def test_in_place_and_existing_output(ckpt: Run, tmp_path: Path) -> None:
         (["--format", "zip"], "There is: torch-zip"),
         (["--max-shard-size", "many"], "no size"),
         (["--drop", "nothing*"], "matches nothing"),
-        (["--format", "safetensors"], "Name one: run.ckpt#model_state_dict"),
+        (["--format", "safetensors"], "Name one: 'run.ckpt#model_state_dict'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(
@@ -137,3 +137,56 @@ sys.exit(run(sys.argv[1:]))
         assert not (tmp_path / "out.pt").exists()
         left = os.listdir(tmp_path)
         assert left == [] if number == signal.SIGINT else all(name.startswith(".out.pt.ckpt-tmp-") for name in left)
+
+
+def test_a_file_that_is_as_asked_is_not_touched(ckpt: Run, tmp_path: Path) -> None:
+    path = Path(shutil.copy(FIXTURES / "run.ckpt", tmp_path / "run.ckpt"))
+    before, status = path.read_bytes(), path.stat()
+    done = ckpt("convert", path, "--device", "cpu", "--in-place")
+    assert done.returncode == 0
+    assert "nothing is on another device" in done.stdout
+    assert "wrote   nothing" in done.stdout
+    assert path.read_bytes() == before
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+
+
+def test_shards_of_safetensors_have_no_entries_to_lose(ckpt: Run, tmp_path: Path) -> None:
+    done = ckpt("convert", FIXTURES / "sharded", "-o", tmp_path / "one.safetensors")
+    assert done.returncode == 0
+    assert "remove" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--no-overflow"], "--no-overflow is for casts"),
+        (["--untie"], "--untie is for safetensors"),
+        (["--max-shard-size", "3MB"], "--max-shard-size is for shards"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(ckpt: Run, tmp_path: Path, asked: list[str], said: str) -> None:
+    done = ckpt("convert", "run.ckpt", *asked, "-o", tmp_path / "out.pt")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_is_no_file_to_write(ckpt: Run, tmp_path: Path) -> None:
+    for force in ([], ["--force"]):
+        done = ckpt("convert", "run.ckpt", "--device", "cuda", "-o", tmp_path, *force)
+        assert done.returncode == 2
+        assert "it is a directory" in done.stderr
+        assert f"Name a file in it: -o {tmp_path}" in done.stderr
+
+
+def test_shards_that_stay_are_copied_as_they_are(ckpt: Run, tmp_path: Path) -> None:
+    """The index byte for byte too; and in place nothing is written."""
+    folder = Path(shutil.copytree(FIXTURES / "sharded", tmp_path / "sharded"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert ckpt("convert", folder, "-o", tmp_path / "copy").returncode == 0
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()}
+    assert copied == {name: data for name, data in before.items() if name != "config.json"}
+    done = ckpt("convert", folder, "--device", "cuda", "--in-place")
+    assert "safetensors stores no devices" in done.stdout
+    assert "wrote   nothing" in done.stdout
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

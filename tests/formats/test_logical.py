@@ -46,14 +46,18 @@ def views(draw: st.DrawFn) -> torch.Tensor:
 
 
 @settings(max_examples=150, deadline=None)
-@given(view=views(), span=st.sampled_from([1, 16, 64, 8 << 20]), cut=st.tuples(st.integers(0, 99), st.integers(0, 99)))
+@given(
+    view=views(), sizes=st.tuples(st.sampled_from([1, 16, 64, 8 << 20]), st.sampled_from([16, 64, 32 << 20])),
+    cut=st.tuples(st.integers(0, 99), st.integers(0, 99)),
+)  # fmt: skip
 def test_any_view(
-    view: torch.Tensor, span: int, cut: tuple[int, int], tmp_path_factory: pytest.TempPathFactory
+    view: torch.Tensor, sizes: tuple[int, int], cut: tuple[int, int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "view.pt"
     torch.save({"x": view}, path)
     expected = bytes_of(view)
-    before, module._SPAN = module._SPAN, span
+    before = module._SPAN, module._BLOCK
+    module._SPAN, module._BLOCK = sizes
     try:
         with ci.open(path) as checkpoint:
             source = logical(checkpoint["x"])
@@ -62,7 +66,7 @@ def test_any_view(
             assert source.read_at(*cut) == expected[cut[0] : sum(cut)]
             assert source.slice(cut[0], cut[1]).read_at(1, 5) == expected[cut[0] : sum(cut)][1:6]
     finally:
-        module._SPAN = before
+        module._SPAN, module._BLOCK = before
 
 
 OPENABLE = [name for name in files.names(odd=True) if files.FORMATS[name] not in (files.DCP, files.PT2)]

@@ -73,7 +73,7 @@ def test_inputs_can_be_made_again() -> None:
 def test_every_step_meets_every_seed() -> None:
     """Which step an input goes through has nothing to do with where it comes from."""
     seeds = {f"fixture {name}": b"x" * 64 for name in fuzz.FIXTURES}
-    met = {(found.seed, fuzz.step_of(found.number)[1]) for found in islice(fuzz.inputs(seeds, "x", 2000, 64), 10_000)}
+    met = {(found.seed, fuzz.step_of(found.number)[1]) for found in islice(fuzz.inputs(seeds, "x", 5000, 64), 40_000)}
     assert len(met) == len(seeds) * len({step for steps in fuzz.LANES.values() for step in steps})
 
 

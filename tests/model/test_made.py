@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_inspect.containers.copying import write_pieces
-from ckpt_inspect.model.made import Joined, Mapped, Summed, files_of
+from ckpt_inspect.model.made import Joined, Mapped, Summed, ranges_of
 from ckpt_inspect.model.source import BytesSource, FileSource
 
 PIECES = st.lists(st.binary(max_size=9), max_size=6)
@@ -50,4 +50,5 @@ def test_a_file_of_files_is_copied_piece_by_piece(tmp_path: Path) -> None:
     whole = b"head" + data[5:150_005] + data[7:200_008] + b"tail" + data[:3]
     assert (tmp_path / "b").read_bytes() == whole + whole[2:160_002]
     assert summed.crc == zlib.crc32(data[7:200_008])
-    assert set(files_of(joined)) == {file}
+    assert set(ranges_of(joined)) == {(file, 5, 150_000), (file, 7, 200_001), (file, 0, 3)}
+    assert list(ranges_of(joined.slice(2, 9))) == [(file, 5, 7)]

@@ -304,6 +304,31 @@ def test_a_tied_absence_in_safetensors(recorded: bool, tmp_path: Path) -> None:
     fixed(found, zoo.Gpt())
 
 
+def test_a_tied_absence_is_loaded_and_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``load_into`` ties again what the file has once; ``strict=True`` would not, so the exit status stays 1."""
+    model = zoo.Gpt().eval()
+    safetensors.torch.save_model(model, str(tmp_path / "w.safetensors"))
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    words = ["w.safetensors", "--model", "tests.zoo:Gpt", "--input", "1,4:int64:0..9", "--against", "w.pt", "--json"]
+    monkeypatch.chdir(tmp_path)
+    assert in_process(["check", *words]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["loads"], found["against"]["equal"]) == (False, True)
+
+
+def test_a_tied_absence_under_a_wrapper(tmp_path: Path) -> None:
+    """Two steps: the first leaves nothing but what does no harm, and says so; the second is as without a wrapper."""
+    state = {f"module.{key}": value for key, value in zoo.Gpt().state_dict().items() if key != "lm_head.weight"}
+    torch.save(state, tmp_path / "w.pt")
+    found = check(ci.open(tmp_path / "w.pt"), zoo.Gpt())
+    assert found.fix is not None
+    assert (found.fix.loads, found.fix.only_harmless) == (False, True)
+    assert run(found.fix.command) == 0
+    fixed(check(ci.open(tmp_path / "w.stripped.pt"), zoo.Gpt()), zoo.Gpt())
+
+
 @pytest.mark.parametrize("form", ["module", "script"])
 def test_names_that_are_in_code(form: str, tmp_path: Path) -> None:
     """A pickled module and TorchScript cannot be renamed: the fix makes a state_dict first."""
@@ -334,6 +359,7 @@ def test_weight_norm_of_both_kinds(tmp_path: Path) -> None:
         found = check(ci.open(tmp_path / "new.pt"), old)
         agrees(found, old, new.state_dict())
     assert set(found.harmless) == {*found.missing, *found.unexpected}
+    assert not found.only_harmless  # strict=False would leave these weights as the model makes them
     fixed(found, old)
 
 
@@ -343,6 +369,14 @@ def test_optimizers_beside_the_weights(tmp_path: Path) -> None:
         (facts,) = found.optimizers
         assert (facts.section, facts.groups) == ("optimizer_state_dict", [8])
         assert (facts.misfit is None) if misfit is None else misfit in (facts.misfit or "")
+
+
+def test_a_file_of_another_model_has_no_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A few counters and biases of the same name and shape are no reason to rename anything."""
+    torch.save(zoo.cnn3().state_dict(), tmp_path / "w.pt")
+    assert in_process(["check", str(tmp_path / "w.pt"), "--model", "tests.zoo:NormNet"]) == 1
+    assert "none found: no other names and no other arguments make them fit" in capsys.readouterr().out
+    assert check(ci.open(tmp_path / "w.pt"), zoo.NormNet()).fix is None
 
 
 def test_nothing_matched_is_never_a_success(tmp_path: Path) -> None:
@@ -403,7 +437,8 @@ SOURCES = {
             "raises.py:Net cannot be built: ValueError: no luck",
             "line 4: raise ValueError('no luck')",
         ),
-        ("noise.py:Nett", [], "there is no Nett in noise", "There is: noise.py:Net"),
+        ("noise.py:Nett", [], "there is no Nett in noise", "Did you mean noise.py:Net?"),
+        ("noise.py:Model", [], "there is no Model in ", "There is: noise.py:Net"),
         ("noise.py:Net", ["--kwargs", '{"depth": 3}'], "unexpected keyword argument 'depth'", "It takes Net()"),
         ("noise.py:Net", ["--kwargs", "{depth: 3}"], "--kwargs is not JSON", "For example: --kwargs"),
         ("noise.py:Net", ["--args", "{}"], "--args must be an array of JSON", "For example: --args"),

@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 from collections import OrderedDict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 import ckpt_inspect as ci
@@ -347,9 +348,10 @@ def test_values(tmp_path: Path) -> None:
     found = compared(a, b, tmp_path)
     assert [change.name for change in found.values] == ["epoch", "lr", "hp/only"]
     assert found.to_dict()["values"] == [
-        {"name": "epoch", "a": 1, "b": 1.0, "in": "both"}, {"name": "lr", "a": 0.1, "b": 0.2, "in": "both"},
-        {"name": "hp/only", "a": None, "b": None, "in": "a"},
-    ]  # fmt: skip
+        {"name": "epoch", "a": 1, "b": 1.0, "a_type": "int", "b_type": "float", "in": "both"},
+        {"name": "lr", "a": 0.1, "b": 0.2, "a_type": "float", "b_type": "float", "in": "both"},
+        {"name": "hp/only", "a": None, "b": None, "a_type": "NoneType", "b_type": "missing", "in": "a"},
+    ]
     import numpy as np
 
     a["hp"] = {"array": np.arange(600)}
@@ -497,3 +499,145 @@ def test_a_file_against_itself_reads_nothing(tmp_path: Path) -> None:
     a, b = ci.open(tmp_path / "a.pt"), ci.open(tmp_path / "a.pt")
     assert diff(a, b, progress=read.append).same
     assert read == []
+
+
+# -- what to type next ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.module."])
+def test_a_prefix_that_keeps_all_names_apart_is_named(prefix: str, tmp_path: Path) -> None:
+    plain = {"a.weight": torch.ones(2), "a.bias": torch.ones(3), "b": torch.zeros(1)}
+    torch.save(plain, tmp_path / "plain.pt")
+    torch.save({prefix + key: tensor + 1 for key, tensor in plain.items()}, tmp_path / "wrapped.pt")
+    one, other = ci.open(tmp_path / "plain.pt"), ci.open(tmp_path / "wrapped.pt")
+    assert diff(one, other).prefix == prefix
+    assert diff(other, one).prefix == prefix
+    found = diff(one, other, ignore_prefix=[prefix])
+    assert (found.prefix, len(found.changed), found.added) == (None, 3, [])
+
+
+def test_names_that_have_nothing_in_common_are_not_explained(tmp_path: Path) -> None:
+    torch.save({"a.x": torch.ones(2), "a.y": torch.ones(3)}, tmp_path / "a.pt")
+    torch.save({"b.u": torch.ones(2) * 2, "b.v": torch.ones(3) * 3}, tmp_path / "b.pt")
+    assert diff(ci.open(tmp_path / "a.pt"), ci.open(tmp_path / "b.pt")).prefix is None
+
+
+# -- nothing is passed off as something else ----------------------------------------------------------
+
+
+def cut(path: Path, part: float) -> Path:
+    data = path.read_bytes()
+    shorter = path.with_name("cut" + path.suffix)
+    shorter.write_bytes(data[: int(len(data) * part)])
+    return shorter
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_tensors_that_are_not_there_are_not_identical(suffix: str, tmp_path: Path, ckpt: Run) -> None:
+    tensors = {f"w{n}": torch.full((1000,), float(n)) for n in range(5)}
+    (save_file if suffix == ".safetensors" else torch.save)(tensors, tmp_path / f"x{suffix}")
+    short = cut(tmp_path / f"x{suffix}", 0.5)
+    for one, other in ((short, short), (tmp_path / f"x{suffix}", short)):
+        done = ckpt("diff", one, other)
+        assert done.returncode == 2
+        marks = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+        assert marks.count("?") >= 2
+        assert f"{5 - marks.count('?')} identical" in done.stdout.splitlines()[-1]
+        assert f"{marks.count('?')} not compared" in done.stdout.splitlines()[-1]
+    done = ckpt("diff", tmp_path / f"x{suffix}", short, "--frozen", "w4")
+    assert "1 of 1 frozen tensor could not be compared" in done.stdout
+    assert done.returncode == 2
+
+
+def test_a_damaged_tensor_that_was_renamed_is_damaged(tmp_path: Path) -> None:
+    values = torch.arange(6.0) + 0.5
+    torch.save({"w": values, "b": torch.ones(3, 3)}, tmp_path / "a.pt")
+    torch.save({"x.w": values, "x.b": torch.ones(3, 3)}, tmp_path / "b.pt")
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[data.index(values.numpy().tobytes()) + 5] ^= 4
+    (tmp_path / "a.pt").write_bytes(data)
+    found = diff(ci.open(tmp_path / "a.pt"), ci.open(tmp_path / "b.pt"))
+    assert [place.key for place in found.removed] == ["w"]
+    assert found.problems == [
+        "w: the first file: record data/0 fails its checksum: it was damaged after it was written"
+    ]
+    assert found.status == 2
+
+
+MIXED = [
+    (torch.tensor([2**53 + 1, 5]), torch.tensor([2**53, 5], dtype=torch.uint64)),
+    (torch.tensor([2**53 + 1, 5]), torch.tensor([2.0**53, 5.0], dtype=torch.float64)),
+    (torch.tensor([-3, 2**62 + 1, -(2**63), 2**63 - 1, 0]),
+     torch.tensor([3, 2**62, 2**63, 2**63 + 7, 2**64 - 1], dtype=torch.uint64)),
+    (torch.tensor([2**64 - 1, 2**63, 2**53 + 1, 7], dtype=torch.uint64),
+     torch.tensor([2.0**63, 2.0**63, 2.0**53, 7.25], dtype=torch.float64)),
+    (torch.tensor([2**53 + 1, 1]), torch.tensor([1.0, 1.0])),
+    (torch.tensor([1, 2, 3], dtype=torch.int32), torch.tensor([1.0, 2.0, 3.5], dtype=torch.float16)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("pair", MIXED)
+def test_integers_are_exact_beside_floats_and_unsigned_ones(
+    pair: tuple[torch.Tensor, torch.Tensor], turned: bool, tmp_path: Path
+) -> None:
+    x, y = pair[::-1] if turned else pair
+    found = compared({"x": x}, {"x": y}, tmp_path).changed[0].metrics
+    apart = [abs(Fraction(b) - Fraction(a)) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+    assert found is not None
+    assert found.changed == sum(map(bool, apart))
+    assert found.max_abs == pytest.approx(float(max(apart)), rel=1e-15)
+
+
+def test_quick_says_nothing_of_nearness() -> None:
+    one = ci.open(FIXTURES / "lenet.pt")
+    with pytest.raises(ci.SelectionError, match="checksums tell whether bytes differ, not by how much"):
+        diff(one, one, quick=True, atol=1e-3)
+
+
+def test_a_module_is_the_same_as_its_state_dict(tmp_path: Path) -> None:
+    module = nn.BatchNorm1d(2)
+    module.register_buffer("table", torch.arange(3.0), persistent=False)
+    torch.save(module, tmp_path / "whole.pt")
+    torch.save(module.state_dict(), tmp_path / "dict.pt")
+    found = diff(ci.open(tmp_path / "dict.pt"), ci.open(tmp_path / "whole.pt"))
+    assert found.same
+    assert found.facts["not in state_dict(): table"] == 1
+    assert diff(ci.open(tmp_path / "whole.pt"), ci.open(tmp_path / "whole.pt")).same
+
+
+def test_recorded_ties_count_only_with_exact(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    net[1].weight = net[0].weight
+    save_model(net, str(tmp_path / "tied.safetensors"))
+    save_file({key: value.clone() for key, value in net.state_dict().items()}, tmp_path / "two.safetensors")
+    assert diff(ci.open(tmp_path / "tied.safetensors"), ci.open(tmp_path / "two.safetensors")).same
+
+
+def test_prefixes_that_are_ignored_one_after_the_other(tmp_path: Path) -> None:
+    torch.save({"module._orig_mod.w": torch.ones(1)}, tmp_path / "a.pt")
+    torch.save({"w": torch.ones(1)}, tmp_path / "b.pt")
+    one, other = ci.open(tmp_path / "a.pt"), ci.open(tmp_path / "b.pt")
+    assert diff(one, other, ignore_prefix=["module", "_orig_mod."]).same
+    with pytest.raises(ci.RuleError, match=r"no key of either side begins with 'other\.'"):
+        diff(one, other, ignore_prefix=["module", "other"])
+
+
+def test_blocks_that_were_swapped_or_moved_on_say_where_their_bytes_stood(tmp_path: Path) -> None:
+    a = {f"l.{n}.w": torch.randn(3, 3) for n in range(3)}
+    swapped = {"l.0.w": a["l.1.w"], "l.1.w": a["l.0.w"], "l.2.w": a["l.2.w"]}
+    notes = {change.place.key: change.note for change in compared(a, swapped, tmp_path).changed}
+    assert notes == {"l.0.w": "the bytes that l.1.w had", "l.1.w": "the bytes that l.0.w had"}
+    moved = {"l.0.w": torch.randn(3, 3), **{f"l.{n + 1}.w": a[f"l.{n}.w"] for n in range(3)}}
+    found = compared(a, moved, tmp_path)
+    assert [change.note for change in found.changed] == [None, "the bytes that l.0.w had", "the bytes that l.1.w had"]
+    assert list(found.notes.values()) == ["the bytes that l.2.w had"]
+
+
+def test_another_scale_is_named(tmp_path: Path) -> None:
+    x = torch.tensor([0.4, 0.8])
+    old, new = (torch.quantize_per_tensor(x, scale, 0, torch.quint8) for scale in (0.1, 0.2))
+    (change,) = compared({"x": old}, {"x": new}, tmp_path).changed
+    assert change.note is not None
+    assert "another scale of quantization" in change.note
+    assert "zeros" not in change.note

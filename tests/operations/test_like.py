@@ -18,7 +18,8 @@ from ckpt_inspect.errors import KeyCollisionError
 from ckpt_inspect.model.section import Section
 from ckpt_inspect.model.tensor import TensorInfo
 from ckpt_inspect.model.wrappers import without_wrappers
-from ckpt_inspect.operations.like import Matching, bare_names, like
+from ckpt_inspect.operations.like import Matching, like
+from ckpt_inspect.operations.like_sides import bare_names
 from ckpt_inspect.operations.rules import Rules
 from tests.zoo import CifarNet, CifarSeq, Cnn1, cnn3, files
 

@@ -330,3 +330,24 @@ def test_bytes_read_and_written(tmp_path: Path) -> None:
     read, written = run(path)
     assert read < 2_000_000
     assert written < 100_000
+
+
+def test_tables_of_deepspeed_follow_the_module(tmp_path: Path) -> None:
+    """zero_to_fp32.py finds the pieces of a parameter by the order and the names of ``param_shapes``."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    weights = OrderedDict(("_orig_mod." + key, value) for key, value in net.state_dict().items())
+    shapes = [OrderedDict(("_orig_mod." + key, value.shape) for key, value in net.named_parameters())]
+    states = {
+        "module": weights, "buffer_names": ["_orig_mod." + key for key, _ in net.named_buffers()], "ds_version": "0.16.2",
+        "param_shapes": shapes, "frozen_param_shapes": None, "shared_params": {"_orig_mod.0.bias": "_orig_mod.1.bias"},
+    }  # fmt: skip
+    torch.save(states, tmp_path / "mp_rank_00_model_states.pt")
+    ci.save(ci.strip_prefix(ci.open(tmp_path / "mp_rank_00_model_states.pt")), str(tmp_path / "out.pt"))
+    found = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert list(found["module"]) == list(net.state_dict())
+    assert [list(group.items()) for group in found["param_shapes"]] == [
+        [(k, v.shape) for k, v in net.named_parameters()]
+    ]
+    assert found["buffer_names"] == [key for key, _ in net.named_buffers()]
+    assert found["shared_params"] == {"0.bias": "1.bias"}
+    assert found["frozen_param_shapes"] is None

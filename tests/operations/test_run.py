@@ -16,6 +16,8 @@ import ckpt_inspect.torch as ct
 from ckpt_inspect.model.inputs import InputSpec
 from ckpt_inspect.operations.live import live
 from ckpt_inspect.operations.run import run
+from ckpt_inspect.render import plain
+from ckpt_inspect.render import run as render
 from ckpt_inspect.torch.forward import make_inputs
 from tests import zoo
 from tests.conftest import FIXTURES, Run, in_process
@@ -56,6 +58,79 @@ def test_models_against_torchs_counter(name: str, tmp_path: Path) -> None:
         if part.path in shapes:
             assert part.outputs == [shapes[part.path]]
             assert part.calls == 1
+
+
+class Lists(nn.Module):  # type: ignore[misc]
+    """Lists in lists, one layer that is called twice, one that is not, one whose weight is used without a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.ModuleList(nn.ModuleList([nn.Linear(4, 4), nn.Conv1d(1, 1, 3, padding=1)]) for _ in range(2))
+        self.named = nn.ModuleDict({"used": nn.Linear(4, 4), "left": nn.Linear(4, 4)})
+        self.again = self.named["used"]
+        self.borrowed = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for group in self.groups:
+            for layer in group:
+                x = layer(x)
+        return self.again(self.named["used"](x)) @ self.borrowed.weight
+
+
+def rows_of(module: nn.Module, path: Path) -> dict[str, Any]:
+    torch.save(module.state_dict(), path / "lists.pt")
+    found = run(ci.open(path / "lists.pt"), [InputSpec((1, 1, 4))], ct.Model("tests.operations.test_run:Lists"))
+    return {part.path: part for part in found.parts}
+
+
+def test_what_is_never_called_costs_what_its_children_cost(tmp_path: Path) -> None:
+    rows = rows_of(Lists(), tmp_path)
+    with FlopCounterMode(display=False) as counter:
+        Lists()(torch.ones(1, 1, 4))
+    linear, conv = 2 * 4 * 4, 2 * 3 * 4
+    assert {path: part.flops for path, part in rows.items() if "." not in path} == {
+        "": counter.get_total_flops(), "groups": 2 * (linear + conv), "named": 2 * linear, "borrowed": 0,
+    }  # fmt: skip
+    assert rows[""].flops == 2 * (linear + conv) + 2 * linear + linear  # the last is of the matrix product itself
+    assert (rows["groups.1"].flops, rows["groups.1.0"].flops) == (linear + conv, linear)
+    assert (rows["groups"].calls, rows["named.used"].calls, rows["named.left"].calls) == (None, 2, 0)
+
+
+def test_the_table_fits_the_terminal(tmp_path: Path) -> None:
+    """Facts of classes are cut; names, shapes and numbers are not."""
+    torch.save(Lists().state_dict(), tmp_path / "w.pt")
+    found = run(ci.open(tmp_path / "w.pt"), [InputSpec((1, 1, 4))], ct.Model("tests.operations.test_run:Lists"))
+    wide, narrow = ([*plain.texts(render.lines(found, columns))] for columns in (None, 60))
+    rows = narrow[1 : 1 + len(found.parts)]
+    assert max(map(len, wide)) > 61  # with its newline
+    assert max(map(len, rows)) <= 61
+    assert "    1     Conv1d(1, 1, kerne…  1×1×4" in "".join(rows)
+    assert "Linear(4, 4)  ×2" in "".join(rows)
+
+
+def test_lists_in_torchscript(tmp_path: Path) -> None:
+    """The profiler names neither the lists nor which of two equal numbers it means."""
+    module = Lists().eval()
+    expected = rows_of(module, tmp_path)
+    with files.quiet():
+        torch.jit.script(module).save(str(tmp_path / "s.pt"))
+        found = run(ci.open(tmp_path / "s.pt"), [InputSpec((1, 1, 4))])
+    rows = {part.path: part for part in found.parts}
+    for path, part in expected.items():
+        if path not in ("named", "named.used"):  # the layer called twice has two rows there
+            assert rows[path].flops == part.flops, path
+            assert not path.startswith("groups.") or rows[path].outputs == part.outputs
+    assert rows["named.used"].flops + rows["again"].flops == expected["named.used"].flops
+    assert found.why is None
+
+
+def test_what_torchs_counter_does_not_count_is_said(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.LSTM(4, 8)), tmp_path / "m.pt")
+    found = run(ci.open(tmp_path / "m.pt"), [InputSpec((3, 2, 4))])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        nn.LSTM(4, 8)(torch.ones(3, 2, 4))
+    assert found.parts[0].flops == counter.get_total_flops()
+    assert counter.get_total_flops() or "no formula for mkldnn_rnn_layer" in (found.why or "")
 
 
 @pytest.mark.parametrize(("name", "how"), [("named-lenet", "script"), ("cnn1", "trace"), ("gpt", "trace")])
@@ -105,6 +180,17 @@ def test_a_whole_module_of_torchs_layers_needs_no_model(tmp_path: Path) -> None:
     torch.save(nn.ModuleList(model), tmp_path / "l.pt")
     with pytest.raises(ci.SelectionError, match="no code that could be run"):
         run(ci.open(tmp_path / "l.pt"), [InputSpec((1, 1, 4, 4))])
+
+
+def test_layers_that_are_made_of_layers_need_no_model_either(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2)).eval()
+    model[0].layers[1].register_forward_hook(print)
+    torch.save(model, tmp_path / "m.pt")
+    found = run(ci.open(tmp_path / "m.pt"), [InputSpec((1, 3, 4))])
+    (x,) = make_inputs([InputSpec((1, 3, 4))], 0, torch.device("cpu"))
+    with torch.no_grad():
+        assert torch.equal(found.forward.tensors[""], model(x))
+    assert "hooks that the file records are not run: of 0.layers.1" in (found.why or "")
 
 
 def test_weights_need_a_model_and_a_script_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +281,31 @@ def test_diff_with_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     torch.save(zoo.AttributeNet().state_dict(), tmp_path / "w.pt")  # it has a buffer that is not persistent
     assert in_process(["diff", str(tmp_path / "w.pt"), "--model", "tests.zoo:AttributeNet", "-q"]) == 0
     assert in_process(["diff", str(tmp_path / "w.pt")]) == 2
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_check_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(zoo.Cnn1().state_dict(), tmp_path / "w.pt")
+    words = ["check", str(tmp_path / "w.pt"), "--model", "tests.zoo:Cnn1", "--device", "cuda", "--input", "1,3,20,20"]
+    assert in_process([*words, "--against", str(tmp_path / "w.pt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["loaded"]["device"].startswith("cuda")
+    assert found["against"]["equal"] is True
+    assert found["forward"]["peak_bytes"] > 0
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_script_on_a_gpu(tmp_path: Path) -> None:
+    """Its modules and FLOPs are those that it has on the CPU."""
+    with files.quiet():
+        torch.jit.script(zoo.Cnn1().eval()).save(str(tmp_path / "s.pt"))
+        rows = [
+            [(part.path, part.flops) for part in run(ci.open(tmp_path / "s.pt"), [spec_of("cnn1")], None, device).parts]
+            for device in ("cpu", "cuda")
+        ]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.cuda

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 import ckpt_inspect as ci
 from ckpt_inspect.operations.hash import hash
-from ckpt_inspect.operations.show import save_npy, show, sliced
+from ckpt_inspect.operations.npy import save_npy
+from ckpt_inspect.operations.show import show, sliced
 from ckpt_inspect.operations.stats import stats
 from tests.conftest import FIXTURES, Run, in_process
 from tests.operations.test_diff import DTYPES, EIGHTS, INTEGERS, random_tensor, wide
@@ -74,7 +75,9 @@ def test_stats_agree_with_torch(x: torch.Tensor, tmp_path_factory: pytest.TempPa
     assert found.mean == pytest.approx(size.mean().item(), rel=1e-9, abs=1e-12)
     assert found.std == pytest.approx(size.std(correction=0).item(), rel=1e-6, abs=1e-9)
     assert found.norm == pytest.approx(size.norm().item(), rel=1e-9)
-    if x.dim() > 1 and x.shape[0] and not found.all_zero:
+    if not (x.is_floating_point() or x.is_complex()):
+        assert found.dead_rows is None  # a row of zeros is an index like any other
+    elif x.dim() > 1 and x.shape[0] and not found.all_zero:
         rows = (wide(x.contiguous()).reshape(x.shape[0], -1) != 0).any(1)
         assert found.dead_rows == int((~rows).sum())
 
@@ -193,12 +196,12 @@ def test_npy_is_what_numpy_reads(dtype: torch.dtype, tmp_path: Path) -> None:
     x = (torch.arange(12).reshape(3, 4) % 5).to(dtype).t()
     checkpoint = saved({"x": x, "scalar": x[0, 0].clone()}, tmp_path)
     for name, tensor in (("x", x), ("scalar", x[0, 0])):
-        save_npy(checkpoint[name], str(tmp_path / "x.npy"), force=True)
+        save_npy(checkpoint, name, str(tmp_path / "x.npy"), force=True)
         found = np.load(tmp_path / "x.npy")
         assert found.shape == tuple(tensor.shape)
         assert np.array_equal(found, wide(tensor.contiguous()).numpy().astype(found.dtype))
     with pytest.raises(ci.OutputExistsError):
-        save_npy(checkpoint["x"], str(tmp_path / "x.npy"))
+        save_npy(checkpoint, "x", str(tmp_path / "x.npy"))
 
 
 class Odd:
@@ -349,6 +352,166 @@ def test_a_device_that_is_not_there(ckpt: Run) -> None:
     done = ckpt("stats", "lenet.pt", "--device", "nonsense")
     assert done.returncode == 2
     assert done.stderr.startswith("ckpt: no device 'nonsense' here")
+
+
+# -- sparse --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "hybrid"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.filterwarnings("ignore:Sparse B?CS. tensor support")
+@pytest.mark.filterwarnings("ignore:Sparse BSR tensor support")
+def test_stats_of_a_sparse_tensor_are_those_of_the_dense_one(layout: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    dense = torch.randn(6, 8) * (torch.rand(6, 8) < 0.3)
+    made = {
+        "coo": lambda: dense.to_sparse(),
+        "csr": lambda: dense.to_sparse_csr(),
+        "csc": lambda: dense.to_sparse_csc(),
+        "bsr": lambda: dense.to_sparse_bsr((2, 2)),
+        "hybrid": lambda: dense.to_sparse(1),
+    }[layout]()
+    (row,) = stats(saved({"x": made}, tmp_path)).rows
+    found = row.stats
+    assert found is not None
+    assert found.count == dense.numel()
+    assert found.zeros == int((dense == 0).sum())
+    assert found.low == pytest.approx(dense.min().item())
+    assert found.high == pytest.approx(dense.max().item())
+    assert found.mean == pytest.approx(dense.double().mean().item())
+    assert found.std == pytest.approx(dense.double().std(correction=0).item())
+    assert found.norm == pytest.approx(dense.double().norm().item())
+    assert row.note is None
+    histogram = torch.histc(dense, 40, dense.min().item(), dense.max().item())
+    assert sum(show(ci.open(tmp_path / "x.pt"), "x").histogram) == int(histogram.sum())
+    assert max(show(ci.open(tmp_path / "x.pt"), "x").histogram) == int(histogram.max())
+
+
+def test_stats_of_values_that_may_add_up(tmp_path: Path) -> None:
+    twice = torch.sparse_coo_tensor(torch.tensor([[0, 0]]), torch.tensor([1.0, -1.0]), (5,), check_invariants=True)
+    (row,) = stats(saved({"x": twice}, tmp_path)).rows
+    assert row.stats is not None
+    assert row.stats.count == 2
+    assert row.note is not None
+    assert row.note.startswith("not coalesced")
+
+
+def test_the_first_nan_of_a_sparse_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dense = torch.zeros(4, 4)
+    dense[1, 2], dense[3, 3] = 1.0, float("nan")
+    torch.save({"x": dense.to_sparse()}, tmp_path / "x.pt")
+    assert in_process(["stats", str(tmp_path / "x.pt"), "--check"]) == 1
+    assert "1 NaN, 6.25% of it, the first at value 1 of those stored" in capsys.readouterr().out
+
+
+# -- a check of nothing --------------------------------------------------------------------------------
+
+
+def test_a_filter_that_matches_nothing_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    lenet = str(FIXTURES / "lenet.pt")
+    for command in (["stats", lenet, "--check"], ["stats", lenet], ["diff", lenet, lenet]):
+        assert in_process([*command, "--filter", "*.wieght"]) == 2
+        said = capsys.readouterr()
+        assert "--filter '*.wieght' matches no tensor" in said.err
+        assert not said.out
+    assert in_process(["diff", str(FIXTURES / "run.ckpt"), str(FIXTURES / "run.ckpt"), "--filter", "epoch"]) == 0
+
+
+def test_npy_of_quantized_values_is_what_they_stand_for(tmp_path: Path) -> None:
+    x = torch.randn(4, 3)
+    by_tensor = torch.quantize_per_tensor(x, 0.05, 3, torch.quint8)
+    by_channel = torch.quantize_per_channel(x, torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.zeros(4), 0, torch.qint8)
+    checkpoint = saved({"t": by_tensor, "c": by_channel}, tmp_path)
+    for name, tensor in (("t", by_tensor), ("c", by_channel)):
+        assert save_npy(checkpoint, name, str(tmp_path / "x.npy"), force=True) == "float32"
+        assert np.allclose(np.load(tmp_path / "x.npy"), tensor.dequantize().numpy(), rtol=1e-6)
+    save_npy(checkpoint, "t", str(tmp_path / "x.npy"), slice="1", force=True)
+    assert np.allclose(np.load(tmp_path / "x.npy"), by_tensor.dequantize()[1].numpy(), rtol=1e-6)
+
+
+def test_npy_says_why_not(tmp_path: Path) -> None:
+    checkpoint = saved({"s": torch.eye(3).to_sparse(), "n": 3, "w": torch.ones(2)}, tmp_path)
+    with pytest.raises(ci.UnsupportedError, match=r"'s' is sparse_coo, made of indices, values"):
+        save_npy(checkpoint, "s", str(tmp_path / "x.npy"))
+    with pytest.raises(ci.UnsupportedError, match="'n' is no tensor"):
+        save_npy(checkpoint, "n", str(tmp_path / "x.npy"))
+    with pytest.raises(ci.MissingKeyError):
+        save_npy(checkpoint, "nothing", str(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("text", ["0", "0:2", "1:3,1", ":,1", "1,1", "-1", "::2,::2", ""])
+def test_slices_of_tensors_quantized_by_channels(text: str, axis: int, tmp_path: Path) -> None:
+    scales, zeros = torch.tensor([0.1, 0.2, 0.5]), torch.tensor([0, 1, 2])
+    x = torch.quantize_per_channel(torch.arange(9.0).reshape(3, 3), scales, zeros, axis, torch.qint8)
+    checkpoint = saved({"x": x}, tmp_path)
+    expected = eval(f"x[{text}]", {"x": x.dequantize()}) if text else x.dequantize()
+    found = show(checkpoint, "x", slice=text)
+    assert torch.allclose(torch.tensor(found.values), expected)
+    assert save_npy(checkpoint, "x", str(tmp_path / "x.npy"), slice=text, force=True) == "float32"
+    assert np.allclose(np.load(tmp_path / "x.npy"), expected.numpy())
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.tensor([2**53, 2**53 + 1] * 10), torch.tensor([1.7e308, -1.7e308] * 10, dtype=torch.float64),
+     torch.tensor([0.0, 5e-324] * 10, dtype=torch.float64), torch.tensor([0, 2**64 - 1] * 10, dtype=torch.uint64)],
+)  # fmt: skip
+def test_histograms_of_extreme_values(x: torch.Tensor, tmp_path: Path) -> None:
+    found = show(saved({"x": x}, tmp_path), "x").histogram
+    assert found == [] or (found[0], found[-1], sum(found)) == (10, 10, 20)
+
+
+def test_where_a_view_with_gaps_lies(tmp_path: Path) -> None:
+    view, wide_one = torch.arange(10.0)[::2], torch.ones(1).expand(4)
+    checkpoint = saved({"v": view, "e": wide_one}, tmp_path)
+    data = (tmp_path / "x.pt").read_bytes()
+    for name, stored in (("v", torch.arange(9.0)), ("e", torch.ones(1))):
+        (where,) = show(checkpoint, name).where
+        assert data[where.start : where.start + where.nbytes] == stored.numpy().tobytes()  # type: ignore[operator]
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_quantized_views_of_one_storage_are_not_one_tensor(tmp_path: Path) -> None:
+    """The same integers stand for other numbers under another scale."""
+    storage = torch.quantize_per_tensor(torch.arange(4.0), 1.0, 0, torch.qint8)._typed_storage()
+    one, other = (
+        torch._utils._rebuild_qtensor(storage, 0, (4,), (1,), (torch.per_tensor_affine, scale, 0), False, OrderedDict())
+        for scale in (1.0, 2.0)
+    )
+    both, same = saved({"a": one, "b": other}, tmp_path, "both.pt"), saved({"a": one, "b": one}, tmp_path, "same.pt")
+    assert {row.key: row.stats.high for row in stats(both).rows if row.stats} == {"a": 3.0, "b": 6.0}
+    assert hash(both).whole != hash(same).whole
+    assert [change.place.key for change in ci.diff(both, same).changed] == ["b"]
+
+
+def test_numbers_of_json_are_there_or_null(tmp_path: Path) -> None:
+    (row,) = stats(saved({"m": torch.empty(3, device="meta")}, tmp_path)).to_dict()["tensors"]
+    assert row["note"] == "on meta: there are no values"
+    assert {"min", "max", "mean", "std", "norm", "zeros", "nan", "inf"} <= row.keys()
+    assert row["mean"] is None
+
+
+def test_unsigned_zeros_are_no_edge_and_indices_no_dead_rows(tmp_path: Path) -> None:
+    x = torch.tensor([3, 0, 0], dtype=torch.uint64)
+    rows = {row.key: row.stats for row in stats(saved({"x": x, "i": torch.tensor([[0], [1], [2]])}, tmp_path)).rows}
+    assert rows["x"] is not None
+    assert rows["i"] is not None
+    assert (rows["x"].edge, rows["i"].dead_rows) == (0, None)
+
+
+def test_an_object_that_holds_a_tensor_shows_its_class(tmp_path: Path) -> None:
+    found = show(saved({"odd": Odd()}, tmp_path), "odd")
+    assert found.to_dict()["type"].endswith(".Odd")
+    assert any("answer = 42" in line for line in found.text)
+    assert any("<tensor odd/inside/tensor: float32 [2]>" in line for line in found.text)
+
+
+def test_saving_says_so_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "x.npy")
+    assert in_process(["show", str(FIXTURES / "lenet.pt"), "conv1.bias", "--save", out, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["name"], said["saved"], said["dtype"]) == ("conv1.bias", out, "float32")
 
 
 def test_a_scalar_of_two_values_in_a_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import doctest
 import os
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -281,10 +282,11 @@ def test_inputs_that_are_none(text: str) -> None:
 
 
 def test_examples_in_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckpt_inspect.operations import check
     from ckpt_inspect.torch import forward, loading
 
     monkeypatch.chdir(tmp_path)
-    for module in (ct, loading, forward):
+    for module in (ct, loading, forward, check):
         tried = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
         assert tried.attempted
         assert tried.failed == 0
@@ -313,6 +315,36 @@ def test_large_tensors_through_pinned_buffers(tmp_path: Path) -> None:
     assert torch.equal(ct.to_device(big[::2], "cuda").cpu(), big[::2])
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_module_moved_onto_a_gpu(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(3000, 3000), nn.BatchNorm1d(3000))
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    parameters = list(module.parameters())
+    moved = ct.to_device(module, "cuda")
+    assert list(moved.parameters()) == parameters
+    assert {value.device.type for value in moved.state_dict().values()} == {"cuda"}
+    assert all(torch.equal(value.cpu(), before[key]) for key, value in moved.state_dict().items())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs")
+def test_a_gpu_that_is_not_the_current_one(tmp_path: Path) -> None:
+    """Buffers are filled again once the copies out of them are done, on the stream of that GPU."""
+    big = torch.randn(100_000_000)
+    assert torch.cuda.current_device() == 0
+    assert torch.equal(ct.to_device(big, "cuda:1").cpu(), big)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_two_threads_onto_a_gpu() -> None:
+    many = [torch.randn(20_000_000) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        moved = list(threads.map(lambda one: ct.to_device(one, "cuda"), many))
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(moved, many, strict=True))
+
+
 def test_lazy_modules_and_hooks_that_read_values(tmp_path: Path) -> None:
     class Reads(nn.Linear):  # type: ignore[misc]
         def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
@@ -335,6 +367,7 @@ def test_lazy_modules_and_hooks_that_read_values(tmp_path: Path) -> None:
 def test_a_compiled_model_wants_its_prefix(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "w.pt")
     found = ct.check(torch.compile(nn.Linear(2, 3)), tmp_path / "w.pt")
+    assert found.fix is not None
     assert found.fix.command.startswith("ckpt add-prefix ")
     assert " _orig_mod " in found.fix.command
 

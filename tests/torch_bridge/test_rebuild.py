@@ -20,11 +20,14 @@ from torch import nn
 import ckpt_inspect as ci
 import ckpt_inspect.torch as ct
 from ckpt_inspect.operations.code import code
+from ckpt_inspect.torch.calls import LAYERS
 from ckpt_inspect.torch.container import Container
+from ckpt_inspect.torch.forward import flat
 from ckpt_inspect.torch.state_dicts import entries_of
 from tests import zoo
 from tests.conftest import FIXTURES, in_process
 from tests.test_real import REAL
+from tests.torch_bridge.every_layer import EVERY
 from tests.zoo import MODELS, files
 
 VARIANTS = ("-cuda0", "-cuda1", "-mps")
@@ -155,6 +158,129 @@ def test_a_recorded_layer_computes_what_it_computed(layer: Any, shape: tuple[int
         with quiet():
             one, other = layer.eval()(*inputs), module.eval()(*inputs)
         assert torch.equal(one[0], other[0]) if isinstance(one, tuple) else torch.equal(one, other)
+
+
+def fed(text: str) -> torch.Tensor:
+    kind, _, rest = text.partition(",")
+    if kind == "01":
+        return torch.rand([*map(int, rest.split(","))])
+    if kind.startswith("i"):
+        return torch.randint(int(kind[1:]), [*map(int, rest.split(","))])
+    return torch.randn([*map(int, text.split(","))])
+
+
+def outputs(layer: Any, arguments: list[torch.Tensor]) -> list[torch.Tensor]:
+    torch.manual_seed(0)  # some sample
+    with quiet(), torch.no_grad():
+        return [tensor for _, tensor in flat(layer.eval()(*(one.clone() for one in arguments)))]
+
+
+def test_every_layer_is_tried() -> None:
+    names = {line.partition("(")[0] for line in EVERY}
+    assert {name for name in names if hasattr(nn, name)} == set(LAYERS)
+
+
+@pytest.mark.parametrize("line", EVERY)
+def test_every_layer_of_torch_computes_what_it_computed(line: str, tmp_path: Path) -> None:
+    text, _, inputs = line.rpartition(" : ")
+    if not hasattr(nn, text.partition("(")[0]):
+        pytest.skip("this torch has no such layer")
+    with quiet():
+        layer = eval(f"nn.{text}", {"nn": nn})
+    for index, parameter in enumerate(layer.parameters()):
+        parameter.requires_grad_(index % 2 == 0)
+    torch.save(nn.Sequential(layer), tmp_path / "m.pt")
+    again = ct.build_module(tmp_path / "m.pt")[0]
+    source = from_source(code(ci.open(tmp_path / "m.pt")).source)[0]
+    source.load_state_dict(layer.state_dict(), strict=True)
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in layer.parameters()]
+    arguments = [fed(one) for one in inputs.split(" ")]
+    expected = outputs(layer, arguments)
+    assert expected
+    for made in (again, source):
+        assert type(made) is type(layer)
+        assert repr(made) == repr(layer)
+        found = outputs(made, arguments)
+        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_layer_that_was_changed_is_not_made_as_new(tmp_path: Path) -> None:
+    """The arguments of a composite layer are in its children: one that was exchanged makes it a container."""
+    changed = nn.TransformerEncoderLayer(4, 2, 8)
+    changed.dropout1.p = 0.7
+    exchanged = nn.TransformerEncoderLayer(4, 2, 8)
+    exchanged.linear2 = nn.Sequential(nn.Linear(8, 4))
+    shared = nn.ModuleDict({"layer": nn.TransformerEncoderLayer(4, 2, 8)})
+    shared["linear"] = shared["layer"].linear1
+    for layer in (changed, exchanged, shared):
+        torch.save(layer, tmp_path / "m.pt")
+        parts = list(ct.build_module(tmp_path / "m.pt").modules())
+        assert not any(isinstance(part, nn.TransformerEncoderLayer) for part in parts)
+        assert len(parts) == len(list(layer.modules()))
+        assert rebuilt(tmp_path / "m.pt") == 1
+    modes = nn.TransformerEncoderLayer(4, 2, 8).eval()
+    modes.dropout.train()
+    torch.save(modes, tmp_path / "m.pt")
+    again = ct.build_module(tmp_path / "m.pt")
+    assert type(again) is nn.TransformerEncoderLayer
+    assert [part.training for part in again.modules()] == [part.training for part in modes.modules()]
+
+
+def test_a_composite_layer_is_not_inferred(tmp_path: Path) -> None:
+    """How many heads it has is in no shape."""
+    with quiet():
+        torch.save(nn.Transformer(8, 2, 1, 1, 16).state_dict(), tmp_path / "w.pt")
+    assert rebuilt(tmp_path / "w.pt") == 1
+    assert {type(part) for part in ct.build_module(tmp_path / "w.pt").modules()}.isdisjoint(
+        {nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention}
+    )
+    source = code(ci.open(tmp_path / "w.pt")).source
+    for name in ("TransformerEncoderLayer", "MultiheadAttention"):
+        assert f"(nn.Module):  # {name}~; its forward is not in the file" in source
+
+
+def test_a_composite_layer_of_another_dtype(tmp_path: Path) -> None:
+    torch.save(
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2).bfloat16(), tmp_path / "m.pt"
+    )
+    again = ct.build_module(tmp_path / "m.pt")
+    assert type(again) is nn.TransformerEncoder
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    assert rebuilt(tmp_path / "m.pt") == 1
+
+
+def test_names_decide_where_tensors_leave_it_open(tmp_path: Path) -> None:
+    shapes: dict[str, tuple[int, ...]] = {
+        "lm_head.weight": (9, 4), "wte.weight": (9, 4), "q_proj.weight": (4, 4), "embed_out.weight": (9, 4),
+        "ln_1.weight": (4,), "ln_1.bias": (4,), "norm.weight": (4,), "norm.bias": (4,), "to_out.0.weight": (4, 4),
+        "rms_norm.weight": (4,), "input_layernorm.weight": (4,), "thing.weight": (9, 4),
+    }  # fmt: skip
+    torch.save(OrderedDict((key, torch.rand(shape)) for key, shape in shapes.items()), tmp_path / "w.pt")
+    assert rebuilt(tmp_path / "w.pt") == 1
+    made = {path: type(part).__name__ for path, part in ct.build_module(tmp_path / "w.pt").named_modules() if path}
+    assert made == {
+        "lm_head": "Linear", "wte": "Embedding", "q_proj": "Linear", "embed_out": "Container", "ln_1": "LayerNorm",
+        "norm": "Container", "to_out": "ModuleList", "to_out.0": "Linear", "rms_norm": "RMSNorm",
+        "input_layernorm": "Container", "thing": "Container",
+    }  # fmt: skip
+    source = code(ci.open(tmp_path / "w.pt")).source
+    assert "self.lm_head = nn.Linear(4, 9, bias=False)  # ~ Linear|Embedding, by its name\n" in source
+    assert "Linear|Embedding~: its tensors fit several" in source
+
+
+def test_what_changes_what_a_layer_computes_is_said(tmp_path: Path) -> None:
+    layer = nn.Sequential(nn.Linear(2, 3))
+    layer[0].register_forward_hook(print)
+    torch.save(layer, tmp_path / "m.pt")
+    assert "nn.Linear(2, 3),  # its forward_hooks are not made again" in code(ci.open(tmp_path / "m.pt")).source
+
+
+def test_quantized_modules_are_refused(tmp_path: Path) -> None:
+    with quiet():
+        quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 3)), {nn.Linear})
+        torch.save(quantized, tmp_path / "q.pt")
+    with pytest.raises(ci.UnsupportedError, match=r"'0': a quantized module, .*Linear\. Only torch\.ao"):
+        ct.build_module(tmp_path / "q.pt")
 
 
 def test_attention(tmp_path: Path) -> None:

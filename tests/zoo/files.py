@@ -260,6 +260,21 @@ def retag_script(source: Path, target: Path, device: str) -> None:
     byhand.repack(source, target, edit, root=target.stem)
 
 
+def script(make: Callable[[], nn.Module]) -> Any:
+    """``torch.jit.script`` of a new module.
+
+    Torch knows its builtins by ``id()``, those of objects that are gone too, so now and then it takes a module's list for
+    one. Another module then has other lists.
+    """
+    first = make()
+    try:
+        return torch.jit.script(first)
+    except RuntimeError as error:
+        if "builtin cannot be used as a value" not in str(error):
+            raise
+        return torch.jit.script(make())
+
+
 @on_devices("traced_model.pt", SCRIPT)
 def mnist_traced(path: Path, device: str | None = None) -> None:
     save_script(path, torch.jit.trace(MnistNet().eval(), example_input("mnist")), device)
@@ -267,17 +282,17 @@ def mnist_traced(path: Path, device: str | None = None) -> None:
 
 @on_devices("scripted_model.pt", SCRIPT)
 def mnist_scripted(path: Path, device: str | None = None) -> None:
-    save_script(path, torch.jit.script(MnistNet()), device)
+    save_script(path, script(MnistNet), device)
 
 
 @on_devices("frozen_model.pt", SCRIPT)
 def mnist_frozen(path: Path, device: str | None = None) -> None:
-    save_script(path, torch.jit.freeze(torch.jit.script(MnistNet().eval())), device)
+    save_script(path, torch.jit.freeze(script(lambda: MnistNet().eval())), device)
 
 
 @on_devices("mobile_model.ptl", SCRIPT)
 def mnist_mobile(path: Path, device: str | None = None) -> None:
-    save_script(path, torch.jit.script(MnistNet()), device, mobile=True)
+    save_script(path, script(MnistNet), device, mobile=True)
 
 
 @saves("mnist.safetensors", SAFETENSORS)
@@ -447,13 +462,13 @@ class ViewModule(nn.Module):  # type: ignore[misc]
 @saves("gpt-script.pt", SCRIPT, make=lambda: Gpt(blocks=2))
 @saves("named-lenet-script.pt", SCRIPT, make=NamedLeNet)
 def scripted(path: Path, make: Callable[[], Any], device: str | None = None) -> None:
-    save_script(path, torch.jit.script(make()), device)
+    save_script(path, script(make), device)
 
 
 @saves("extra-files-script.pt", SCRIPT)
 def scripted_with_extras(path: Path) -> None:
     extras = {"config.json": '{"classes": 10}', "labels/names.txt": "cat\ndog\n"}
-    torch.jit.save(torch.jit.script(LeNet(10)), str(path), _extra_files=extras)
+    torch.jit.save(script(lambda: LeNet(10)), str(path), _extra_files=extras)
 
 
 @saves("lstm-traced.pt", SCRIPT, model="lstm")

@@ -1,0 +1,196 @@
+"""A file of a model that was built otherwise: the arguments with which the model has the file's shapes.
+
+Where a size of the model is one of its arguments, the size that the file has there may be the argument it was built
+with; so may counts of numbered siblings, for depths. Such changes are tried one at a time; the one after which most
+is alike is kept and the next looked for. A bounded number of models is built, and torch has the last word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from shlex import join
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from ..model.checkpoint import Checkpoint
+from ..model.keymap import KeyMap
+from ..model.section import Section
+from .fix import Fix
+from .leftovers import HARMLESS
+from .naming import check_words
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..torch.models import Model
+
+Change = tuple[int, int]  # of a size or a count: in the model, in the file
+Shapes = Mapping[str, tuple[int, ...]]
+Siblings = dict[tuple[str, str], dict[str, int]]
+
+_MOST_BUILT = 40
+_ON_CPU = 6  # as many, there: they take time and memory
+_MOST_EACH = 4  # values of one argument
+_NUMBERED = re.compile(r"(.*?)(?:0|[1-9][0-9]{0,5})", re.ASCII)
+
+
+def built_otherwise(
+    checkpoint: Checkpoint, section: Section, model: Model, own: Section, loads: Callable[[nn.Module], bool]
+) -> Fix | None:
+    """The command that names other arguments, with which the weights load; None if none is found.
+
+    Args:
+        checkpoint, section: the file, and the weights in it.
+        model: as it was named; ``own``: its section.
+        loads: torch's verdict on the weights and another module.
+    """
+    from ..torch.live import section_of
+
+    wanted, shapes = _shapes(section), _shapes(own)
+    climb, module = _Climb(wanted), None
+    while shapes != wanted:
+        step = climb.step(model, shapes)
+        if step is None:
+            return None
+        model, shapes, module = step
+    if module is None or not loads(module):
+        return None
+    of = sum(info.persistent for info in section_of(module).values())
+    return Fix(join(check_words(checkpoint, model)), of, of, True, KeyMap({}))
+
+
+def _shapes(section: Section) -> Shapes:
+    return {
+        key: info.shape for key, info in section.items()
+        if info.persistent and key.rpartition(".")[2] not in HARMLESS
+    }  # fmt: skip
+
+
+class _Climb:
+    """From one model to another that is more like the file, as long as there is one."""
+
+    def __init__(self, wanted: Shapes) -> None:
+        self.wanted = wanted
+        self.left = _MOST_BUILT
+
+    def step(self, model: Model, shapes: Shapes) -> tuple[Model, Shapes, nn.Module] | None:
+        """The one change after which most is alike; None if none makes more so."""
+        best, found = _alike(shapes, self.wanted), None
+        for kwargs in _candidates(model, shapes, self.wanted):
+            other = model.with_kwargs(kwargs)
+            module = self._build(other)
+            if module is not None:
+                tried = _shapes(module[1])
+                score = _alike(tried, self.wanted)
+                if score > best:
+                    best, found = score, (other, tried, module[0])
+                if score == 1:
+                    break
+        return found
+
+    def _build(self, model: Model) -> tuple[nn.Module, Section] | None:
+        from ..torch.live import section_of
+
+        if self.left <= 0:
+            return None
+        self.left -= 1
+        try:
+            module, device, _ = model.build()
+            self.left -= _ON_CPU if device == "cpu" else 0
+            return module, section_of(module)
+        except ModelError:  # whatever a constructor says of arguments that nobody asked for
+            return None
+
+
+def _alike(shapes: Shapes, wanted: Shapes) -> float:
+    """How much of two sets of shapes agrees, up to 1; what has a name in common counts by its dimensions."""
+    agreeing = 0.0
+    for key, shape in shapes.items():
+        other = wanted.get(key)
+        if other is not None and len(other) == len(shape):
+            agreeing += (1 + sum(map(int.__eq__, shape, other))) / (1 + len(shape))
+    return 2 * agreeing / (len(shapes) + len(wanted)) if shapes or wanted else 0
+
+
+def _candidates(model: Model, shapes: Shapes, wanted: Shapes) -> Iterator[dict[str, Any]]:
+    """Arguments that differ in one."""
+    ours, theirs = _siblings(shapes), _siblings(wanted)
+    sizes = {*_sizes(shapes, wanted), *_ends(ours, theirs)}
+    counts = {(len(names), len(theirs[place])) for place, names in ours.items() if place in theirs}
+    for name, value in model.numbers().items():
+        found = dict.fromkeys(chain(_numbers(value, counts), _numbers(value, sizes)))
+        yield from ({name: one} for one in [one for one in found if one > 0 and one != value][:_MOST_EACH])
+    for name, listed in model.lists().items():
+        lists = [one for one in _lists(listed, ours, theirs, dict(sorted(sizes))) if one != listed]
+        yield from ({name: one} for one in lists[:_MOST_EACH])
+
+
+def _numbers(value: int, changes: Iterable[Change]) -> Iterator[int]:
+    """What a number would be where it is the model's size, or goes with it: in proportion, or a few apart."""
+    for mine, its in sorted(changes, key=lambda change: (abs(change[0] - value), change)):
+        if value == mine:
+            yield its
+        elif value > 0 and mine != its:
+            for apart in (0, 1, 2):  # a stem or a head that is counted with the rest
+                scaled = (its - apart) * value
+                if mine > apart and (mine - apart) % value == 0 and scaled % (mine - apart) == 0:
+                    yield scaled // (mine - apart)
+            if abs(mine - value) <= 2:
+                yield value + its - mine
+
+
+def _sizes(shapes: Shapes, wanted: Shapes) -> Iterator[Change]:
+    for key, shape in shapes.items():
+        other = wanted.get(key, ())
+        if len(other) == len(shape):
+            yield from ((a, b) for a, b in zip(shape, other, strict=True) if a != b)
+
+
+def _siblings(shapes: Shapes) -> Siblings:
+    """Parent and what stands before the number -> the siblings, each with the first dimension of its first tensor."""
+    found: Siblings = {}
+    for key, shape in shapes.items():
+        segments = key.split(".")
+        for index, segment in enumerate(segments[:-1]):
+            match = _NUMBERED.fullmatch(segment)
+            if match is not None:
+                place = ".".join(segments[:index]), match[1]
+                found.setdefault(place, {}).setdefault(segment, shape[0] if shape else 0)
+    return {place: dict(sorted(names.items(), key=lambda one: (len(one[0]), one[0]))) for place, names in found.items()}
+
+
+def _ends(ours: Siblings, theirs: Siblings) -> Iterator[Change]:
+    """Of the last of siblings, which may have another number: the head of a longer or shorter row."""
+    for place, names in ours.items():
+        mine, its = list(names.values()), list(theirs.get(place, {}).values())
+        if its and mine[-1] != its[-1]:
+            yield mine[-1], its[-1]
+
+
+def _lists(listed: list[int], ours: Siblings, theirs: Siblings, sizes: Mapping[int, int]) -> Iterator[list[int]]:
+    """What a list of numbers would be: depths of stages, widths of layers."""
+    for place, names in ours.items():
+        if place not in theirs:
+            continue
+        if _depths(ours, place) == listed:  # layer1, layer2, … of [3, 4, 6, 3] blocks
+            yield _depths(theirs, place)
+        mine, its = list(names.values()), list(theirs[place].values())
+        for start in range(len(mine) - len(listed) + 1):  # widths of layers, and what stands before and behind them
+            behind = len(mine) - start - len(listed)
+            if mine[start : start + len(listed)] == listed and start + behind < len(its):
+                yield its[start : len(its) - behind]
+    yield [sizes.get(value, value) for value in listed]
+
+
+def _depths(siblings: Siblings, place: tuple[str, str]) -> list[int]:
+    """For each of siblings, how many numbered ones are below it, in the first module that holds any."""
+    parent = f"{place[0]}." if place[0] else ""
+    paths = [parent + name for name in siblings[place]]
+    first: dict[str, int] = {}
+    for inner, names in siblings.items():
+        for path in paths:
+            if f"{inner[0]}.".startswith(path + "."):
+                first.setdefault(path, len(names))
+    return [first.get(path, 0) for path in paths]

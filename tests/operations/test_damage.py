@@ -1,0 +1,134 @@
+"""A flipped bit in the values: every command that reads them says so, and never passes them off as what was saved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import ckpt_inspect as ci
+from ckpt_inspect.operations.damage import damage_of
+from tests.conftest import FIXTURES, Run, in_process
+
+VALUES = torch.arange(6.0) + 0.5
+
+
+def flipped(where: Path) -> Path:
+    """A file whose tensors ``a``, ``tied`` and ``part`` lie in a record with one flipped bit; ``b`` is whole."""
+    path = where / "flipped.pt"
+    torch.save({"a": VALUES, "tied": VALUES, "part": VALUES[4:], "b": torch.ones(3, 4)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(VALUES.numpy().tobytes()) + 5] ^= 4
+    path.write_bytes(data)
+    return path
+
+
+def test_stats_marks_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(flipped(tmp_path))
+    assert in_process(["stats", path, "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    notes = {row["name"]: row["note"] for row in found["tensors"]}
+    assert [name for name, note in notes.items() if note and "data/0 fails its checksum" in note] == [
+        "a",
+        "tied",
+        "part",
+    ]
+    assert len(found["problems"]) == 3
+    assert found["finite"] is None
+    assert in_process(["stats", path, "--check"]) == 2
+    assert in_process(["stats", path, "--check", "--filter", "b"]) == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--slice", ":2")])
+def test_show_says_it(options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(flipped(tmp_path))
+    assert in_process(["show", path, "part", *options]) == 2
+    said = capsys.readouterr()
+    assert "part: record data/0 fails its checksum" in said.err
+    assert "5.5" in said.out  # what is there is shown
+    assert in_process(["show", path, "b", *options]) == 0
+
+
+def test_show_does_not_save_it(tmp_path: Path, ckpt: Run) -> None:
+    path = flipped(tmp_path)
+    done = ckpt("show", path, "a", "--save", tmp_path / "a.npy")
+    assert done.returncode == 2
+    assert "data/0 fails its checksum" in done.stderr
+    assert not (tmp_path / "a.npy").exists()
+
+
+def test_hash_has_no_fingerprint_of_it(tmp_path: Path, ckpt: Run) -> None:
+    path = flipped(tmp_path)
+    done = ckpt("hash", path, "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["hash"]) == (2, None)
+    assert {row["name"] for row in found["tensors"] if row["hash"] is None} == {"a", "tied", "part"}
+    assert ckpt("hash", path, "--structure").returncode == 0
+
+
+def test_diff_names_the_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, good = flipped(tmp_path), tmp_path / "good.pt"
+    torch.save({"a": VALUES, "tied": VALUES, "part": VALUES[4:], "b": torch.ones(3, 4)}, good)
+    assert in_process(["diff", str(good), str(path), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert {row["key"] for row in found["changed"] if "the second file: record data/0" in row["note"]} == {"a", "tied"}
+
+
+def test_every_record_is_summed_once_however_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stretches of large records add up to the checksum that the archive has."""
+    from ckpt_inspect.containers import checksums
+
+    monkeypatch.setattr(checksums, "_STRETCH", 1000)
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.randn(5001), "b": torch.randn(1)}, path)
+    with ci.open(path) as opened:
+        infos = [info for _, _, info in opened.tensors()]
+        assert [damage_of(infos).of(info) for info in infos] == [[], []]
+
+
+def test_checksums_that_are_switched_off_are_no_damage(tmp_path: Path, ckpt: Run) -> None:
+    from torch.serialization import set_crc32_options
+
+    path = tmp_path / "x.pt"
+    set_crc32_options(False)
+    try:
+        torch.save({"a": VALUES}, path)
+    finally:
+        set_crc32_options(True)
+    assert ckpt("hash", path).returncode == 0
+    assert in_process(["stats", str(path)]) == 0
+
+
+def test_what_is_left_of_a_file_is_not_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({f"w{n}": torch.full((1000,), float(n)) for n in range(5)}, tmp_path / "x.pt")
+    data = (tmp_path / "x.pt").read_bytes()
+    (tmp_path / "x.pt").write_bytes(data[: len(data) // 2])
+    path = str(tmp_path / "x.pt")
+    assert in_process(["stats", path, "--check"]) == 2
+    assert capsys.readouterr().out.startswith(
+        "finite as far as could be read: 2 tensors; 3 tensors damaged or not there"
+    )
+    assert in_process(["stats", path, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["finite"] is None
+    assert in_process(["hash", path]) == 2
+    assert capsys.readouterr().out.startswith("-  ")
+
+
+def test_a_missing_shard_leaves_no_fingerprint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(FIXTURES / "sharded", whole)
+    last = max(whole.glob("*.safetensors"))
+    index = json.loads(next(whole.glob("*.index.json")).read_text())
+    name = next(key for key, file in index["weight_map"].items() if file == last.name)
+    last.unlink()
+    assert in_process(["hash", str(whole), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["hash"] is None
+    assert all(row["hash"] is not None for row in found["tensors"])
+    assert in_process(["show", str(whole), name]) == 2
+    assert last.name in capsys.readouterr().err
+    assert in_process(["stats", str(whole), "--check"]) == 2
+    assert "finite as far as could be read" in capsys.readouterr().out
