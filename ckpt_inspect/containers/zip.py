@@ -206,6 +206,9 @@ def without_directory(source: Source) -> ZipArchive:
     return archive
 
 
+_SPLIT = "it says that it is split over several disks: torch refuses that"
+
+
 def _find_directory(source: Source) -> _Directory | None:
     """Where the central directory is, None if there is no end record: the file was cut."""
     tail_offset = max(0, source.size - _END_SEARCH)
@@ -225,11 +228,13 @@ def _check_end(source: Source, end_offset: int, end: bytes) -> _Directory | None
     directory_end = end_offset
     locator = source.read_at(end_offset - LOCATOR64.size, LOCATOR64.size) if end_offset >= LOCATOR64.size else b""
     if locator[:4] == b"PK\x06\x07":
-        _, _, end64_offset, _ = LOCATOR64.unpack(locator)
+        _, _, end64_offset, disks = LOCATOR64.unpack(locator)
         end64 = source.read_at(end64_offset, END64.size) if end64_offset < source.size else b""
         if len(end64) < END64.size or end64[:4] != b"PK\x06\x06":
             raise CorruptError("no zip64 end record where its locator says", offset=end_offset - LOCATOR64.size)
-        *_, here64, count64, nbytes64, offset64 = END64.unpack(end64)
+        *_, disk64, start_disk64, here64, count64, nbytes64, offset64 = END64.unpack(end64)
+        if disk64 or start_disk64 or disks != 1:
+            raise CorruptError(_SPLIT, offset=end64_offset)
         for small, large, unset in (
             (here, here64, 0xFFFF),
             (count, count64, 0xFFFF),
@@ -264,7 +269,9 @@ def _read_directory(archive: ZipArchive, directory: _Directory) -> None:
     try:
         for _ in range(directory.entries):
             (magic, _, _, flags, method, _, _, crc, compressed, nbytes,
-             name_size, extra_size, comment_size, _, _, _, header_offset) = unpack(data, position)  # fmt: skip
+             name_size, extra_size, comment_size, disk, _, _, header_offset) = unpack(data, position)  # fmt: skip
+            if disk > 1:  # as miniz has it
+                raise CorruptError(_SPLIT, offset=directory.offset + position)
             if magic != b"PK\x01\x02":
                 raise CorruptError("not a directory entry", offset=directory.offset + position)
             name_start = position + ENTRY.size
