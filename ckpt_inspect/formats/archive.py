@@ -89,10 +89,7 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
     record = archive.records[name]
     try:
         source = content(record, limits)
-        if record.deflated:  # a few bytes may make many objects: allow what honest pickles of that length make
-            room = 100_000 + source.size // 8
-            limits = limits._replace(objects=min(limits.objects, room), memo=min(limits.memo, room))
-        pickle = read_pickle(source, 0, limits)
+        pickle = read_pickle(source, 0, limits.of_deflated(source.size) if record.deflated else limits)
     except CheckpointError as error:
         error.record = error.record or name
         error.path = error.path or container.path

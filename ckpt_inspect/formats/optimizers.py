@@ -36,6 +36,7 @@ _MOMENTS = frozenset(
 )
 
 Shape = tuple[int, ...]
+_MOST_CHARACTERS = 50_000_000  # of names of parameters, said with each tensor of their state
 
 
 class Group(NamedTuple):
@@ -51,11 +52,9 @@ def all_groups(sections: Iterable[Section], values: list[Value]) -> dict[str, li
     optimizers = {section.pointer: section for section in sections if section.kind == "optimizer"}
     below: dict[str, list[Value]] = {pointer: [] for pointer in optimizers}
     for value in values if below else ():
-        end = len(value.name)
-        while end > 0:
-            end = max(0, value.name.rfind("/", 0, end))
-            if value.name[:end] in below:
-                below[value.name[:end]].append(value)
+        for pointer in pointers.ancestors(value.name):
+            if pointer in below:
+                below[pointer].append(value)
     return {pointer: groups_of(section, below[pointer]) for pointer, section in optimizers.items()}
 
 
@@ -122,6 +121,8 @@ def _fill(
     if owner is None:
         return None
     found = next(found for section, found in fitting if section is owner)
+    if sum(len(found.get(index, "")) * len(keys) for index, keys in told.items()) > _MOST_CHARACTERS:
+        return None
     for index, keys in told.items():
         name = found.get(index)
         if name is not None:

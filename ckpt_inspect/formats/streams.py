@@ -236,11 +236,13 @@ class Streams:
         if self._room < 0:
             self.unread.append(f"{place}: deflated, and there is too much of that")
             return
-        most = self.limits.inflated + 4 * self._size
+        limits, most = self.limits, self.limits.inflated + 4 * self._size
         any_found = False
+        self.limits = limits.of_deflated(min(nbytes, most))
         for found in self.of(_inflated(stored, min(nbytes, most), place), place, depth + 1, note):
             any_found = True
             yield found
+        self.limits = limits
         if nbytes > most and any_found:
             self.unread.append(f"{place}: what follows its first {most:,} bytes, inflated")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import MissingKeyError, SelectionError
+from ..errors import LimitError, MissingKeyError, SelectionError
 from . import pointer as pointers
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ _NOT_WEIGHTS = frozenset(
         "numpy_rng_state",
     ]
 )
+
+_MOST_CHARACTERS = 50_000_000
 
 
 class Checkpoint:
@@ -202,13 +204,20 @@ class Checkpoint:
     # -- facts about several tensors ------------------------------------------------------------------
 
     def tied(self) -> list[list[str]]:
-        """Names of tensors that are the same view of the same storage, in groups of two and more."""
+        """Names of tensors that are the same view of the same storage, in groups of two and more.
+
+        Raises:
+            LimitError: the first name of a group, which is said with each of the others, is that long.
+        """
         groups: dict[Any, list[str]] = {}
         for name, _, info in self.tensors():
             view = info.view_of
             if view is not None:
                 groups.setdefault(view, []).append(name)
-        return [names for names in groups.values() if len(names) > 1]
+        found = [names for names in groups.values() if len(names) > 1]
+        if sum(len(names[0]) * len(names) for names in found) > _MOST_CHARACTERS:
+            raise LimitError("names of tied tensors that are too long for so many of them: refused", path=self.path)
+        return found
 
     def close(self) -> None:
         """Close the files. Reading tensor bytes is then an error; everything known stays."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 def escape(segment: str) -> str:
     """One segment: ``~`` and ``/`` become ``~0`` and ``~1``."""
@@ -40,6 +42,14 @@ def split(pointer: str) -> list[str]:
 def is_below(pointer: str, ancestor: str) -> bool:
     """Whether ``pointer`` is ``ancestor`` or something inside it."""
     return not ancestor or pointer == ancestor or pointer.startswith(ancestor if ancestor == "/" else ancestor + "/")
+
+
+def ancestors(pointer: str) -> Iterator[str]:
+    """What a pointer is inside of, from the inside out; the root is the last."""
+    end = len(pointer)
+    while end > 0:
+        end = max(0, pointer.rfind("/", 0, end))
+        yield pointer[:end]
 
 
 def relative(pointer: str, ancestor: str) -> str:

@@ -138,26 +138,30 @@ class _Builder:
         nodes: dict[str, Node] = {selected or "": root}
         for section in self.checkpoint.sections.values():
             self._section(self._container(nodes, section.pointer), section)
-        optimizers = [s.pointer for s in self.checkpoint.sections.values() if s.kind == "optimizer"]
+        optimizers = {s.pointer for s in self.checkpoint.sections.values() if s.kind == "optimizer"}
         if self.matches is None:
             for value in self.checkpoint.values:
-                if not any(pointers.is_below(value.name, pointer) for pointer in optimizers):
+                if value.name not in optimizers and optimizers.isdisjoint(pointers.ancestors(value.name)):
                     self._value(nodes, value)
         self._sort(nodes)
         if self.matches is not None:
             _prune(root)
         if self.fold:
             _fold_values(root, 0)
+        self._count(nodes, root)
+        return root
+
+    def _count(self, nodes: dict[str, Node], root: Node) -> None:
+        """What is in containers that are no sections."""
+        inside: dict[str, list[Section]] = {pointer: [] for pointer in nodes}
+        for name, section in self.checkpoint.sections.items():
+            for pointer in (name, *pointers.ancestors(name)):
+                if pointer in inside and nodes[pointer] is not root:
+                    inside[pointer].append(section)
         for pointer, node in nodes.items():
             if node.counts is None or node is root:
-                inside = self.checkpoint.sections.items()
-                node.counts = count(
-                    info
-                    for name, s in inside
-                    if node is root or pointers.is_below(name, pointer)
-                    for info in s.tensors.values()
-                )
-        return root
+                sections = self.checkpoint.sections.values() if node is root else inside[pointer]
+                node.counts = count(info for section in sections for info in section.tensors.values())
 
     def _container(self, nodes: dict[str, Node], pointer: str) -> Node:
         """The node of a container, made with those above it."""

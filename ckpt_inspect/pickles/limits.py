@@ -33,5 +33,10 @@ class Limits(NamedTuple):
     records: int = 2_000_000
     header: int = 100_000_000
 
+    def of_deflated(self, nbytes: int) -> Limits:
+        """For a pickle that was deflated: a few bytes may make many objects; what honest ones of that length make is allowed."""
+        room = 100_000 + nbytes // 8
+        return self._replace(objects=min(self.objects, room), memo=min(self.memo, room))
+
 
 DEFAULT = Limits()

@@ -278,7 +278,9 @@ WITH_STATE = call(
     dict_of(*(text(f"{i}") + get(9) for i in range(16))),
 )
 add(
-    "bomb of tensors as attributes", lambda: checkpoint(dict_of(text("w"), tower(GOOD, 60, keep(9) + POP + WITH_STATE)))
+    "bomb of tensors as attributes",
+    lambda: checkpoint(dict_of(text("w"), tower(GOOD, 60, keep(9) + POP + WITH_STATE))),
+    LIMIT,
 )
 
 # -- depth and cycles ----------------------------------------------------------------------------------------

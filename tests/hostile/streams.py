@@ -212,8 +212,8 @@ for numel in (-1, 5, 2**62, -(2**63), 2**63 - 1):
         lambda numel=numel: tarred(
             tar_storages((number(1), FLOATS, numel, bytes(16)), (number(5), FLOATS, 1, bytes(4)))
         ),
-        CORRUPT if numel < 0 else OPENS,
-        "" if numel < 0 else "is cut",
+        CORRUPT if numel < 0 or numel == 5 else OPENS,  # 5: the next pickle begins in its middle
+        "" if numel < 0 or numel == 5 else "is cut",
     )
 for label, (size, stride, offset) in {
     "negative sizes": ((-4,), (1,), 0),
