@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from shlex import quote
 from threading import Event, Thread
 from typing import Any, NamedTuple
@@ -49,6 +48,7 @@ class Proof:
         self._records = _unproven(files, checkpoint)
         self._spans = [Span(_own_source(read.record), read.record.nbytes) for read in self._records]
         self._outcomes: list[Outcome] = []
+        self._error: BaseException | None = None
         self._stop = Event()
         self._thread = Thread(target=self._sum, name="checksums", daemon=True)
 
@@ -63,8 +63,10 @@ class Proof:
             self._thread.join()
 
     def _sum(self) -> None:
-        with suppress(_Stopped):
+        try:
             self._outcomes = checksums(self._spans, self._go_on, threads=1)
+        except BaseException as error:  # raised again where somebody waits for the sums
+            self._error = error
 
     def _go_on(self, _: int) -> None:
         if self._stop.is_set():
@@ -78,6 +80,8 @@ class Proof:
         if not self._records:
             return
         self._thread.join()
+        if self._error is not None:
+            raise self._error
         results = zip(self._records, self._outcomes, strict=True)
         damaged = [(read, outcome) for read, outcome in results if outcome != read.record.crc]
         if damaged:
