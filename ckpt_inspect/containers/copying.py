@@ -17,6 +17,7 @@ Piece: TypeAlias = bytes | Source
 Pieces: TypeAlias = Iterable[Piece]
 Progress: TypeAlias = Callable[[int], None]
 
+_IN_KERNEL = hasattr(os, "copy_file_range")
 _KERNEL_CHUNK = 16 << 20
 _BUFFER = 1 << 21
 _PAGE = 1 << 16  # or more than one
@@ -29,8 +30,8 @@ _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
 def write_pieces(out_fd: int, pieces: Pieces, progress: Progress | None = None) -> int:
     """Write the pieces one after the other where ``out_fd`` stands; gives the number of bytes.
 
-    Memory is bounded by a chunk, whatever the pieces. Ranges of files are left to the kernel where the file system may
-    be one that need not move them: network ones copy on the server.
+    Ranges of files are copied in the kernel where it can, else through one buffer. Memory is bounded by a chunk,
+    whatever the pieces.
 
     Args:
         out_fd: a descriptor open for writing.
@@ -61,7 +62,7 @@ class _Copy:
         self._small: list[bytes] = []
         self._gathered = 0
         self._begun = 0
-        self._kernel = hasattr(os, "copy_file_range") and not _is_on_disk(fd)
+        self._kernel = _IN_KERNEL
         self._buffer = memoryview(b"")
 
     def add(self, piece: Piece) -> None:
@@ -165,15 +166,6 @@ class _Copy:
                 end = os.lseek(self.fd, 0, os.SEEK_CUR)
                 start = (end - nbytes) // _PAGE * _PAGE
                 os.posix_fadvise(self.fd, start, end // _PAGE * _PAGE - start, os.POSIX_FADV_DONTNEED)
-
-
-def _is_on_disk(fd: int) -> bool:
-    """Whether a file lies on a block device of this machine.
-
-    There the kernel copies from cache to cache as we would, but page by page, and each in two where its place in the
-    page changes: a third more processor time than through a buffer.
-    """
-    return hasattr(os, "major") and os.major(os.fstat(fd).st_dev) != 0
 
 
 def _exactly(source: Source, offset: int, nbytes: int) -> bytes:
