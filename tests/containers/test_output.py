@@ -92,7 +92,7 @@ KERNELS: dict[str, Callable[..., int] | None] = {
 @pytest.fixture(params=list(KERNELS))
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     function = KERNELS[request.param]
-    monkeypatch.setattr(copying, "_IN_KERNEL", "buffer" not in request.param)
+    monkeypatch.setattr(copying, "_IN_KERNEL", function is not None and "buffer" not in request.param)
     monkeypatch.setattr(copying, "_BUFFER", 70_001)
     if request.param == "a buffer filled by hand":
         monkeypatch.setattr(model_source, "_preadv", model_source._read_and_copy)
