@@ -17,7 +17,6 @@ Piece: TypeAlias = bytes | Source
 Pieces: TypeAlias = Iterable[Piece]
 Progress: TypeAlias = Callable[[int], None]
 
-_IN_KERNEL = hasattr(os, "copy_file_range")
 _KERNEL_CHUNK = 16 << 20
 _BUFFER = 1 << 21
 _PAGE = 1 << 16  # or more than one
@@ -25,6 +24,10 @@ _SMALL = 1 << 16  # a piece up to this size is gathered with its neighbours into
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
+
+
+def _kernel_copies() -> bool:
+    return hasattr(os, "copy_file_range")
 
 
 def write_pieces(out_fd: int, pieces: Pieces, progress: Progress | None = None) -> int:
@@ -62,7 +65,7 @@ class _Copy:
         self._small: list[bytes] = []
         self._gathered = 0
         self._begun = 0
-        self._kernel = _IN_KERNEL
+        self._kernel = _kernel_copies()
         self._buffer = memoryview(b"")
 
     def add(self, piece: Piece) -> None:

@@ -92,7 +92,8 @@ KERNELS: dict[str, Callable[..., int] | None] = {
 @pytest.fixture(params=list(KERNELS))
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     function = KERNELS[request.param]
-    monkeypatch.setattr(copying, "_IN_KERNEL", function is not None and "buffer" not in request.param)
+    if "buffer" in request.param:
+        monkeypatch.setattr(copying, "_kernel_copies", lambda: False)
     monkeypatch.setattr(copying, "_BUFFER", 70_001)
     if request.param == "a buffer filled by hand":
         monkeypatch.setattr(model_source, "_preadv", model_source._read_and_copy)
@@ -104,7 +105,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture(params=["kernel", "buffer"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "_IN_KERNEL", request.param == "kernel")
+    monkeypatch.setattr(copying, "_kernel_copies", lambda: request.param == "kernel")
 
 
 @pytest.fixture
