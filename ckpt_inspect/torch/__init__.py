@@ -8,12 +8,15 @@
 
 from __future__ import annotations
 
+import warnings as _warnings
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TorchMissingError
 
 try:
-    import torch as _torch  # noqa: F401
+    with _warnings.catch_warnings():  # torch complains where there is no numpy; nothing here needs it
+        _warnings.filterwarnings("ignore", "Failed to initialize NumPy")
+        import torch as _torch  # noqa: F401
 except ModuleNotFoundError as _error:
     if _error.name != "torch":
         raise

@@ -82,3 +82,14 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     found = done.stdout.split()
     assert [name for name in found if name.startswith("ckpt_inspect")] == ["ckpt_inspect"]
     assert not {"torch", "numpy", "rich", "typer", "json", "inspect"} & set(found)
+
+
+def test_torch_without_numpy_says_nothing() -> None:
+    """What the README's first command installs: numpy is an extra of the tests."""
+    code = "import sys; sys.modules['numpy'] = None; from ckpt_inspect.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    for command in (["stats", "lenet.pt", "--check"], ["diff", "lenet.pt", "tuned.safetensors"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False, cwd=FIXTURES
+        )
+        assert done.stdout
+        assert not done.stderr
