@@ -35,6 +35,15 @@ class _Made(NamedTuple):
     largest: float
 
 
+def _bytes(tensor: torch.Tensor) -> bytes:
+    """Without numpy, which is no dependency: ``tensor.numpy()`` would need it."""
+    flat = tensor.contiguous().view(torch.uint8).flatten()
+    buffer = bytearray(flat.numel())
+    if buffer:
+        torch.frombuffer(buffer, dtype=torch.uint8).copy_(flat)
+    return bytes(buffer)
+
+
 class Cast:
     """The elements of ``source``, which are ``old``, as ``new``. Memory is a few blocks, whatever the length.
 
@@ -104,7 +113,7 @@ class Cast:
         old = _tensor(data, self.old)
         new = old.to(self.new)
         lost = (0, 0, 0.0) if self._lossless or self._counted[index] else _lost(old, new)
-        return _Made(new.view(torch.uint8).numpy().tobytes(), *lost)
+        return _Made(_bytes(new), *lost)
 
     def _count(self, made: _Made) -> None:
         losses = self.losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,10 +85,14 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not {"torch", "numpy", "rich", "typer", "json", "inspect"} & set(found)
 
 
-def test_torch_without_numpy_says_nothing() -> None:
+def test_torch_without_numpy_is_enough(tmp_path: Path) -> None:
     """What the README's first command installs: numpy is an extra of the tests."""
+    out = str(tmp_path / "half.pt")
     code = "import sys; sys.modules['numpy'] = None; from ckpt_inspect.cli.app import run; sys.exit(run(sys.argv[1:]))"
-    for command in (["stats", "lenet.pt", "--check"], ["diff", "lenet.pt", "tuned.safetensors"]):
+    for command in (["stats", "lenet.pt", "--check"], ["diff", "lenet.pt", "tuned.safetensors"],
+                    ["convert", "run.ckpt", "--dtype", "float16", "-o", out], ["code", "lenet.pt"],
+                    ["show", "lenet.pt", "conv1.bias"], ["verify", "--deep", "lenet.pt"],
+                    ["check", "lenet.pt", "--model", "nets.py:LeNet"]):  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False, cwd=FIXTURES
         )
