@@ -125,6 +125,8 @@ def entries(inside: list[tuple[Any, Any]]) -> tuple[list[tuple[str, Any]], list[
     plain = {key: value for key, value in inside if isinstance(key, str)}
     if len(plain) == len(inside):
         return list(plain.items()), []
+    if _is_numbered(inside):
+        return [(str(key), value) for key, value in inside], []
     found, twice = _read(inside)
     return [(name, value) for name, _, value in found], twice
 
@@ -134,7 +136,14 @@ def keyed(inside: list[tuple[Any, Any]]) -> list[tuple[str, Any, Any]]:
     plain = {key: value for key, value in inside if isinstance(key, str)}
     if len(plain) == len(inside):
         return [(str(key), key, value) for key, value in plain.items()]
+    if _is_numbered(inside):
+        return [(str(key), key, value) for key, value in inside]
     return _read(inside)[0]
+
+
+def _is_numbered(inside: list[tuple[Any, Any]]) -> bool:
+    """A sequence, or a mapping that counts like one: no two of its keys can meet."""
+    return all(type(key) is int and key == number for number, (key, _) in enumerate(inside))
 
 
 def _read(inside: list[tuple[Any, Any]]) -> tuple[list[tuple[str, Any, Any]], list[str]]:

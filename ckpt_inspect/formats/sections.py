@@ -182,6 +182,8 @@ class Builder:
             if type(key) is not str or len(key) > 256:
                 self.spend("", values.length(key))
         found, twice = objects.entries(inside)
+        all_text = shape == "mapping" and all(isinstance(key, str) for key, _ in inside)
+        del inside  # there can be a million
         for key in twice[:10]:
             text = f"the key {pointers.join(pointer, key)!r} stands twice; the last one counts"
             self.problems.append(Problem(text, damage=False))
@@ -195,7 +197,6 @@ class Builder:
         for key, value in found:
             self.place(value, pointers.join(pointer, key), depth + 1, chain, None, partial(tensors.__setitem__, key))
         self._waiting[first:] = reversed(self._waiting[first:])
-        all_text = shape == "mapping" and all(isinstance(key, str) for key, _ in inside)
         if tensors:
             kind = "state_dict" if all_text and 2 * len(tensors) > len(found) else "other"
         elif type(node) is Opaque and _is_metadata_only(node):

@@ -101,6 +101,8 @@ def leaf(node: Any) -> Leaf:
     if type(node) in (list, tuple):
         if not is_leaf(node):
             return Leaf(type(node).__name__, None, "(…)" if type(node) is tuple else "[…]")
+        if not node:  # texts of our own are shared: there can be a million
+            return Leaf(type(node).__name__, [], "()" if type(node) is tuple else "[]")
         parts = [_scalar(item) for item in node]
         brackets = "()" if type(node) is tuple else "[]"
         inner = ", ".join(part.text for part in parts)

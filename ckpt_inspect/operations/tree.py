@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..formats.optimizers import Group, all_groups, class_of
@@ -23,18 +23,18 @@ class Node:
     """One line of the tree and what is below it.
 
     Attributes:
-        kind: ``file``, ``container``, ``section``, ``module``, ``optimizer``, ``group``, ``tensor`` or ``value``.
+        kind: ``file``, ``container``, ``section``, ``module``, ``optimizer``, ``group``, or ``values`` for a fold of those.
         name: as shown; ``0…11`` for a fold.
         cls, args, class_from: class, constructor facts, ``recorded`` or ``inferred``.
-        children: nodes below; ``tensors``: the names and infos that hang on it, in saved order.
+        children: nodes and plain values below; ``tensors``: the names and infos that hang on it, in saved order.
         counts: totals of everything below.
         repeat: how many equal blocks this stands for.
-        note: what else is to be said: a wrapper, a tie, a value.
+        note: what else is to be said: a wrapper, a tie, what was folded.
         section: kind of the section that begins here.
     """
 
     __slots__ = ("args", "children", "class_from", "cls", "counts", "hidden", "kind", "name", "note", "repeat",
-                 "section", "tensors", "tied_to", "value", "wrapper")  # fmt: skip
+                 "section", "tensors", "tied_to", "wrapper")  # fmt: skip
 
     def __init__(self, kind: str, name: str) -> None:
         self.kind = kind
@@ -42,16 +42,19 @@ class Node:
         self.cls: str | None = None
         self.args = ""
         self.class_from: str | None = None
-        self.children: list[Node] = []
+        self.children: list[Node | Value] = []
         self.tensors: list[Leaf] = []
         self.counts: Counts | None = None
         self.repeat = 1
         self.note = ""
         self.section: str | None = None
-        self.value: Value | None = None
         self.wrapper: str | None = None
         self.tied_to: str | None = None
         self.hidden = 0
+
+    def nodes(self) -> Iterator[Node]:
+        """The children that are no plain values."""
+        return (child for child in self.children if isinstance(child, Node))
 
     def to_dict(self) -> dict[str, Any]:
         counts = self.counts or count(leaf.info for leaf in self.tensors)
@@ -59,7 +62,7 @@ class Node:
             "name": self.name,
             "class": self.cls,
             "class_from": self.class_from,
-            "children": [child.to_dict() for child in self.children if child.kind not in ("value", "group")],
+            "children": [child.to_dict() for child in self.nodes() if child.kind not in ("values", "group")],
             "tensors": [leaf.to_dict() for leaf in self.tensors],
             "numel": safe(counts.numel),
             "nbytes": safe(counts.nbytes),
@@ -183,17 +186,13 @@ class _Builder:
         order = self.checkpoint.order
         place = {id(node): order.get(pointer, -1) for pointer, node in nodes.items()}
         for node in nodes.values():
-            if any(id(child) in place or child.value is not None for child in node.children):
-                node.children.sort(key=lambda c: order.get(c.value.name, -1) if c.value else place.get(id(c), -1))
+            if any(type(child) is Value or id(child) in place for child in node.children):
+                node.children.sort(key=lambda c: order.get(c.name, -1) if type(c) is Value else place.get(id(c), -1))
 
     def _value(self, nodes: dict[str, Node], value: Value) -> None:
-        container, _, name = value.name.rpartition("/")
-        node = self._container(nodes, container)
-        if node.section == "module":
-            return  # attributes of modules are in `ls --json`; the class line shows those that matter
-        child = Node("value", pointers.unescape(name))
-        child.value = value
-        node.children.append(child)
+        node = self._container(nodes, value.name.rpartition("/")[0])
+        if node.section != "module":  # attributes of modules are in `ls --json`; the class line shows those that matter
+            node.children.append(value)
 
     def _section(self, node: Node, section: Section) -> None:
         node.section = section.kind
@@ -249,7 +248,7 @@ class _Builder:
             node.counts = count(source.all_tensors())
         else:
             own = count(info for _, info in source.tensors)
-            node.counts = add(own, [(child.counts, child.repeat) for child in node.children if child.counts])
+            node.counts = add(own, [(child.counts, child.repeat) for child in node.nodes() if child.counts])
 
     def _ties(self, source: KeyNode, section: Section) -> object:
         """What sets a block apart from an equal one: whose second name it is, or that some of its tensors are tied."""
@@ -329,18 +328,27 @@ def _leading(section: Section) -> frozenset[str]:
 
 def _prune(node: Node) -> bool:
     """Leave out what the filter did not match; whether anything is left."""
-    node.children = [child for child in node.children if _prune(child)]
+    node.children = [child for child in node.nodes() if _prune(child)]
     return bool(node.children or node.tensors)
 
 
+_MANY, _SHOWN = 50, 20  # lines of plain values in one container, of which so many are shown when there are more
+
+
 def _fold_values(node: Node, level: int) -> int:
-    """Deep containers of nothing but plain values become one line; how many values there are below, -1 with tensors."""
-    below = 0
-    for child in node.children:
-        inside = 1 if child.value is not None else _fold_values(child, level + 1)
-        below = -1 if below < 0 or inside < 0 else below + inside
-    if node.kind != "container" or node.tensors or node.section is not None:
+    """Deep containers of nothing but plain values become one line; how many values there are below, -1 with tensors.
+
+    Of a vocabulary, of thousands of records, the first few tell what it is.
+    """
+    inside = [_fold_values(child, level + 1) if isinstance(child, Node) else 1 for child in node.children]
+    plain = [number for number, values in enumerate(inside) if values >= 0]
+    if len(plain) > _MANY:
+        more = Node("values", f"… {sum(inside[number] for number in plain[_SHOWN:]):,} more values (--no-fold)")
+        left_out = set(plain[_SHOWN:])
+        node.children = [child for number, child in enumerate(node.children) if number not in left_out] + [more]
+    if node.kind != "container" or node.tensors or node.section is not None or len(plain) < len(inside):
         return -1
+    below = sum(inside)
     if below > 2 and level > 1:
         node.children = []
         node.note = f"{below:,} values"

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from itertools import groupby
 
+from ..model import pointer as pointers
+from ..model.section import Value
 from ..operations.tree import Leaf, Node, Tree
 from .text import Line, escape, literal, plural, role, shape, size, totals, width
 
@@ -36,17 +38,21 @@ def _below(node: Node, indent: str, fold: bool) -> Iterator[Line]:
     for index, child in enumerate(node.children, len(rows)):
         last = index == count - 1
         yield [(indent + (_CORNER if last else _TEE), "guide"), *_node_line(child, fold)]
-        yield from _below(child, indent + (_BLANK if last else _PIPE), fold)
+        if isinstance(child, Node):
+            yield from _below(child, indent + (_BLANK if last else _PIPE), fold)
 
 
-def _node_line(node: Node, fold: bool) -> Line:
-    if node.value is not None:
+def _node_line(node: Node | Value, fold: bool) -> Line:
+    if isinstance(node, Value):
+        name = pointers.unescape(node.name.rpartition("/")[2])
         return [
-            (escape(node.name) or "(root)", "value"),
+            (escape(name) or "(root)", "value"),
             (" = ", "dim"),
-            (literal(node.value.text, not fold), "literal"),
+            (literal(node.text, not fold), "literal"),
             *_type(node),
         ]
+    if node.kind == "values":
+        return [(node.name, "dim")]
     name = escape(node.name) or "''"
     line: Line = [(name, "wrapper" if node.wrapper else node.kind)]
     if node.repeat > 1:
@@ -54,9 +60,8 @@ def _node_line(node: Node, fold: bool) -> Line:
     return line + _description(node)
 
 
-def _type(node: Node) -> Line:
-    value = node.value
-    if value is None or value.value is not None or value.type in ("NoneType", "cycle"):
+def _type(value: Value) -> Line:
+    if value.value is not None or value.type in ("NoneType", "cycle"):
         return []
     return [("   " + escape(value.type), "dim")] if escape(value.type) not in escape(value.text) else []
 

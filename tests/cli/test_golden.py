@@ -134,3 +134,20 @@ def test_what_is_long_is_not_cut(command: str, columns: int, awkward: Path, requ
 
 def test_colour_is_there_without_no_color() -> None:
     assert "\x1b[" in on_terminal(["tree", "run.ckpt"], 80)
+
+
+def test_many_values_are_folded(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A vocabulary, a history of records: their first lines and how many more; all of them through a pipe."""
+    import torch
+
+    content = {
+        "vocab": {f"word{number}": number for number in range(200)},
+        "model": {"weight": torch.ones(2, 3)},
+        "history": [{"epoch": epoch, "loss": 1 / (epoch + 1), "lr": 0.1, "step": epoch * 10} for epoch in range(60)],
+        "epoch": 59,
+    }
+    torch.save(content, tmp_path / "vocab.pt")
+    check("many-values", on_terminal(["tree", "vocab.pt"], 80, tmp_path, NO_COLOR="1"), request)
+    whole = on_terminal(["tree", "vocab.pt", "--no-fold"], 80, tmp_path, NO_COLOR="1")
+    assert whole.count("word") == 200
+    assert whole.count("lr = 0.1") == 60
