@@ -22,6 +22,7 @@ _BUFFER = 1 << 21
 _PAGE = 1 << 16  # or more than one
 _SMALL = 1 << 16  # a piece up to this size is gathered with its neighbours into one write
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+CHANGED = "it changed while it was read"
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
 
@@ -179,9 +180,7 @@ def _exactly(source: Source, offset: int, nbytes: int) -> bytes:
 
 def _check_whole(there: int, nbytes: int, path: str) -> None:
     if there != nbytes:
-        raise CorruptError(
-            f"it changed while it was read, or is shorter than it says: {nbytes - there:,} bytes are missing", path=path
-        )
+        raise CorruptError(f"{CHANGED}, or is shorter than it says: {nbytes - there:,} bytes are missing", path=path)
 
 
 def size_of(piece: Piece) -> int:
@@ -190,11 +189,8 @@ def size_of(piece: Piece) -> int:
 
 def check_unchanged(source: FileSource) -> None:
     """Raises CorruptError if the file was written to since it was opened."""
-    status = os.fstat(source.fd)
-    if (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) != source.stamp:
-        raise CorruptError(
-            "it changed while it was read", path=source.path, hint="Try again when nothing writes to it."
-        )
+    if source.changed():
+        raise CorruptError(CHANGED, path=source.path, hint="Try again when nothing writes to it.")
 
 
 # --- What the system says and promises -------------------------------------------------------------------------

@@ -257,7 +257,12 @@ def replace_directory(
         except BaseException:
             _remove(temporary)
             raise
-        confirm(parent, path)
+        try:
+            confirm(parent, path)
+        except FileError as error:
+            if existing is not None:  # neither is known to be on the disk
+                error.hint = f"What was there before is kept: {aside}"
+            raise
         if existing is not None and not _remove(aside):
             raise FileError(f"the new directory is in place, but the old one could not be removed: {aside}", path=path)
         return written
@@ -324,7 +329,11 @@ def _publish_directory(temporary: str, path: str) -> None:
 def _swap(new: str, path: str, aside: str) -> None:
     """``new`` becomes ``path``, and what was there becomes ``aside``; in one step where the system can."""
     if _exchange(new, path):
-        os.rename(new, aside)
+        try:
+            os.rename(new, aside)
+        except BaseException:
+            _exchange(new, path)
+            raise
         return
     try:
         os.rename(path, aside)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import CorruptError
 from ..model.source import COPY_CHUNK
-from .copying import Piece, size_of
+from .copying import CHANGED, Piece, size_of
 from .zip_writer import _FLAGS_DATA, _FLAGS_EMPTY, _descriptor, _local_header, _Member, directory
 
 
@@ -54,5 +54,5 @@ def _chunks(content: Content) -> Iterator[bytes]:
             wanted = min(COPY_CHUNK, piece.size - offset)
             chunk = piece.read_at(offset, wanted)
             if len(chunk) != wanted:
-                raise CorruptError("it changed while it was read", path=piece.path, record=content.name)
+                raise CorruptError(CHANGED, path=piece.path, record=content.name)
             yield chunk

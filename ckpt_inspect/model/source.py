@@ -54,7 +54,11 @@ class FileSource:
             self.fd = -1
             raise
         self.size = status.st_size
-        self.stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        self.stamp = stamp(status)
+
+    def changed(self) -> bool:
+        """Whether it was written to since it was opened."""
+        return stamp(os.fstat(self.fd)) != self.stamp
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         try:
@@ -145,6 +149,11 @@ class BytesSource:
 
     def file_range(self) -> tuple[FileSource, int] | None:
         return None
+
+
+def stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What tells one state of a file from another, as far as the system notes it."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _seek_and_read(fd: int, nbytes: int, offset: int) -> bytes:

@@ -6,16 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from ..containers.checksums import Span, Sum
+from ..containers.copying import CHANGED
 from ..containers.streaming import in_order
 from ..errors import CheckpointError
 from ..formats.archive import WRONG_CHECKSUM
 from ..formats.logical import leaves
+from ..model.source import FileSource
 from ..model.storage import Record
 from ..model.tensor import TensorInfo
 
 
 class Damage:
-    """Sums the records of tensors, each once, in tasks that go between others that read the same bytes."""
+    """Sums the records of tensors, each once, in tasks that go between others that read the same bytes.
+
+    Formats without checksums do not tell a file that was written to meanwhile; its time of change does.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[int, Sum | CheckpointError] = {}  # by the record's identity
@@ -42,7 +47,7 @@ class Damage:
                 found.append(f"record {record.name}: {outcome.message}")
             elif outcome is not None and outcome != record.crc:
                 found.append(f"record {record.name} {WRONG_CHECKSUM}")
-        return found
+        return found or ([CHANGED] if any(file.changed() for file in _files(info)) else [])
 
 
 def damage_of(infos: Iterable[TensorInfo]) -> Damage:
@@ -51,6 +56,13 @@ def damage_of(infos: Iterable[TensorInfo]) -> Damage:
     for _ in in_order(task for info in infos for task in found.tasks(info)):
         pass
     return found
+
+
+def _files(info: TensorInfo) -> list[FileSource]:
+    """The open files that hold its bytes."""
+    data = (leaf.storage.data for leaf in leaves(info) if leaf.storage is not None)
+    whole = (source.file_range() for source in data if source is not None)
+    return list({id(found[0]): found[0] for found in whole if found is not None}.values())
 
 
 def _summed_records(info: TensorInfo) -> list[Record]:

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..containers.copying import CHANGED
 from ..errors import CheckpointError, FileError, FormatError, LimitError
 from ..formats import open_checkpoint, open_source, split_section
 from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify, classify_call
 from ..formats.streams import Found, Streams
 from ..formats.weights_only import TORCH, Verdict, verdict
 from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Pickle, Set
+from ..model.source import stamp
 from ..pickles.limits import DEFAULT, Limits
 from .info import verdict_of
 from .plain import safe
@@ -130,6 +132,7 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
     found = Scan(path)
     opened: CheckpointError | None = None
     first: list[Pickle] = []
+    files = [(name, file, _stamp(file)) for name, file in _files(path)]
     try:
         with open_checkpoint(path, None, limits) as checkpoint:
             found.format = checkpoint.format
@@ -140,13 +143,15 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
             raise
         opened = error
     judge = _Judge(found)
-    for name, file in _files(path):
+    for name, file, before in files:
         streams = Streams(limits)
         try:
-            _, source, _ = open_source(file)
+            open_file, source, _ = open_source(file)
             for pickle in streams.of(source):
                 judge.pickle(pickle, name)
                 first = first or [pickle.pickle]
+            if open_file.changed() or open_file.stamp != before:
+                found.unread.append(f"{name or file}: {CHANGED}")
         except CheckpointError as error:
             if file == path and (not found.streams or isinstance(error, FileError)):
                 raise
@@ -170,6 +175,14 @@ def _explain_unopened(found: Scan, error: CheckpointError, first: list[Pickle]) 
 
 def _joined(name: str, where: str) -> str:
     return f"{name}:{where}" if name and where else name or where
+
+
+def _stamp(file: str) -> object:
+    """Its state before anything was read of it; None where there is none to tell, which opening it will say."""
+    try:
+        return stamp(os.stat(file))
+    except (OSError, ValueError):
+        return None
 
 
 def _files(path: str) -> Iterator[tuple[str, str]]:

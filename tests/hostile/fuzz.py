@@ -230,7 +230,7 @@ class Watch:
 
 # Code that is compiled has not run: that would be another event. A new thread sets the trace of whoever measures coverage.
 _BARE = ("builtins.id", "array.__new__", "sys.settrace")
-_HARMLESS = {"bare": _BARE, "torch": (*_BARE, "compile", "mmap.__new__", "object.__getattr__")}
+_HARMLESS = {"bare": _BARE, "torch": (*_BARE, "compile", "mmap.__new__", "object.__getattr__", "os.fork")}
 _PATHS = {  # events on files, and how many of their arguments are paths or descriptors
     "open": 1, "os.listdir": 1, "os.scandir": 1, "os.walk": 1, "os.rename": 2, "os.remove": 1, "os.link": 2, "os.mkdir": 1,
     "os.rmdir": 1, "os.chmod": 1, "os.chown": 1, "os.truncate": 1, "fcntl.flock": 1, "shutil.copyfile": 2, "shutil.rmtree": 1,

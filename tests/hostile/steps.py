@@ -12,7 +12,9 @@ import inspect
 import json
 import os
 import re
+import resource
 import shutil
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -364,4 +366,34 @@ def deeply(given: Given) -> Iterator[str]:
     yield from typed(verify.command, [given.path], deep=True)
 
 
-TORCH: tuple[Step, ...] = (shown, measured, differed, cast, checked, coded, deeply)
+def ran(given: Given) -> Iterator[str]:
+    """``run`` of TorchScript, which torch executes in C++: in a process of its own, so that a crash is told as one."""
+    from ckpt_inspect.cli import run
+
+    fed = ["1,3,32,32"] if "fixture" in given.seed else ["2,3"]
+    if "script" not in given.seed and "traced" not in given.seed:
+        yield from refusable(run.command, given.path, inputs=fed)
+        return
+    answer, pipe = os.pipe()
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            said_of_it = "".join(refusable(run.command, given.path, inputs=fed))
+        except BaseException:
+            said_of_it = _LEAKED + traceback.format_exc(limit=-6)
+        with open(pipe, "w", errors="backslashreplace") as file:
+            file.write(said_of_it)
+        os._exit(0)
+    os.close(pipe)
+    with open(answer, errors="backslashreplace") as file:
+        text = file.read()
+    _, status, used = os.wait4(child, 0)
+    assert not status, f"run died: {os.waitstatus_to_exitcode(status)}"
+    assert not text.startswith(_LEAKED), text
+    assert used.ru_utime + used.ru_stime < 2, "run took longer than two seconds"
+    yield text
+
+
+_LEAKED = "leaked: "
+TORCH: tuple[Step, ...] = (shown, measured, differed, cast, checked, coded, deeply, ran)
