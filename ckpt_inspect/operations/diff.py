@@ -211,7 +211,12 @@ def _values(found: Difference, filter: Sequence[str]) -> int:
 
 
 def _entries(side: Side, other: Side) -> dict[str, Value]:
-    """The non-tensor entries. A header's metadata has a counterpart only in another header, attributes in a module."""
+    """The non-tensor entries. A header's metadata has a counterpart only in another header, attributes in a module.
+
+    A model in memory has none to compare.
+    """
+    if "model" in (side.checkpoint.format, other.checkpoint.format):
+        return {}
     headers = all(one.checkpoint.format in ("safetensors", "sharded") for one in (side, other))
     hidden = "__metadata__/ckpt_inspect" if headers else "__metadata__/"
     alone = side.modules - other.modules
@@ -239,12 +244,13 @@ def _unbound_facts(
     found: Difference, mine: dict[Place, TensorInfo], theirs: dict[Place, TensorInfo], common: list[Place]
 ) -> None:
     """Device, requires_grad, strides, ties and order: shown, and counted only with ``exact``."""
+    detached = bool(found.a.modules) != bool(found.b.modules)  # state_dict() says of no tensor that it wants a gradient
     pairs = [(mine[place], theirs[place]) for place in common]
     pairs += [(found.a.tensors[old], found.b.tensors[new]) for old, new in found.renamed]
     for a, b in pairs:
         for name, x, y in (
             ("device", a.device, b.device),
-            ("requires_grad", a.requires_grad, b.requires_grad),
+            ("requires_grad", None if detached else a.requires_grad, b.requires_grad),
             ("stride", None if a.shape != b.shape else a.stride, b.stride),
         ):
             if x is not None and y is not None and x != y:

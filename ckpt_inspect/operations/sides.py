@@ -60,6 +60,11 @@ class Side(NamedTuple):
     left: list[str]
     transient: list[Place]
 
+    def param(self, place: Place) -> tuple[str, str] | None:
+        """The parameter that a tensor of an optimizer is state of, and whether that is ``recorded`` or ``derived``."""
+        section = self.checkpoint.sections.get(pointers.concat(self.checkpoint.selected or "", place.section))
+        return section.params.get(place.key) if section is not None else None
+
 
 def sides(
     a: Checkpoint, b: Checkpoint, ignore_prefix: Sequence[str] = (), rules: Rules | None = None

@@ -74,7 +74,9 @@ class Leaf:
 
     __slots__ = ("info", "label", "name", "param", "tied_to")
 
-    def __init__(self, label: str, name: str, info: TensorInfo, tied_to: str | None, param: str | None = None) -> None:
+    def __init__(
+        self, label: str, name: str, info: TensorInfo, tied_to: str | None, param: tuple[str, str] | None = None
+    ) -> None:
         self.label = label
         self.name = name
         self.info = info
@@ -218,8 +220,7 @@ class _Builder:
                 tied = self.tied.get(name)
                 if tied is not None and section.pointer and tied.startswith(section.pointer + "/"):
                     tied = tied[len(section.pointer) + 1 :]
-                param = section.params.get(info.key)
-                leaves.append(Leaf(label, name, info, tied, param[0] if param else None))
+                leaves.append(Leaf(label, name, info, tied, section.params.get(info.key)))
         return leaves
 
     def _module(self, node: Node, source: KeyNode, section: Section, depth: int | None, leads: frozenset[str]) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..operations.difference import Change, Difference, ValueChange
 from ..operations.sides import Place
-from .text import Line, escape, literal, plain_shape, plural, shape, width
+from .text import Line, belongs_to, escape, literal, plain_shape, plural, shape, width
 
 SHOW = ("changed", "added", "removed", "renamed", "values", "identical")
 DEFAULT = SHOW[:5]
@@ -275,8 +275,21 @@ def _below(found: Difference, node: _Node, depth: int, table: _Table) -> Iterato
             yield _folded_line(kind_of_all, list(run), indent, table.columns)
             continue
         for name, inner in run:
-            yield [("  ", ""), (indent + escape(name), "module")]
+            param = _param(found, inner)
+            yield [
+                ("  ", ""),
+                (indent + escape(name), "module"),
+                (f"   of {belongs_to(param)}" if param else "", "dim"),
+            ]
             yield from _below(found, inner, depth + 1, table)
+
+
+def _param(found: Difference, node: _Node) -> tuple[str, str] | None:
+    """The parameter whose state this part of an optimizer is."""
+    if not node.leaves or not node.leaves[0][2].pointed:
+        return None
+    kind, _, place, _ = node.leaves[0]
+    return (found.b if kind == "added" else found.a).param(place)
 
 
 def _folded_line(kind: str, run: list[tuple[str, _Node]], indent: str, columns: int) -> Line:

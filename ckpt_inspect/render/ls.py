@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..operations.ls import Listing, Row
 from ..operations.summary import count
-from .text import Line, escape, fit, plain_shape, role, shape, size, totals, width
+from .text import Line, belongs_to, escape, fit, plain_shape, role, shape, size, totals, width
 
 
 def columns(row: Row, long: bool) -> list[str]:
@@ -30,7 +30,7 @@ def columns(row: Row, long: bool) -> list[str]:
             {True: "grad", False: "no-grad", None: "-"}[info.requires_grad],
             "-" if info.persistent else "not-persistent",
             info.layout + (f" {escape(info.cls)}" if info.cls else ""),
-            escape(param[0]) if param else "-",
+            belongs_to(param) if param else "-",
         ]
     return found
 

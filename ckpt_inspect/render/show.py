@@ -8,7 +8,7 @@ from typing import Any
 from ..operations.show import Shown
 from ..operations.stats import stats_dict
 from .diff import number
-from .text import Line, escape, literal, role, shape, size
+from .text import Line, belongs_to, escape, literal, role, shape, size
 
 _EIGHTHS = "▁▂▃▄▅▆▇█"
 _LABEL = 12
@@ -67,7 +67,7 @@ def _facts(found: Shown) -> Iterator[Line]:
         yield _labelled("tied", "═ " + ", ".join(map(escape, found.tied)), "tied")
     params = found.row.section.params.get(info.key)
     if params is not None:
-        yield _labelled("state of", escape(params[0]), "tied")
+        yield _labelled("state of", belongs_to(params), "tied")
 
 
 def _numbers(found: Shown) -> Iterator[Line]:

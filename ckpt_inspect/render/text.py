@@ -89,6 +89,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def belongs_to(param: tuple[str, str]) -> str:
+    """The parameter that a tensor of an optimizer is state of; the ``~`` marks what the file does not name."""
+    name, how = param
+    return escape(name) + "~" * (how == "derived")
+
+
 def role(info: TensorInfo) -> str:
     """``parameter``, ``buffer~`` (the ``~`` marks what was inferred), or ``""`` where it is not known."""
     if not info.persistent:

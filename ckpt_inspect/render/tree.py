@@ -9,7 +9,7 @@ from itertools import groupby
 from ..model import pointer as pointers
 from ..model.section import Value
 from ..operations.tree import Leaf, Node, Tree
-from .text import Line, escape, literal, plural, role, shape, size, totals, width
+from .text import Line, belongs_to, escape, literal, plural, role, shape, size, totals, width
 
 _TEE, _CORNER, _PIPE, _BLANK = "├── ", "└── ", "│   ", "    "
 
@@ -176,5 +176,5 @@ def _leaf_line(group: list[Leaf], name: str, dims: str, widest: int, broadest: i
     if leaf.tied_to is not None:
         line.append((f"   ═ {escape(leaf.tied_to)}", "tied"))
     if leaf.param is not None:
-        line.append((f"   of {escape(leaf.param)}", "tied"))
+        line.append((f"   of {belongs_to(leaf.param)}", "tied"))
     return line

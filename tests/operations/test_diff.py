@@ -647,3 +647,51 @@ def test_another_scale_is_named(tmp_path: Path) -> None:
     assert change.note is not None
     assert "another scale of quantization" in change.note
     assert "zeros" not in change.note
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_model_of_the_users_says_nothing_of_gradients_and_attributes(
+    whole: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A state_dict has neither, and a model that is only built has no values to compare."""
+    from tests.conftest import in_process
+
+    path = FIXTURES / "lenet.pt"
+    if not whole:
+        path = tmp_path / "weights.pt"
+        model = nets().LeNet(classes=10)
+        torch.save(model.state_dict(), path)
+    spec = f"{FIXTURES / 'nets.py'}:LeNet"
+    assert in_process(["diff", str(path), "--model", spec, "--kwargs", '{"classes": 10}', "--exact"]) == 0
+    assert capsys.readouterr().out == "# the same: 10 identical in name, shape and dtype\n"
+
+
+def nets() -> Any:
+    import runpy
+    from types import SimpleNamespace
+
+    return SimpleNamespace(**runpy.run_path(str(FIXTURES / "nets.py")))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_state_of_an_optimizer_names_its_parameter(named: bool, tmp_path: Path) -> None:
+    """As the file records it, or with a mark as derived from the weights beside it."""
+    from ckpt_inspect.render.diff import lines
+    from ckpt_inspect.render.plain import texts
+
+    def saved(steps: int) -> ci.Checkpoint:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        parameters = model.named_parameters() if named else model.parameters()
+        optimizer = torch.optim.Adam(parameters)
+        for _ in range(steps):
+            model(torch.ones(1, 4)).sum().backward()
+            optimizer.step()
+        path = tmp_path / f"{steps}.pt"
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+        return ci.open(path)
+
+    found = [text.strip() for text in texts(lines(diff(saved(1), saved(2))))]
+    mark = "" if named else "~"
+    for index, key in enumerate(["0.weight", "0.bias", "1.weight", "1.bias"]):
+        assert f"{index}   of model/{key}{mark}" in found
