@@ -18,14 +18,15 @@ def main() -> None:
     with atheris.instrument_imports(include=["ckpt_inspect"]):
         from . import fuzz
         from .sandbox import import_everything
+        from .seeds import SEEDS, make_seeds
         from .steps import BARE, Given
 
         import_everything()
     folder = Path(tempfile.mkdtemp(prefix="ckpt-guided-"))
     seeds = folder / "seeds"
     seeds.mkdir()
-    fuzz.make_seeds(seeds)
-    path, seed, scratch = folder / "input", seeds / fuzz.SEEDS[0], folder / "scratch"
+    make_seeds(seeds)
+    path, seed, scratch = folder / "input", seeds / SEEDS[0], folder / "scratch"
     scratch.mkdir()
     turn = 0
 

@@ -13,6 +13,7 @@ import pytest
 
 from . import fuzz
 from .mutations import mutations
+from .seeds import FIXTURES, inputs
 
 _COUNT = os.environ.get("CKPT_FUZZ", "1000")
 _ROOT = Path(__file__).parents[2]
@@ -65,15 +66,15 @@ def test_it_would_notice(what: str, says: str, tmp_path: Path) -> None:
 
 def test_inputs_can_be_made_again() -> None:
     seeds = {"a": b"\x80\x02}q\x00." * 30, "fixture b": (_ROOT / "fixtures" / "tied.pt").read_bytes()}
-    first, again = (fuzz.inputs(seeds, "x", 3, 64) for _ in range(2))
+    first, again = (inputs(seeds, "x", 3, 64) for _ in range(2))
     for one, other in islice(zip(first, again, strict=True), 99):
         assert (one.number, one.kind, one.seed, one.make()) == (other.number, other.kind, other.seed, other.make())
 
 
 def test_every_step_meets_every_seed() -> None:
     """Which step an input goes through has nothing to do with where it comes from."""
-    seeds = {f"fixture {name}": b"x" * 64 for name in fuzz.FIXTURES}
-    met = {(found.seed, fuzz.step_of(found.number)[1]) for found in islice(fuzz.inputs(seeds, "x", 5000, 64), 40_000)}
+    seeds = {f"fixture {name}": b"x" * 64 for name in FIXTURES}
+    met = {(found.seed, fuzz.step_of(found.number)[1]) for found in islice(inputs(seeds, "x", 5000, 64), 40_000)}
     assert len(met) == len(seeds) * len({step for steps in fuzz.LANES.values() for step in steps})
 
 
