@@ -9,8 +9,9 @@ Nothing is imported to find out.
 from __future__ import annotations
 
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
-from .weights_only import ALLOWED, modern
+from .weights_only import ALLOWED
 
 HARMLESS, UNKNOWN, NO_BUSINESS = "harmless", "unknown", "no-business"
 
@@ -20,37 +21,55 @@ _PLAIN: dict[str, str] = {
     "Ellipsis NotImplemented print ArithmeticError AssertionError AttributeError BaseException Exception IndexError "
     "KeyError KeyboardInterrupt LookupError NotImplementedError OSError RuntimeError StopIteration TypeError ValueError "
     "len max min abs sum any all sorted zip enumerate reversed round divmod pow hash id isinstance issubclass callable "
-    "repr staticmethod classmethod property super",
-    "__builtin__": "bool bytearray buffer complex dict float frozenset int list long object set slice str tuple unicode xrange",
+    "repr staticmethod classmethod property super buffer chr enumerate iter map filter",
     "_codecs": "encode",
     "argparse": "Namespace",
     "array": "array _array_reconstructor",
     "collections": "ChainMap Counter OrderedDict UserDict UserList UserString defaultdict deque namedtuple",
-    "copy_reg": "_reconstructor __newobj__ __newobj_ex__",
     "copyreg": "_reconstructor __newobj__ __newobj_ex__",
     "dataclasses": "Field MISSING _MISSING_TYPE _HAS_DEFAULT_FACTORY_CLASS",
     "datetime": "date datetime time timedelta timezone tzinfo",
     "decimal": "Context Decimal",
     "enum": "Enum EnumMeta EnumType Flag IntEnum IntFlag StrEnum auto",
-    "exceptions": "Exception KeyError RuntimeError TypeError ValueError",
     "fractions": "Fraction",
-    "functools": "partial",
+    "_functools": "reduce",
+    "functools": "partial reduce",
     "_io": "BytesIO StringIO",
     "io": "BytesIO StringIO",
     "inspect": "Parameter Signature _ParameterKind _empty",
     "ipaddress": "IPv4Address IPv4Network IPv6Address IPv6Network",
     "contextlib": "nullcontext",
-    "itertools": "chain count cycle islice product repeat zip_longest",
+    "itertools": "chain combinations compress count cycle islice pairwise permutations product repeat zip_longest",
     "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "pathlib._local": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "random": "Random",
     "re": "RegexFlag _compile",
     "string": "Template",
     "time": "struct_time",
-    "types": "EllipsisType MappingProxyType NoneType NotImplementedType SimpleNamespace",
+    "types": "EllipsisType GenericAlias MappingProxyType NoneType NotImplementedType SimpleNamespace UnionType",
     "uuid": "SafeUUID UUID",
     "zoneinfo": "ZoneInfo ZoneInfo._unpickle",
 }
+_FUNCTIONS = frozenset(
+    f"builtins.{name}"
+    for name in (
+        "print",
+        "len",
+        "max",
+        "min",
+        "abs",
+        "sum",
+        "any",
+        "all",
+        "sorted",
+        "round",
+        "divmod",
+        "pow",
+        "hash",
+        "id",
+    )
+) | {"builtins.isinstance", "builtins.issubclass", "builtins.callable", "builtins.repr", "abc.ABCMeta"}
+_REBUILDS = frozenset(["getitem", "or_"])  # ``List[int]`` and ``int | None`` are pickled as calls of these
 _PLAIN_MODULES = frozenset(["math", "cmath", "numbers", "typing", "statistics", "_operator", "collections.abc", "abc"])
 _NOT_THOSE = frozenset(["attrgetter", "methodcaller", "itemgetter", "call", "setitem", "delitem", "get_type_hints"])
 _KNOWN = frozenset(f"{module}.{name}" for module, names in _PLAIN.items() for name in names.split())
@@ -260,9 +279,15 @@ _MODULES_THAT_ACT = frozenset(
 )
 
 
+def python3(module: str, name: str) -> tuple[str, str]:
+    """A global as Python 3 finds it: protocols 0 to 2 name what is its own as Python 2 did, by pickle's own tables."""
+    return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
+
+
 def classify(module: str, name: str) -> str:
     """What a global is, by its name: ``harmless``, ``unknown`` or ``no-business``."""
-    full = modern(f"{module}.{name}")
+    module, name = python3(module, name)
+    full = f"{module}.{name}"
     if full in _KNOWN or full in _TORCH or full in _NUMPY:
         return HARMLESS
     parts = full.split(".")
@@ -287,8 +312,14 @@ def classify(module: str, name: str) -> str:
 
 
 def classify_call(module: str, name: str) -> str:
-    """What calling a global is: a function of torch or numpy that is no known rebuild has no business there either."""
+    """What calling a global is: functions that are values (``key=len``) have no business there, for they rebuild nothing.
+
+    Nor has a function of torch or numpy that is no known rebuild.
+    """
     kind = classify(module, name)
+    module, name = python3(module, name)
+    if f"{module}.{name}" in _FUNCTIONS or (module in _PLAIN_MODULES and not _is_class(name) and name not in _REBUILDS):
+        return NO_BUSINESS
     path = f"{module}.{name}".split(".")
     if kind != UNKNOWN or path[0] not in ("torch", "numpy") or _is_class(path[-1]) or path[-1].startswith("_rebuild"):
         return kind

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..containers.copying import CHANGED
 from ..errors import CheckpointError, FileError, FormatError, LimitError
 from ..formats import open_checkpoint, open_source, split_section
-from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify, classify_call
+from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify, classify_call, python3
 from ..formats.streams import Found, Streams
 from ..formats.weights_only import TORCH, Verdict, verdict
 from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Pickle, Set
@@ -23,6 +23,7 @@ SCHEMA = "ckpt-inspect/scan/1"
 
 _GETATTR = frozenset(["builtins.getattr", "__builtin__.getattr"])
 _TYPE = frozenset(["builtins.type", "__builtin__.type"])
+_CALLING = frozenset(["builtins.map", "builtins.filter", "functools.reduce", "_functools.reduce"])
 _IMPORT = frozenset(["importlib.import_module", "builtins.__import__", "__builtin__.__import__"])
 _MOST_FILES = 10_000  # of a directory
 _MOST_FINDINGS = 1000
@@ -294,7 +295,14 @@ class _Judge:
         if name in _TYPE:
             return name, HARMLESS if type(call.args) is tuple and len(call.args) == 1 else NO_BUSINESS, False
         kind = self._kind(*path)
-        return name, classify_call(*path) if kind == UNKNOWN and call.how == "REDUCE" else kind, True
+        if ".".join(python3(*path)) in _CALLING:
+            return name, self._calling(call), False
+        return name, classify_call(*path) if kind != NO_BUSINESS and call.how == "REDUCE" else kind, True
+
+    def _calling(self, call: Opaque) -> str:
+        """``map(f, …)`` calls f sooner or later."""
+        path = path_of(call.args[0]) if type(call.args) is tuple and call.args else None
+        return classify_call(*path) if path is not None else NO_BUSINESS
 
     def _getattr(self, call: Opaque) -> str:
         """``getattr(x, 'name')`` is how Python 2 pickled methods and nested classes: it is what it gives."""
@@ -316,6 +324,8 @@ class _Judge:
         found = self.found
         found.names = {name: (self.kinds.get(name, UNKNOWN), self.called[name] or n) for name, n in self.counts.items()}
         findings = [Finding(*key, n) for key, n in self.facts.items()]
+        for name in {finding.name for finding in findings if finding.level == NO_BUSINESS} & found.names.keys():
+            found.names[name] = (NO_BUSINESS, found.names[name][1])  # a function that is a value, called
         found.findings = sorted(findings, key=lambda finding: finding.level != NO_BUSINESS)
         if self.left:
             found.notes.append(f"{self.left:,} more findings of the same kinds are not listed")

@@ -13,10 +13,14 @@ import decimal
 import enum
 import functools
 import io
+import itertools
 import json
+import math
+import operator
 import pathlib
 import pickle
 import re
+import typing
 import uuid
 import zipfile
 from collections.abc import Callable
@@ -190,6 +194,9 @@ BENIGN: dict[str, Any] = {
     "classes": [Outer.Inner(), Colour.RED],
     "torch": [torch.float16, torch.Size([1]), torch.device("cpu"), torch.ones(2), torch.nn.Sequential(torch.nn.ReLU())],
     "buffers": io.BytesIO(b"x"),
+    "types": [list[int], int | None, typing.List[int], collections.abc.Callable[[int], str], typing.Optional[dict]],  # noqa: UP006, UP045
+    "iterators": [enumerate([1]), zip([1], [2], strict=False), reversed([1]), iter([1]), iter({}), itertools.count()],
+    "functions": [print, max, len, sorted, math.sqrt, ..., NotImplemented, functools.partial(min, key=len), operator.add],
 }  # fmt: skip
 
 
@@ -342,6 +349,22 @@ BY_RULE: dict[str, Callable[[], bytes]] = {
             build.call(build.name("numpy", "ndarray"), build.sizes(1)),
             build.text("/tmp/x"),
         )
+    ),
+    "function that is a value": lambda: build.pickled(build.call(build.name("builtins", "print"), build.text("hi"))),
+    "the same by its old name": lambda: build.pickled(
+        build.call(build.name("__builtin__", "pow"), build.number(9), build.number(9))
+    ),
+    "function of a module of plain ones": lambda: build.pickled(
+        build.call(build.name("math", "factorial"), build.number(9))
+    ),
+    "what calls another": lambda: build.pickled(
+        build.call(build.name("itertools", "imap"), build.name("torch", "ones"), build.list_of(build.number(9)))
+    ),
+    "what calls it at once": lambda: build.pickled(
+        build.call(build.name("__builtin__", "reduce"), build.name("torch", "ones"), build.list_of(build.number(9)))
+    ),
+    "what calls a result": lambda: build.pickled(
+        build.call(build.name("builtins", "map"), build.call(build.name("a", "B")), build.list_of(build.number(9)))
     ),
     "test runner of numpy": lambda: build.pickled(build.call(build.name("numpy.random", "test"))),
 }
