@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 MEMORY = 300_000  # kilobytes of resident memory that no file under a megabyte may take
 _ADDRESSES = 2 << 30  # bytes of address space: what grows without end gets a MemoryError, not the machine
-_SECONDS = int(os.environ.get("CKPT_HOSTILE_SECONDS", "60"))  # of processor time: only a guard against hangs
+_SECONDS = int(os.environ.get("CKPT_HOSTILE_SECONDS", "40"))  # of processor time: only a guard against hangs
 _ALLOWED = {"open", "os.listdir", "os.scandir", "os.walk"}  # of the input
 
 
