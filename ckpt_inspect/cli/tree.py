@@ -31,7 +31,7 @@ def command(
     section: options.Section = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels of modules to show.")] = None,
     filter: options.Filter = [],  # noqa: B006 - Typer reads the default, nobody changes it
-    no_fold: Annotated[bool, typer.Option("--no-fold", help="Show every block and every tensor.")] = False,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="Show every block, tensor and value.")] = False,
     model: models.Spec = None,
     args: models.Args = None,
     kwargs: models.Kwargs = None,
