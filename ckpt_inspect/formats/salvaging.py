@@ -40,12 +40,14 @@ class Stock(NamedTuple):
         head: its first bytes, as many as can be trusted; None: none of it.
         why: why not all of it can be.
         dtype: of the tensors in it, which says what it is filled with.
+        unproved: whether the file ends where its checksum should be.
     """
 
     nbytes: int
     head: Source | None
     why: str
     dtype: str
+    unproved: bool = False
 
     @property
     def there(self) -> int:

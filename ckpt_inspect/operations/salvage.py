@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -10,10 +11,13 @@ from typing import Any
 from ..containers import output
 from ..containers.copying import Piece, size_of
 from ..containers.zip import without_directory
-from ..containers.zip_walk import Walked, checksum
+from ..containers.zip_walk import Walked, crc_of
+from ..dtypes import ITEMSIZE
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
 from ..formats import open_checkpoint, open_source, salvaging, split_section, torch_zip
+from ..formats.archive import WRONG_CHECKSUM
 from ..formats.salvaging import Stock, end_of
+from ..formats.torch_legacy import survey
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
@@ -29,6 +33,7 @@ SCHEMA = "ckpt-inspect/salvage/1"
 FILLS = (salvaging.ZEROS, salvaging.NAN)
 FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
 _CHANGED = "its bytes fail their checksum"
+_UNSUMMED = "nothing proves the values: it was written without checksums"
 
 
 class Salvage:
@@ -138,6 +143,8 @@ def _plan(found: Salvage, checkpoint: Checkpoint) -> None:
     checked = verify(checkpoint)
     found.damaged = not checked.ok
     found.notes += [note for note in checked.notes if "record has a checksum" in note or "edit in place" in note]
+    if any(part.format in ("torch-legacy", "safetensors") for part in (checkpoint, *checkpoint.parts)):
+        found.notes.append("nothing proves the values: this format has no checksums")
     why = {damage.record: damage.why for damage in checked.damaged if damage.record is not None}
     if checkpoint.format == "sharded":
         _plan_shards(found, checkpoint, checked, why)
@@ -148,15 +155,18 @@ def _plan(found: Salvage, checkpoint: Checkpoint) -> None:
 def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[str, str]) -> None:
     container = checkpoint.containers[0]
     pickle = _pickle_of(container)
-    if pickle is not None and "data.pkl" in why and "checksum" in why["data.pkl"]:
+    if pickle is not None and why.get("data.pkl", "").endswith(WRONG_CHECKSUM):
         raise CorruptError(
             "its pickle fails its checksum: which tensor is which cannot be told for certain",
             path=checkpoint.path,
             record="data.pkl",
             hint="If it still loads with torch.load, look at the result with care and save it anew.",
         )
-    stocks = _stocks(checkpoint, container, why)
+    if pickle is not None and "data.pkl" in why:
+        found.notes.append(f"record data.pkl {why['data.pkl']}: which tensor is which is as it says")
+    stocks = _stocks(checkpoint, container, why, found.notes)
     lost, kept = _sort(checkpoint, stocks)
+    _note_unproved(found, checkpoint, stocks, set(kept))
     for problem in map(Problem.of, checkpoint.problems):
         if problem.node is not None:  # a tensor that could not even be described
             lost[id(problem.node)] = [Lost(name, problem.partition(": ")[2]) for name in problem.names]
@@ -181,6 +191,22 @@ def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[s
         found.archives[name] = (archive.root, contents)
 
 
+def _note_unproved(found: Salvage, checkpoint: Checkpoint, stocks: Mapping[str, Stock], kept: set[str]) -> None:
+    """Name the tensors in the one record that ends with the file: its checksum would have stood behind it."""
+    names = [
+        name
+        for name, _, info in checkpoint.tensors()
+        if name in kept
+        and any(
+            part.storage is not None and part.storage.id in stocks and stocks[part.storage.id].unproved
+            for part in components(info)
+        )
+    ]
+    if names:
+        listed = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+        found.notes.append(f"the file ends where the checksum of {listed} should be: nothing proves those bytes")
+
+
 def _pickle_of(container: Container) -> Pickle | None:
     graph = container.graphs.get("data.pkl") or container.graphs.get("object")
     return graph if isinstance(graph, Pickle) else None
@@ -200,7 +226,7 @@ def _readable(record: Record) -> bool:
         return False
 
 
-def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str]) -> dict[str, Stock]:
+def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str], notes: list[str]) -> dict[str, Stock]:
     """What there is of each storage, by its id; of a legacy view, that of the storage it is a view of."""
     walked: dict[str, Walked] = {}
     archive = archive_of(container)
@@ -213,7 +239,7 @@ def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str]
             storage = part.storage
             if storage is None or storage.id in found or storage.location == "meta":
                 continue
-            found[storage.id] = _stock(part, storage, container, walked.get(storage.id), why)
+            found[storage.id] = _stock(part, storage, container, walked.get(storage.id), why, notes)
     if checkpoint.format == "torch-legacy":
         found.update(_legacy_stocks(checkpoint, container, found))
     return found
@@ -232,14 +258,26 @@ def _storages_by_name(checkpoint: Checkpoint) -> Any:
 
 
 def _stock(
-    info: TensorInfo, storage: Storage, container: Container, walked: Walked | None, why: Mapping[str, str]
+    info: TensorInfo,
+    storage: Storage,
+    container: Container,
+    walked: Walked | None,
+    why: Mapping[str, str],
+    notes: list[str],
 ) -> Stock:
     nbytes, reason = storage.nbytes, why.get(storage.id, "")
     if walked is not None:
-        if walked.whole and walked.crc is not None and _crc_of(container, walked) != walked.crc:
+        if walked.why:
+            return Stock(nbytes, None, walked.why, info.dtype)
+        if walked.whole and walked.crc is not None and crc_of(container.source, walked) != walked.crc:
             return Stock(nbytes, None, _CHANGED, info.dtype)
+        unproved = walked.whole and not walked.proof
+        if walked.whole and walked.proof == "length" and _UNSUMMED not in notes:
+            notes.append(_UNSUMMED)
+        content = walked.content(container.source)
+        there = content.size if walked.whole or walked.inflated is None else 0  # of a deflated one all or nothing
         return Stock(
-            nbytes, container.source.slice(walked.start, walked.there), _short(walked.there, nbytes), info.dtype
+            nbytes, content.slice(0, min(there, nbytes)), _short(min(there, nbytes), nbytes), info.dtype, unproved
         )
     record = storage.record
     if record is None:
@@ -259,10 +297,6 @@ def _short(there: int, nbytes: int) -> str:
     return "" if there == nbytes else f"{there:,} of its {nbytes:,} bytes are there"
 
 
-def _crc_of(container: Container, walked: Walked) -> int:
-    return checksum(container.source, walked.start, walked.nbytes)
-
-
 def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[str, Stock]) -> dict[str, Stock]:
     """Storages of a legacy stream one after the other, by the lengths that the pickle needs."""
     from ..formats.rebuild import is_storage, storage_dtype
@@ -278,16 +312,13 @@ def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[
         if dtype is not None and type(node.pid[4]) is int and isinstance(node.pid[2], (str, int)):
             lengths.setdefault(str(node.pid[2]), max(0, node.pid[4]) * dtype.itemsize)
             types.setdefault(str(node.pid[2]), dtype.name)
+    listed = [str(key) if isinstance(key, (str, int)) else "" for key in keys.root]
+    known_ones = list(itertools.takewhile(lengths.__contains__, listed))  # what follows another cannot be found
+    needed = [(lengths[name], lengths[name] // ITEMSIZE[types[name]]) for name in known_ones]
     found: dict[str, Stock] = {}
-    source, offset = container.source, keys.end
-    for key in keys.root:
-        name = str(key) if isinstance(key, (str, int)) else ""
-        if name not in lengths:
-            break  # what follows cannot be found
-        start, nbytes = offset + 8, lengths[name]
-        there = max(0, min(nbytes, source.size - start))
-        found[name] = Stock(nbytes, source.slice(start, there), _short(there, nbytes), types[name])
-        offset = start + nbytes
+    for name, (start, there, why, _) in zip(known_ones, survey(container.source, keys.end, needed), strict=True):
+        nbytes = lengths[name]
+        found[name] = Stock(nbytes, container.source.slice(start, there), why or _short(there, nbytes), types[name])
     return found
 
 
