@@ -167,7 +167,9 @@ def survey(source: Source, offset: int, needed: list[tuple[int, int]]) -> list[P
         for start, (nbytes, _), fit in zip(starts[:end], needed, fits, strict=False)
     ]
     if broken is None:
-        return found
+        # bytes that follow may have been put in before: then the last storages end with the file
+        behind = _from_the_end(source, needed, starts[0]) if needed and offset < source.size else []
+        return [*found[: len(found) - len(behind)], *behind]
     last = max((index for index in telling if index < broken), default=None)
     if last is not None:
         found[last] = found[last]._replace(there=0, why=BROKEN)

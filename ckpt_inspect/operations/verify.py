@@ -9,7 +9,7 @@ from ..containers.checksums import Span, checksums
 from ..containers.copying import check_unchanged
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
-from ..errors import CheckpointError, CorruptError, LimitError, UnsupportedError
+from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
 from ..formats.archive import WRONG_CHECKSUM
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
@@ -370,6 +370,8 @@ def _check_values(found: Verification, checkpoint: Checkpoint) -> None:
     for same in views.values():
         try:
             counted = not_finite(same[0][1])
+        except FileError:  # the disk does not give them
+            raise
         except CheckpointError:  # not there, which is said already, or a dtype without plain values
             skipped += 1
             continue
