@@ -202,7 +202,9 @@ def zip_contents(
             known.add(name)
             contents.append(Content(name, stock.pieces(fill, "big" if big else "little")))
     others = [
-        name for name in container.records if name in whole and not name.startswith("data/") and name not in _LEFT_OUT
+        name
+        for name in container.records
+        if name in whole and not name.startswith("data/") and name not in _LEFT_OUT and _is_text(name)
     ]
     for name in others:
         if name not in ("data.pkl", "byteorder", "version"):
@@ -211,6 +213,15 @@ def zip_contents(
     version = container.records.get("version")
     text = version.source.read_at(0, 16) if version is not None and "version" in whole else b"3\n"
     return [*contents, Content("version", [text])]
+
+
+def _is_text(name: str) -> bool:
+    """A name with a bit flipped may be none: programs would refuse the whole archive for it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def zip_pieces(root: str, contents: list[Content]) -> Iterator[Piece]:

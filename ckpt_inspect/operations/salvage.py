@@ -27,7 +27,7 @@ from ..model.storage import Container, Record, Storage
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT
 from .plain import safe
-from .verify import Verification, archive_of, components, verify
+from .verify import Verification, archive_of, components, verify, verify_file
 
 SCHEMA = "ckpt-inspect/salvage/1"
 FILLS = (salvaging.ZEROS, salvaging.NAN)
@@ -110,11 +110,23 @@ def salvage(path: str, out: str | None = None, *, fill: str | None = None, force
                 hint=f"See what is hurt: ckpt verify {path}",
             )
         _plan(found, checkpoint)
-        if not found.rescued:
+        if not found.rescued and (found.lost or found.damaged):
             raise CorruptError("nothing in it is whole", path=path, hint=found.lost[0].why if found.lost else None)
         if out is not None:
             _write(found, checkpoint, out, force, progress)
+            unsound = _unsound(out)
+            found.notes += unsound
+            found.damaged = found.damaged or bool(unsound)
     return found
+
+
+def _unsound(out: str) -> list[str]:
+    """What ``verify`` says against what was written: some damage to a pickle is taken along, for nothing shows it."""
+    try:
+        whys = [damage.why for damage in verify_file(out).damaged]
+    except CheckpointError as error:
+        whys = [error.message]
+    return [f"what was written is not sound: {whys[0]}"] if whys else []
 
 
 def _open(path: str, found: Salvage) -> Checkpoint:
@@ -124,6 +136,9 @@ def _open(path: str, found: Salvage) -> Checkpoint:
     except LimitError:
         raise
     except CorruptError as error:
+        if os.path.isdir(path):
+            error.hint = "Each shard is a checkpoint of its own: ckpt salvage SHARD -o OUT"
+            raise
         _, source, _ = open_source(path)
         archive = without_directory(source)
         if not archive.records:
@@ -356,26 +371,50 @@ def _plan_shards(found: Salvage, checkpoint: Checkpoint, checked: Verification, 
     index = checkpoint.containers[0]
     folder = os.path.dirname(index.path)
     weight_map: dict[str, str] = index.graphs["index"]["weight_map"]
-    placed: set[str] = set()
+    placed: dict[str, str] = {}  # key -> the shard that it is in, whole or not
+    rescued: dict[str, str] = {}
+    nbytes: dict[str, int] = {}
     for shard in checkpoint.parts:
         name = os.path.relpath(shard.containers[0].path, folder or ".").replace(os.sep, "/")
         mine = {r.removeprefix(f"{name}:"): text for r, text in why.items() if r.startswith(f"{name}:")}
         _restore_ids(shard, f"{name}:")
+        of_shard = Salvage(shard.path, found.fill)
         try:
-            _plan_file(found, shard, name, mine)
+            _plan_file(of_shard, shard, name, mine)
         except CorruptError as error:
-            found.lost += [Lost(key, error.message) for key in shard.sections[""]]
-        placed.update(shard.sections[""].keys())
-    keys = [pointers.unescape(name) for name in found.rescued]
-    rescued = {key for key in keys if key in weight_map}
-    left_out = [key for key in keys if key not in weight_map]
-    if left_out:
-        found.notes.append(f"{len(left_out)} tensors in shards were not in the index: they are kept in their shards")
+            of_shard.lost = [Lost(key, error.message) for key in shard.sections[""]]
+        found.notes += [note for note in of_shard.notes if note not in found.notes]
+        found.lost += of_shard.lost
+        found.files.update(of_shard.files)
+        found.archives.update(of_shard.archives)
+        for key, info in shard.sections[""].items():
+            if key not in placed or weight_map.get(key) == name:
+                placed[key], nbytes[key] = name, info.nbytes
+        for key in map(pointers.unescape, of_shard.rescued):
+            if key not in rescued or weight_map.get(key) == name:
+                rescued[key] = name
+    found.rescued = [pointers.escape(key) for key in rescued]
+    found.lost = [lost for lost in found.lost if pointers.unescape(lost.name) not in rescued]
+    missing = [key for key in rescued if key not in weight_map]
+    if missing:
+        found.notes.append(
+            f"the index did not name {len(missing):,} tensor{'s' * (len(missing) != 1)} of the shards: it does now"
+        )
     reasons = {pointers.unescape(name): damage.why for damage in checked.damaged for name in damage.names}
     found.lost += [Lost(key, reasons.get(key, "its shard is missing")) for key in weight_map if key not in placed]
     written = {*found.files, *found.archives}
-    kept = {k: n for k, n in weight_map.items() if n in written and (k in rescued or (found.fill and k in placed))}
-    text = json.dumps({**index.graphs["index"], "weight_map": kept}, indent=2) + "\n"
+    filled = placed if found.fill else {}
+    kept = {
+        k: (rescued.get(k) or filled[k]) for k in dict.fromkeys([*weight_map, *rescued]) if k in rescued or k in filled
+    }
+    for name in written - set(kept.values()):  # what is in it is in another shard, or lost
+        found.files.pop(name, None)
+        found.archives.pop(name, None)
+    document = {**index.graphs["index"], "weight_map": kept}
+    metadata = document.get("metadata")
+    if kept != weight_map and isinstance(metadata, dict) and "total_size" in metadata:
+        document["metadata"] = {**metadata, "total_size": sum(nbytes[key] for key in kept)}
+    text = json.dumps(document, indent=2) + "\n"
     found.files[os.path.basename(index.path)] = [text.encode()]
 
 

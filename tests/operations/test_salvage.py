@@ -329,6 +329,100 @@ def test_shards(tmp_path: Path) -> None:
     assert verify_file(str(out)).ok
 
 
+def _shards(folder: Path, **shards: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A directory of shards as given, whose index says the last of them for a key that is in several."""
+    folder.mkdir()
+    for name, tensors in shards.items():
+        save_file(tensors, folder / f"{name}.safetensors")
+    keys = {key: f"{name}.safetensors" for name, tensors in shards.items() for key in tensors}
+    state = {key: tensor for tensors in shards.values() for key, tensor in tensors.items()}
+    total = sum(tensor.nbytes for tensor in state.values())
+    index = {"metadata": {"total_size": total}, "weight_map": keys}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return state
+
+
+def _index_of(folder: Path) -> Any:
+    return json.loads((folder / "model.safetensors.index.json").read_text())
+
+
+def test_a_tensor_in_two_shards_counts_once(tmp_path: Path) -> None:
+    same = torch.arange(4.0)
+    state = _shards(tmp_path / "in", one={"a": torch.ones(3), "twice": same}, two={"b": torch.zeros(5), "twice": same})
+    found = salvage(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert sorted(found.rescued) == sorted(state)
+    assert not found.lost
+    assert _index_of(tmp_path / "out") == _index_of(tmp_path / "in")
+    (tmp_path / "in" / "two.safetensors").unlink()  # what it had twice is in the other
+    found = salvage(str(tmp_path / "in"), str(tmp_path / "second"))
+    assert sorted(found.rescued) == ["a", "twice"]
+    assert [lost.name for lost in found.lost] == ["b"]
+    index = _index_of(tmp_path / "second")
+    assert index == {"metadata": {"total_size": 28}, "weight_map": dict.fromkeys(["twice", "a"], "one.safetensors")}
+    assert verify_file(str(tmp_path / "second")).ok
+
+
+def test_the_index_follows_the_shards(tmp_path: Path) -> None:
+    _shards(
+        tmp_path / "in", one={"a": torch.ones(3), "c": torch.ones(2), "d": torch.ones(1)}, two={"b": torch.zeros(5)}
+    )
+    index = _index_of(tmp_path / "in")
+    index["weight_map"]["c"] = "two.safetensors"
+    del index["weight_map"]["a"]
+    (tmp_path / "in" / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = salvage(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert sorted(found.rescued) == ["a", "b", "c", "d"]
+    assert _index_of(tmp_path / "out")["weight_map"] == {
+        "c": "one.safetensors", "d": "one.safetensors", "b": "two.safetensors", "a": "one.safetensors",
+    }  # fmt: skip
+    assert verify_file(str(tmp_path / "out")).ok
+    (tmp_path / "in" / "model.safetensors.index.json").write_text('{"weight_map": {')
+    with pytest.raises(CheckpointError) as caught:
+        salvage(str(tmp_path / "in"))
+    assert "ckpt salvage SHARD -o OUT" in str(caught.value.hint)
+
+
+def test_a_name_that_is_no_text_is_left_behind(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _numbered(3, 10)
+    torch.save(state, path)
+    data = bytearray(path.read_bytes())
+    data[data.find(b"a/version") + 2] ^= 0x80
+    path.write_bytes(data)
+    _check(salvage(str(path), str(out)), out, state)
+    with zipfile.ZipFile(out) as archive:
+        assert archive.testzip() is None
+
+
+def test_a_result_that_is_not_sound_is_said(tmp_path: Path) -> None:
+    """A bit of a pickle without a checksum may be taken along: then the result does not pass ``verify`` either."""
+    path, out = tmp_path / "a.pth", tmp_path / "out.pth"
+    torch.save({"a": torch.ones(2, 3), "b": torch.ones(4)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    container = ckpt_inspect.open(path).containers[0]
+    start, end = container.graphs["object"].start, container.graphs["storage keys"].end
+    said = 0
+    for at in range(start, end):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+        with contextlib.suppress(CheckpointError):
+            found = salvage(str(path), str(out), fill="nan", force=True)
+            unsound = any("not sound" in note for note in found.notes)
+            try:
+                assert verify_file(str(out)).ok == (not unsound)
+            except CheckpointError:
+                assert unsound
+            said += unsound
+    assert said > 3
+
+
+def test_a_file_without_tensors_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": 1}, path)
+    found = salvage(str(path), str(tmp_path / "out.pt"))
+    assert not found.damaged
+    assert torch.load(tmp_path / "out.pt") == {"a": 1}
+
+
 def test_keys_with_slashes(tmp_path: Path) -> None:
     path, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
     state = {"a/b": torch.arange(4.0), "a~b": torch.arange(5.0), "z": torch.arange(500.0)}
