@@ -107,11 +107,12 @@ def columns() -> int | None:
 
 def each(
     files: list[str], section: str | None, as_json: bool, quiet: bool, schema: str,
-    result: Callable[[Checkpoint], Any], show: Callable[[Any, str | None], None],
+    result: Callable[[Checkpoint], Any], show: Callable[[Any, str | None], None], lists_problems: bool = False,
 ) -> int:  # fmt: skip
     """Open each file, call, show. Damage and errors are said on stderr and make the exit status 2.
 
-    ``show`` gets the result and, where there are several files, the file's name.
+    ``show`` gets the result and, where there are several files, the file's name. Where it ``lists_problems``
+    itself, stderr only counts them.
     """
     from ..formats import NOTE, open_checkpoint
 
@@ -134,7 +135,7 @@ def each(
         if checkpoint.problems:
             status = 2
             if not as_json:
-                report_problems(checkpoint)
+                report_problems(checkpoint, lists_problems and not quiet)
         if quiet:
             continue
         if as_json:
@@ -146,9 +147,15 @@ def each(
     return status
 
 
-def report_problems(checkpoint: Checkpoint) -> None:
-    """The first problems on stderr; ``--json`` has them all."""
-    say_problems(checkpoint.path, checkpoint.problems)
+def report_problems(checkpoint: Checkpoint, listed: bool = False) -> None:
+    """The first problems on stderr, or how many are ``listed`` elsewhere; ``--json`` has them all."""
+    if listed:
+        from ..render.text import plural
+
+        say(f'{checkpoint.path}: {plural(len(checkpoint.problems), "problem")}, listed under "problems"')
+        _say_hints(checkpoint.path, checkpoint.problems)
+    else:
+        say_problems(checkpoint.path, checkpoint.problems)
 
 
 def say(text: str) -> None:
@@ -160,13 +167,21 @@ def say(text: str) -> None:
 
 def say_problems(what: str, problems: list[str]) -> None:
     """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
-    from ..formats.archive import WRONG_CHECKSUM
-    from ..render.text import escape
-
     for problem in problems[:10]:
         say(f"{what}{': ' if what else ''}{problem}")
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
+    _say_hints(what, problems)
+
+
+def _say_hints(what: str, problems: list[str]) -> None:
+    """What to do about problems."""
+    from ..formats.archive import WRONG_CHECKSUM
+    from ..model.problem import Problem
+    from ..render.text import escape
+
+    for hint in list(dict.fromkeys(hint for problem in problems if (hint := Problem.of(problem).hint)))[:3]:
+        typer.echo(f"      {escape(hint)}", err=True)
     if what and any(WRONG_CHECKSUM in problem for problem in problems):
         file = shlex.quote(escape(what))
         typer.echo(f"      What else is hurt: ckpt verify {file}; what is whole: ckpt salvage {file} -o OUT", err=True)

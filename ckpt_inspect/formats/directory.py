@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from shlex import quote
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..pickles.limits import Limits
 from . import official, sharded
 
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".t7", ".th", ".pkl", ".tar")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<n>\d{5})-of-(?P<of>\d{5})(?P<suffix>\.\w+)")
 _NOT_WEIGHTS = frozenset(
     [
         "training_args.bin",
@@ -46,6 +48,8 @@ def read(path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpo
         )
     weights = [name for name in names if name.endswith(_WEIGHTS) and name not in _NOT_WEIGHTS and _is_file(path, name)]
     choice = indexes or weights
+    if not indexes:
+        _raise_if_shards(path, weights)
     if len(choice) == 1:
         checkpoint: Checkpoint = open_file(os.path.join(path, choice[0]))
         return _with_siblings(checkpoint, path, names, choice)
@@ -59,6 +63,23 @@ def read(path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpo
     listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     raise FormatError(
         f"a directory that holds no checkpoint ({listed or 'it is empty'})", path=path, hint=_look_inside(path, names)
+    )
+
+
+def _raise_if_shards(path: str, weights: list[str]) -> None:
+    """Files that call themselves parts of one checkpoint, of which an index would say how they go together."""
+    found = [match for match in map(_SHARD.fullmatch, weights) if match is not None]
+    if len(found) != len(weights) or len({(match["stem"], match["of"], match["suffix"]) for match in found}) != 1:
+        return
+    stem, total, suffix = found[0]["stem"], int(found[0]["of"]), found[0]["suffix"]
+    if total < 2:
+        return
+    index = f"{stem}{suffix}.index.json"
+    count = f"{total:,}" if len(found) == total else f"{len(found):,} of {total:,}"
+    raise SelectionError(
+        f"{count} shards of one checkpoint, without the index that lists them: {index}",
+        path=path,
+        hint=f"Download the index too; or look at one shard: ckpt info {quote(os.path.join(path, found[0][0]))}",
     )
 
 
@@ -83,7 +104,7 @@ def _is_file(folder: str, name: str) -> bool:
 
 
 def _with_siblings(checkpoint: Checkpoint, path: str, names: list[str], opened: list[str]) -> Checkpoint:
-    shards = {os.path.basename(container.path) for container in checkpoint.containers}
+    shards = {os.path.basename(container.path) for container in checkpoint.containers} | sharded.names(checkpoint)
     checkpoint.siblings = [name for name in names if name not in opened and name not in shards]
     checkpoint.path = path
     return checkpoint

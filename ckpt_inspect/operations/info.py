@@ -74,6 +74,7 @@ class Info:
         self.oversized = _oversized(checkpoint)
         self.globals = _globals(checkpoint)
         self.weights_only = verdict_of(checkpoint)
+        self.pickled = bool(_pickles(checkpoint))
         self.load = _load_line(self)
         self.hints = _hints(self)
 
