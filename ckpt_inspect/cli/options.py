@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -108,20 +108,23 @@ def columns() -> int | None:
 def each(
     files: list[str], section: str | None, as_json: bool, quiet: bool, schema: str,
     result: Callable[[Checkpoint], Any], show: Callable[[Any, str | None], None], lists_problems: bool = False,
+    filter: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Open each file, call, show. Damage and errors are said on stderr and make the exit status 2.
 
     ``show`` gets the result and, where there are several files, the file's name. Where it ``lists_problems``
-    itself, stderr only counts them.
+    itself, stderr only counts them. A ``filter`` that matches in none of the files is said; it is no error.
     """
     from ..formats import NOTE, open_checkpoint
+    from ..operations.ls import matches_any
 
-    status = 0
+    status, matched = 0, not filter
     documents: list[dict[str, Any]] = []
     for path in files:
         try:
             checkpoint = open_checkpoint(path, section)
             found = result(checkpoint)
+            matched = matched or matches_any(checkpoint, filter)
         except CheckpointError as error:
             if len(files) == 1:
                 raise
@@ -142,9 +145,19 @@ def each(
             documents.append(getattr(found, "document", found.to_dict)())
         else:
             show(found, path if len(files) > 1 else None)
+    if not matched and status == 0 and not as_json and not quiet:
+        say_no_match(filter)
     if as_json and not quiet:
         write_json(documents[0] if len(files) == 1 else {"schema": schema, "files": documents})
     return status
+
+
+def say_no_match(filter: Sequence[str]) -> None:
+    """Nothing was found, which looking commands say on stderr only: an empty list is a list."""
+    from ..operations.ls import WHOLE_KEYS, no_match
+
+    say(no_match(filter))
+    typer.echo(f"      {WHOLE_KEYS}", err=True)
 
 
 def report_problems(checkpoint: Checkpoint, listed: bool = False) -> None:

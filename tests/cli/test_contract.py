@@ -217,6 +217,15 @@ def test_odd_keys_stay_on_one_line(ckpt: Run, tmp_path: Path) -> None:
     assert [row["key"] for row in rows] == keys
 
 
+@pytest.mark.parametrize("command", ["ls", "tree"])
+def test_a_filter_that_matches_nothing_is_said(command: str, ckpt: Run) -> None:
+    done = ckpt(command, "lenet.pt", "run.ckpt", "--filter", "*.wieght")
+    assert done.returncode == 0  # nothing found (design 3)
+    assert "--filter '*.wieght' matches no tensor" in done.stderr
+    assert not ckpt(command, "lenet.pt", "run.ckpt", "--filter", "module.fc2.weight").stderr
+    assert not ckpt(command, "lenet.pt", "--filter", "*.wieght", "--json").stderr
+
+
 def test_filter_and_sort(ckpt: Run) -> None:
     biases = [line.split("\t")[0] for line in ckpt("ls", "lenet.pt", "--filter", "*.bias").stdout.splitlines()]
     assert biases == ["conv1.bias", "conv2.bias", "fc1.bias", "fc2.bias", "fc3.bias"]
