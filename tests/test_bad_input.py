@@ -199,3 +199,16 @@ def test_an_archive_zipped_in_another_place_is_zipped_again(
     hint = capsys.readouterr().err.splitlines()[1]
     subprocess.run(["sh", "-c", hint.partition("around it: ")[2]], check=True)
     assert torch.load(folder / "y z.zipped.pt")["w"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_only_directories_with_checkpoints_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tool.bin").write_bytes(b"\x7fELF" + bytes(100))
+    with pytest.raises(ci.FormatError) as caught:
+        ci.open(tmp_path)
+    assert caught.value.hint is None
+    (tmp_path / "run").mkdir()
+    torch.save({"w": torch.ones(1)}, tmp_path / "run" / "a.bin")
+    with pytest.raises(ci.FormatError) as caught:
+        ci.open(tmp_path)
+    assert caught.value.hint == f"Look into it: ckpt info {tmp_path / 'run'}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
 from shlex import quote
 from typing import Any
 
-from ..errors import FileError, FormatError, SelectionError
+from ..errors import CheckpointError, FileError, FormatError, SelectionError
 from ..model.checkpoint import Checkpoint
 from ..pickles.limits import Limits
 from . import official, sharded
@@ -62,7 +63,9 @@ def read(path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpo
         )
     listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     raise FormatError(
-        f"a directory that holds no checkpoint ({listed or 'it is empty'})", path=path, hint=_look_inside(path, names)
+        f"a directory that holds no checkpoint ({listed or 'it is empty'})",
+        path=path,
+        hint=_look_inside(path, names, open_source),
     )
 
 
@@ -83,20 +86,39 @@ def _raise_if_shards(path: str, weights: list[str]) -> None:
     )
 
 
-def _look_inside(path: str, names: list[str]) -> str | None:
+def _look_inside(path: str, names: list[str], open_source: Any) -> str | None:
     """Directories inside that look like checkpoints: ``checkpoint-500``, a hub's ``snapshots/HASH``."""
     below = [name for name in names if os.path.isdir(os.path.join(path, name))]
     if "snapshots" in below:
-        return _look_inside(os.path.join(path, "snapshots"), sorted(os.listdir(os.path.join(path, "snapshots"))))
+        snapshots = os.path.join(path, "snapshots")
+        return _look_inside(snapshots, sorted(os.listdir(snapshots)), open_source)
     for name in below[:100]:
         inner = os.path.join(path, name)
         try:
             found = os.listdir(inner)
         except OSError:
             continue
-        if any(file.endswith((*_WEIGHTS, ".index.json", ".distcp")) for file in found):
+        weights = [os.path.join(inner, file) for file in found if file.endswith(_WEIGHTS)]
+        if any(file.endswith((".index.json", ".distcp")) for file in found) or any(
+            _looks_like_one(file, open_source) for file in weights[:20]
+        ):
             return f"Look into it: ckpt info {quote(inner)}"
     return None
+
+
+def _looks_like_one(path: str, open_source: Any) -> bool:
+    """Whether a file begins as some format does: programs are called ``.bin`` too."""
+    from . import FORMATS
+
+    if not os.path.isfile(path):
+        return False
+    try:
+        opened, source, _ = open_source(path)
+    except CheckpointError:
+        return False
+    with closing(opened):
+        head = source.read_at(0, 4096)
+        return any(format.matches(head, source) for format in FORMATS)
 
 
 def _is_file(folder: str, name: str) -> bool:

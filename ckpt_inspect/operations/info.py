@@ -302,7 +302,8 @@ def _hints(found: Info) -> list[Hint]:
                 if len(big.names) > 1
                 else f"{big.names[0] or 'it'} uses"
             )
-            message = f"{names} {big.used:,} of the {big.stored:,} bytes stored for it"
+            them = "them" if len(big.names) > 1 else "it"
+            message = f"{names} {big.used:,} of the {big.stored:,} bytes stored for {them}"
             if checkpoint.format in _CONVERTED:
                 arguments = f"{quoted} --slim -o {_quote(_beside(checkpoint.path, 'slim'))}"
                 hints.append(_hint("oversized", message, "convert", arguments))

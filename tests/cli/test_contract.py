@@ -327,3 +327,13 @@ def test_a_file_that_looks_like_an_option(tmp_path: Path, ckpt: Run) -> None:
         assert shlex.split(done.stderr.partition("is meant: ")[2]) == ["ckpt", "ls", f"./{argument}"]
     assert ckpt("ls", "./-dash x.pt", cwd=tmp_path).returncode == 0
     assert "--help" in ckpt("ls", "--nope", cwd=tmp_path).stderr
+
+
+def test_an_oversized_storage_is_said_in_whole_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    big = torch.zeros(5000)
+    torch.save({"w": big[:2], "b": big[5]}, tmp_path / "two.pt")
+    torch.save({"w": big[:2]}, tmp_path / "one.pt")
+    for name, said in (("two.pt", "w and 1 more use 12 of the 20,000 bytes stored for them"),
+                       ("one.pt", "w uses 8 of the 20,000 bytes stored for it")):  # fmt: skip
+        assert in_process(["info", str(tmp_path / name)]) == 0
+        assert said in capsys.readouterr().out
