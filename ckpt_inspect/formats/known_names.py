@@ -330,11 +330,11 @@ def classify_call(module: str, name: str) -> str:
 def torch_function(module: str, name: str) -> str | None:
     """``torch.relu`` for ``torch._C`` / ``_VariableFunctionsClass.relu``, which is how torch's own functions are pickled.
 
-    None for whatever else hangs on that class: private names, and functions that open files. Naming such a function is
+    Before torch 1.8 that class was ``_VariableFunctions``. None for whatever else hangs on it: private names, and functions that open files. Naming such a function is
     usual in modules that were saved whole (``self.act = torch.relu``); calling it is not.
     """
     owner, _, function = name.rpartition(".")
-    if module != "torch._C" or owner != "_VariableFunctionsClass" or not _PUBLIC(function):
+    if module != "torch._C" or owner not in ("_VariableFunctionsClass", "_VariableFunctions") or not _PUBLIC(function):
         return None
     full = f"torch.{function}"
     return full if _torch(full, ["torch", function]) != NO_BUSINESS else None
