@@ -330,8 +330,9 @@ def classify_call(module: str, name: str) -> str:
 def torch_function(module: str, name: str) -> str | None:
     """``torch.relu`` for ``torch._C`` / ``_VariableFunctionsClass.relu``, which is how torch's own functions are pickled.
 
-    Before torch 1.8 that class was ``_VariableFunctions``. None for whatever else hangs on it: private names, and functions that open files. Naming such a function is
-    usual in modules that were saved whole (``self.act = torch.relu``); calling it is not.
+    Before torch 1.5.1 that class was ``_VariableFunctions``. Naming such a function is usual in modules that were saved
+    whole (``self.act = torch.relu``), calling it is not. None for whatever else hangs there: private names, and functions
+    that open files.
     """
     owner, _, function = name.rpartition(".")
     if module != "torch._C" or owner not in ("_VariableFunctionsClass", "_VariableFunctions") or not _PUBLIC(function):
