@@ -164,21 +164,23 @@ def _not_a_checkpoint(source: Source, archive: ZipArchive) -> CheckpointError:
             path=source.path,
             hint="Download or copy it again.",
         )
-    return FormatError(*_plain_zip(archive), path=source.path)
+    text, next_step = _plain_zip(archive, source.path)
+    return FormatError(text, path=source.path, hint=next_step)
 
 
-def _plain_zip(archive: ZipArchive) -> tuple[str]:
+def _plain_zip(archive: ZipArchive, path: str) -> tuple[str, str | None]:
+    """What it is, and what to type next."""
     everything = [archive.root + name for name in archive.records] + archive.outside
     listed = ", ".join(repr(name[:60]) for name in everything[:4]) + (", …" if len(everything) > 4 else "")
     if everything and all(name.endswith(".npy") for name in everything):
-        return ("a numpy .npz archive, not a checkpoint; open it with numpy.load",)
+        return "a numpy .npz archive, not a checkpoint", "Open it with numpy.load."
     if "[Content_Types].xml" in everything:
-        return ("an Office document (zip), not a checkpoint",)
+        return "an Office document (zip), not a checkpoint", None
     if "data.pkl" in archive.outside:
-        return ("a zip archive with data.pkl at its top, where torch.save writes NAME/data.pkl: torch refuses it",)
+        text = "a zip archive with data.pkl at its top, where torch.save writes NAME/data.pkl: torch refuses it"
+        return text, official.zipped_again(path)
     pickles = [name for name in everything if name.rpartition("/")[2] == "data.pkl"]
     if pickles:
-        return (
-            f"a zip archive around an unpacked checkpoint: {pickles[0][:80]!r} is deeper than torch looks; unzip it first",
-        )
-    return (f"a zip archive, not a checkpoint: it holds {listed or 'nothing'}",)
+        text = f"a zip archive around an unpacked checkpoint: {pickles[0][:80]!r} is deeper than torch looks"
+        return text, official.zipped_again(path, pickles[0].split("/")[:-1])
+    return f"a zip archive, not a checkpoint: it holds {listed or 'nothing'}", None

@@ -8,6 +8,7 @@ Nothing is imported to find out.
 
 from __future__ import annotations
 
+import re
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
@@ -324,6 +325,23 @@ def classify_call(module: str, name: str) -> str:
     if kind != UNKNOWN or path[0] not in ("torch", "numpy") or _is_class(path[-1]) or path[-1].startswith("_rebuild"):
         return kind
     return NO_BUSINESS
+
+
+def torch_function(module: str, name: str) -> str | None:
+    """``torch.relu`` for ``torch._C`` / ``_VariableFunctionsClass.relu``, which is how torch's own functions are pickled.
+
+    Before torch 1.5.1 that class was ``_VariableFunctions``. Naming such a function is usual in modules that were saved
+    whole (``self.act = torch.relu``), calling it is not. None for whatever else hangs there: private names, and functions
+    that open files.
+    """
+    owner, _, function = name.rpartition(".")
+    if module != "torch._C" or owner not in ("_VariableFunctionsClass", "_VariableFunctions") or not _PUBLIC(function):
+        return None
+    full = f"torch.{function}"
+    return full if _torch(full, ["torch", function]) != NO_BUSINESS else None
+
+
+_PUBLIC = re.compile(r"[a-z][a-z0-9_]*").fullmatch
 
 
 def _is_class(name: str) -> bool:

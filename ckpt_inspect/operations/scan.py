@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 from ..containers.copying import CHANGED
 from ..errors import CheckpointError, FileError, FormatError, LimitError
 from ..formats import open_checkpoint, open_source, split_section
-from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, WAYS_OUT, classify, classify_call, python3
+from ..formats.known_names import (
+    HARMLESS,
+    NO_BUSINESS,
+    UNKNOWN,
+    WAYS_OUT,
+    classify,
+    classify_call,
+    python3,
+    torch_function,
+)
 from ..formats.streams import Found, Streams
 from ..formats.weights_only import TORCH, Verdict, verdict
 from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Pickle, Set
@@ -279,10 +288,22 @@ class _Judge:
                 self.note("call", kind, f"would call {describe(call)}", name, where, offset)
             elif kind == NO_BUSINESS:
                 self.left += 1
+            elif kind == UNKNOWN and name in _GETATTR:
+                self._got(call, where, offset)
             elif kind == UNKNOWN:
                 what = "make one" if call.how != "REDUCE" or name.rpartition(".")[2][:1].isupper() else "call it"
                 self.note("unknown", kind, f"would import {name} and {what}", name, where, offset)
         return called
+
+    def _got(self, call: Opaque, where: str, offset: int) -> None:
+        """What a ``getattr`` gives is named like a global."""
+        path = path_of(call)
+        name = ".".join(path) if path is not None else describe(call)
+        if path is not None and (function := torch_function(*path)) is not None:
+            name = function
+            self.kinds[name] = UNKNOWN
+            self.counts[name] += 1
+        self.note("unknown", UNKNOWN, f"would import {name}", name if path is not None else "", where, offset)
 
     def _judge(self, call: Opaque) -> tuple[str, str, bool]:
         """Name and kind of a call, and whether all calls of this callee are alike."""
@@ -297,7 +318,8 @@ class _Judge:
         kind = self._kind(*path)
         if ".".join(python3(*path)) in _CALLING:
             return name, self._calling(call), False
-        return name, classify_call(*path) if kind != NO_BUSINESS and call.how == "REDUCE" else kind, True
+        called = not call.how.startswith("NEWOBJ")  # OBJ and INST call functions too
+        return name, classify_call(*path) if kind != NO_BUSINESS and called else kind, True
 
     def _calling(self, call: Opaque) -> str:
         """``map(f, …)`` calls f sooner or later."""
@@ -310,8 +332,8 @@ class _Judge:
         if type(args) is not tuple or len(args) != 2 or not isinstance(args[1], str) or args[1] in WAYS_OUT:
             return NO_BUSINESS
         path = path_of(call)
-        if path is not None:
-            return classify_call(*path)
+        if path is not None:  # no call of it yet; but nothing else is made with what hangs on torch's modules
+            return UNKNOWN if torch_function(*path) is not None else classify_call(*path)
         target = args[0]
         if isinstance(target, (str, bytes, int, float, list, tuple, Dict, Set)) and not args[1].startswith("__"):
             return HARMLESS  # a method of a plain value

@@ -84,13 +84,31 @@ class TensorStats(NamedTuple):
         return found
 
 
+class ModuleStats(NamedTuple):
+    """The floating values below one module, of one section: of its weights and of their moving average apart.
+
+    Attributes:
+        name: in the file: section and path joined.
+        key: as seen from the part.
+        section: pointer of its section.
+        path: within the section; ``""`` is all of it.
+        stats: the numbers.
+    """
+
+    name: str
+    key: str
+    section: str
+    path: str
+    stats: Statistics
+
+
 class Stats:
-    """What :func:`stats` found: ``rows`` by tensor, ``modules`` by path, ``problems``, and whether it was sorted."""
+    """What :func:`stats` found: ``rows`` by tensor, ``modules`` section by section, ``problems``, and whether it was sorted."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.rows: list[TensorStats] = []
-        self.modules: dict[str, Statistics] = {}
+        self.modules: list[ModuleStats] = []
         self.problems: list[str] = []
         self.sorted = False
 
@@ -124,7 +142,7 @@ class Stats:
                 }
                 for row in self.rows
             ],
-            "modules": [{"name": name, **stats_dict(found)} for name, found in self.modules.items()],
+            "modules": [{"name": m.name, "section": m.section, **stats_dict(m.stats)} for m in self.modules],
             "finite": self.finite,
             "problems": [*self.checkpoint.problems, *self.problems],
         }  # fmt: skip
@@ -186,7 +204,7 @@ def stats(
         if failed:
             found.problems.append(f"{name}: {note}")
         found.rows.append(TensorStats(name, key, section, info, numbers, note, failed))
-    found.modules = _modules(found.rows)
+    found.modules = _modules(checkpoint, found.rows)
     if sort is not None:
         found.sorted = True
         found.rows.sort(key=lambda row: _order(row, sort))
@@ -323,23 +341,34 @@ def _said(index: int, note: str, failed: bool) -> tuple[int, tuple[str, bool]]:
     return index, (note, failed)
 
 
-def _modules(rows: Sequence[TensorStats]) -> dict[str, Statistics]:
+def _modules(checkpoint: Checkpoint, rows: Sequence[TensorStats]) -> list[ModuleStats]:
     """For each module, all floating values below it."""
     from ..torch.statistics import Statistics
 
-    found: dict[str, Statistics] = {}
+    found: dict[str, dict[str, Statistics]] = {}  # by section, by path
     for row in rows:
         if row.stats is None or BY_NAME[row.info.dtype].kind not in ("float", "complex"):
             continue
-        place, _, key = row.key.rpartition("/")
+        inside = found.setdefault(row.section, {})
+        # Keys of an optimizer are pointers: what a parameter's state is, stands below it.
+        place, _, key = (
+            row.info.key.rpartition("/")
+            if checkpoint.sections[row.section].kind == "optimizer"
+            else ("", "", row.info.key)
+        )
         path = key
         while path:
             path = path.rpartition(".")[0]
-            name = pointers.concat(place, path) if place else path
-            found.setdefault(name, Statistics()).add(row.stats)
-    for numbers in found.values():
-        numbers.first_bad = numbers.dead_rows = numbers.edge = None
-    return dict(sorted(found.items()))
+            inside.setdefault(pointers.concat(place, path), Statistics()).add(row.stats)
+    modules = []
+    for pointer, inside in found.items():
+        section = checkpoint.sections[pointer]
+        for path, numbers in sorted(inside.items()):
+            numbers.first_bad = numbers.dead_rows = numbers.edge = None
+            name = section.name_of(path) if path else pointer
+            key = path if checkpoint.selected == pointer else pointers.relative(name, checkpoint.selected or "")
+            modules.append(ModuleStats(name, key, pointer, path, numbers))
+    return modules
 
 
 def _order(row: TensorStats, sort: str) -> Any:

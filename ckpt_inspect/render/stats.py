@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..operations.stats import Stats, TensorStats, stats_dict
+from ..operations.stats import ModuleStats, Stats, TensorStats, stats_dict
 from .diff import number
 from .text import Line, escape, fit, plain_shape, plural, shape, width
 
@@ -20,12 +20,10 @@ def plain(found: Stats, modules: bool = False, path: str | None = None) -> Itera
     """
     first = [escape(path)] if path is not None else []
     if modules:
-        for name, numbers in found.modules.items():
-            facts = stats_dict(numbers)
-            yield (
-                "\t".join([*first, escape(name) or "(all)", *(_cell(facts[c]) for c in (*_COLUMNS, "nan", "inf"))])
-                + "\n"
-            )
+        for module in found.modules:
+            facts = stats_dict(module.stats)
+            cells = [*first, _module_name(found, module), *(_cell(facts[c]) for c in (*_COLUMNS, "nan", "inf"))]
+            yield "\t".join(cells) + "\n"
         return
     for row in found.rows:
         cells = [*first, escape(_name(found, row)), row.info.dtype, plain_shape(row.info.shape)]
@@ -43,6 +41,11 @@ def _name(found: Stats, row: TensorStats) -> str:
     return row.key if found.checkpoint.selected is not None else row.name
 
 
+def _module_name(found: Stats, module: ModuleStats) -> str:
+    """``(root)`` is what the root holds itself, where there is more in the file."""
+    return escape(module.key) or ("(all)" if len(found.checkpoint.sections) == 1 else "(root)")
+
+
 class _Row(NamedTuple):
     """Cells of the table, what is marked, and the section that the row stands under."""
 
@@ -58,9 +61,11 @@ def lines(found: Stats, modules: bool = False, columns: int = 80) -> Iterator[Li
     """
     header = ["name", *([] if modules else ["shape"]), *_COLUMNS]
     grouped = (
-        not modules and not found.sorted and found.checkpoint.selected is None and any(r.section for r in found.rows)
+        (modules or not found.sorted)
+        and found.checkpoint.selected is None
+        and any(row.section for row in (found.modules if modules else found.rows))
     )
-    table = list(_modules(found) if modules else _tensors(found, grouped))
+    table = list(_modules(found, grouped) if modules else _tensors(found, grouped))
     used = [i for i in range(len(header)) if i < len(header) - 1 or any(row.cells[i] not in ("", "0") for row in table)]
     sizes = [max([len(header[i]), *(width([(row.cells[i], "")]) for row in table)]) for i in used]
     room = columns - sum(sizes[1:]) - 2 * (len(used) - 1)
@@ -88,9 +93,11 @@ def _table_row(cells: list[str], sizes: list[int], mark: str, columns: int) -> I
         yield [(text, ""), (f"  {mark}" if mark else "", "wrapper")]
 
 
-def _modules(found: Stats) -> Iterator[_Row]:
-    for name, numbers in found.modules.items():
-        yield _Row([escape(name) or "(all)", *_numbers(stats_dict(numbers))])
+def _modules(found: Stats, grouped: bool) -> Iterator[_Row]:
+    for module in found.modules:
+        below = grouped and module.section
+        name = f"  {escape(module.path) or '(all)'}" if below else _module_name(found, module)
+        yield _Row([name, *_numbers(stats_dict(module.stats))], "", module.section if grouped else "")
 
 
 def _tensors(found: Stats, grouped: bool) -> Iterator[_Row]:

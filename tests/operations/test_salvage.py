@@ -695,3 +695,24 @@ def test_archives_without_checksums_can_be_cut(tmp_path: Path) -> None:
     assert len(found.rescued) == 4
     assert "written without checksums" in found.notes[0]
     _check(found, out, state)
+
+
+@pytest.mark.parametrize(("suffix", "other"), [(".pt", ".safetensors"), (".safetensors", ".pt")])
+def test_another_format_takes_two_steps(
+    suffix: str, other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = {f"l{i}.weight": torch.randn(8, 8) for i in range(8)}
+    whole, cut, out = Path(f"w{suffix}"), Path(f"cut{suffix}"), Path(f"y{other}")
+    torch.save(state, whole) if suffix == ".pt" else save_file(state, whole)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert run(["salvage", str(cut), "-o", str(out)]) == 2
+    said, hint = capsys.readouterr().err.splitlines()
+    assert "salvage keeps the format" in said
+    assert not out.exists()
+    first, second = hint.partition("steps: ")[2].split("; ")
+    assert run(first.split()[1:]) == 1
+    assert run(second.split()[1:]) == 0
+    left = _load(out)
+    assert left
+    assert all(_same(value, state[name]) for name, value in left.items())

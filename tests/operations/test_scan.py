@@ -225,6 +225,57 @@ def test_old_getattr_is_what_it_gives(tmp_path: Path) -> None:
     assert not _of(tmp_path, build.checkpoint(build.call(getattr_, module, build.text("__globals__")))).ok
 
 
+class Activated(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, act: Any) -> None:
+        super().__init__()
+        self.act = act
+        self.fc = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("function", ["relu", "tanh", "cat", "softmax", "sigmoid"])
+def test_a_function_of_torch_may_be_a_value(function: str, protocol: int, tmp_path: Path) -> None:
+    """``self.act = torch.relu`` is pickled as ``getattr(torch._C._VariableFunctionsClass, 'relu')``."""
+    path = tmp_path / "a.pt"
+    torch.save(Activated(getattr(torch, function)), path, pickle_protocol=protocol)
+    found = scan(str(path))
+    assert found.ok, _texts(found)
+    assert f"would import torch.{function}" in [finding.text for finding in found.findings]
+
+
+def test_older_torch_called_that_class_otherwise(tmp_path: Path) -> None:
+    getattr_, owner = build.name("__builtin__", "getattr"), build.name("torch._C", "_VariableFunctions")
+    assert _of(tmp_path, build.checkpoint(build.call(getattr_, owner, build.text("relu")))).ok
+    assert not _of(tmp_path, build.checkpoint(build.call(getattr_, owner, build.text("from_file")))).ok
+
+
+@pytest.mark.parametrize(
+    "attribute", ["from_file", "_softmax", "__self__", "__class__", "relu.__self__", "relu.__call__", "os", ""]
+)
+def test_what_else_hangs_there_may_not(attribute: str, tmp_path: Path) -> None:
+    getattr_, owner = build.name("__builtin__", "getattr"), build.name("torch._C", "_VariableFunctionsClass")
+    node = owner
+    for name in attribute.split("."):
+        node = build.call(getattr_, node, build.text(name))
+    if attribute != "os":
+        assert not _of(tmp_path, build.checkpoint(node)).ok
+    assert not _of(tmp_path, build.checkpoint(build.call(node, build.text("x")))).ok
+
+
+@pytest.mark.parametrize("function", ["relu", "from_file"])
+def test_a_function_of_torch_may_not_be_called(function: str, tmp_path: Path) -> None:
+    node = build.call(
+        build.name("builtins", "getattr"), build.name("torch._C", "_VariableFunctionsClass"), build.text(function)
+    )
+    mapped = build.call(build.name("builtins", "map"), node, build.list_of(build.NONE))
+    called = [build.call(node, build.NONE), build.MARK + node + build.NONE + b"o", mapped]
+    for global_ in (build.name("torch.nn.functional", "gelu"), build.name("torch._C", "_VariableFunctionsClass.relu")):
+        called += [build.call(global_, build.NONE), build.MARK + global_ + build.NONE + b"o"]
+    called.append(build.MARK + build.NONE + b"itorch.nn.functional\ngelu\n")
+    for data in called:
+        assert not _of(tmp_path, build.checkpoint(data)).ok
+
+
 FEW = [
     "lenet-module.pt",
     "compiled-module.pt",

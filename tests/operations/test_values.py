@@ -121,11 +121,35 @@ def test_quantized_through_their_scales(tmp_path: Path) -> None:
 
 def test_modules_add_up(tmp_path: Path) -> None:
     state = {"a.b.w": torch.randn(5), "a.b.bias": torch.randn(2), "a.c": torch.randn(3), "n": torch.tensor(4)}
-    found = stats(saved(state, tmp_path)).modules
+    found = {module.name: module.stats for module in stats(saved(state, tmp_path)).modules}
     both = torch.cat([state["a.b.w"], state["a.b.bias"]]).double()
     assert list(found) == ["", "a", "a.b"]
     assert found["a.b"].std == pytest.approx(both.std(correction=0).item())
     assert (found["a"].count, found[""].count) == (10, 10)
+
+
+def test_modules_of_different_sections_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = torch.nn.Sequential(OrderedDict(conv=torch.nn.Linear(3, 4), head=torch.nn.Linear(4, 2)))
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    ema = {key: value * 0.5 for key, value in net.state_dict().items()}
+    whole = saved({"model": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict()}, tmp_path)
+    found = {module.name: module for module in stats(whole).modules}
+    flat = torch.cat([value.detach().flatten().double() for value in net[0].parameters()])
+    assert found["model/conv"].stats.count == found["ema/conv"].stats.count == flat.numel()
+    assert found["model/conv"].stats.norm == pytest.approx(flat.norm().item())
+    assert found["ema/conv"].stats.norm == pytest.approx(flat.norm().item() / 2)
+    assert [found[name].section for name in ("model", "ema/head", "optimizer/state/0")] == ["model", "ema", "optimizer"]
+    assert in_process(["stats", whole.path, "--modules", "--json"]) == 0
+    written = {module["name"]: module for module in json.loads(capsys.readouterr().out)["modules"]}
+    assert list(written) == list(found)
+    assert written["ema/conv"]["section"] == "ema"
+    assert in_process(["stats", f"{whole.path}#ema", "--modules"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["(all)", "conv", "head"]
+    assert in_process(["stats", whole.path, "--modules"]) == 0
+    names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names[:4] == ["model", "model/conv", "model/head", "ema"]
 
 
 def test_check(tmp_path: Path, ckpt: Run) -> None:
@@ -519,3 +543,10 @@ def test_a_scalar_of_two_values_in_a_byte(tmp_path: Path, capsys: pytest.Capture
     torch.save({"pair": pair[0]}, tmp_path / "pair.pt")
     assert in_process(["show", str(tmp_path / "pair.pt"), "pair", "--slice", "", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["values"] == [0.5, 1.0]  # 4 bits each: sign, two of exponent, one more
+
+
+def test_an_empty_tensor_has_no_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved({"e": torch.zeros(0, 4)}, tmp_path)
+    for more in ([], ["--slice", ":"]):
+        assert in_process(["show", str(tmp_path / "x.pt"), "e", *more]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["values", "none"]
