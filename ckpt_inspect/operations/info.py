@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..commands import COMMANDS
 from ..formats import objects
 from ..formats.optimizers import Group, all_groups, class_of
+from ..formats.quantized import packed_modules
 from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
@@ -74,6 +75,7 @@ class Info:
         self.oversized = _oversized(checkpoint)
         self.globals = _globals(checkpoint)
         self.weights_only = verdict_of(checkpoint)
+        self.packed = {pointer for pointer, section in checkpoint.sections.items() if packed_modules(section)}
         self.load = _load_line(self)
         self.hints = _hints(self)
 
@@ -256,7 +258,7 @@ def _load_line(found: Info) -> str | None:
         return f"state_dict = safetensors.torch.load_file({path!r})"
     one = found.candidates[0] if len(found.candidates) == 1 and found.candidates[0] in checkpoint.sections else None
     if format not in ("torch-zip", "torch-legacy") or not found.weights_only.ok:
-        if one is None or any(info.cls for info in checkpoint.sections[one].tensors.values()):
+        if one is None or one in found.packed or any(info.cls for info in checkpoint.sections[one].tensors.values()):
             return None  # tensors of foreign classes cannot be made
         section = f", section={one!r}" if one else ""
         return f"state_dict = ckpt_inspect.torch.state_dict({path!r}{section})"
@@ -329,7 +331,7 @@ def _conversion_hints(found: Info) -> list[Hint]:
             "device", f"it names {', '.join(away[:4])}: where there is none, loading or running it fails",
             "convert", f"{_quote(path)} --device cpu -o {_quote(_beside(path, 'cpu'))}",
         ))  # fmt: skip
-    if not found.weights_only.ok and checkpoint.format in _CONVERTED and len(checkpoint):
+    if not found.weights_only.ok and checkpoint.format in _CONVERTED and len(checkpoint) and not found.packed:
         hints.append(_hint(
             "weights-only", "weights_only=True refuses it; its tensors and plain data alone would pass",
             "convert", f"{_quote(path)} --weights-only -o {_quote(_beside(path, 'weights', '.pt'))}",
