@@ -59,6 +59,23 @@ def find_prefixes(keys: Iterable[str]) -> list[Prefix]:
     return found
 
 
+def nested_prefixes(keys: Iterable[str]) -> list[Prefix]:
+    """Where ``module`` is its parent's only child: ``layer1.module.``, likely a wrapper inside the model."""
+    every = [key for key in keys if key != COUNTER]
+    if not any(f".{LEADING}." in key for key in every):
+        return []
+    counts = dict.fromkeys(sorted(filter(None, _only_children(every))), 0)
+    for key in every:
+        for parent, segment in _steps(key):
+            if segment == LEADING and parent in counts and len(parent) + len(LEADING) + 1 < len(key):
+                counts[parent] += 1
+    wrapped = {LEADING, *ANYWHERE}  # at the root they are wrappers of the whole
+    return [
+        Prefix(f"{parent}.{LEADING}.", count, len(every))
+        for parent, count in counts.items() if count and not wrapped.issuperset(parent.split("."))
+    ]  # fmt: skip
+
+
 def dotted(prefix: str) -> str:
     """``P`` and ``P.`` are the same prefix."""
     return prefix if prefix.endswith(".") else prefix + "."
@@ -101,12 +118,17 @@ def _repeat(keys: list[str], strip: Callable[[str], str | None], times: int | No
 
 def _without_nested(keys: list[str]) -> list[str]:
     """Take out ``module`` wherever it is its parent's only child."""
+    only = _only_children(keys)
+    return [_without_children(key, only) if LEADING in key else key for key in keys]
+
+
+def _only_children(keys: list[str]) -> set[str]:
+    """Paths with nothing below but ``module``."""
     children: dict[str, set[str]] = {}
     for key in keys:
         for parent, segment in _steps(key):
             children.setdefault(parent, set()).add(segment)
-    only = {path for path, names in children.items() if names == {LEADING}}
-    return [_without_children(key, only) if LEADING in key else key for key in keys]
+    return {path for path, names in children.items() if names == {LEADING}}
 
 
 def _steps(key: str) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from shlex import join
 from typing import Any, NamedTuple
 
 from ..commands import COMMANDS
@@ -14,10 +15,15 @@ from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Global, Opaque, Persistent, Pickle
+from ..model.keymap import KeyMap
+from ..model.lost import listed
 from ..model.section import Section
 from ..model.tensor import TensorInfo
-from ..model.wrappers import find_prefixes, wrapper_name
+from ..model.wrappers import COUNTER, LEADING, find_prefixes, nested_prefixes, strip_wrappers, wrapper_name
+from .naming import remap_words, selected
 from .plain import safe, safe_dict
+from .rename import section_keys
+from .strip_prefix import WRAPPER_CLASSES
 from .summary import Counts, count
 
 SCHEMA = "ckpt-inspect/info/1"
@@ -42,6 +48,7 @@ class PrefixFacts(NamedTuple):
     found: int
     of: int
     wrapper: str
+    nested: bool = False  # ``module`` as an only child inside the model: likely, not certain
 
 
 class Oversized(NamedTuple):
@@ -153,9 +160,12 @@ def _prefixes(checkpoint: Checkpoint) -> list[PrefixFacts]:
     found = []
     for section in checkpoint.sections.values():
         if section.kind in ("state_dict", "module"):
-            for prefix in find_prefixes(key for key, t in section.tensors.items() if t.persistent):
+            keys = [key for key, tensor in section.tensors.items() if tensor.persistent]
+            for prefix in find_prefixes(keys):
                 name = wrapper_name(prefix.prefix.rstrip(".")) or ""
                 found.append(PrefixFacts(section.pointer, *prefix, name))
+            likely = f"{wrapper_name(LEADING)}~"
+            found += [PrefixFacts(section.pointer, *prefix, likely, nested=True) for prefix in nested_prefixes(keys)]
     return found
 
 
@@ -286,15 +296,7 @@ def _hints(found: Info) -> list[Hint]:
     """What a user is likely to want next; commands only where they exist."""
     checkpoint = found.checkpoint
     quoted = _quote(checkpoint.path)
-    hints = []
-    for prefix in found.prefixes:
-        if prefix.found == prefix.of and checkpoint.format in ("torch-zip", "torch-legacy", "safetensors", "sharded"):
-            where = f" of {prefix.section}" if prefix.section else ""
-            hints.append(_hint(
-                "wrapper-prefix",
-                f"every key{where} carries {prefix.prefix!r} ({prefix.wrapper}): the bare model will call them missing",
-                "strip-prefix", f"{quoted} -o {_quote(_beside(checkpoint.path))}",
-            ))  # fmt: skip
+    hints = _wrapper_hints(found)
     hints += _weights_hints(found)
     for big in found.oversized[:3]:
         if big.stored - big.used > 4096:
@@ -311,6 +313,59 @@ def _hints(found: Info) -> list[Hint]:
                 arguments = f"--long --filter {_quote(_literal_glob(big.names[0]))} {quoted}"
                 hints.append(_hint("oversized", message, "ls", arguments))
     return hints + _conversion_hints(found)
+
+
+def _wrapper_hints(found: Info) -> list[Hint]:
+    """How to take wrapper prefixes out: one command for all sections that it can do it for."""
+    checkpoint = found.checkpoint
+    if checkpoint.format not in ("torch-zip", "torch-legacy", "safetensors", "sharded"):
+        return []
+    whole: dict[str, list[PrefixFacts]] = {}
+    inside: list[PrefixFacts] = []
+    for prefix in found.prefixes:
+        section = checkpoint.sections[prefix.section]
+        if section.kind == "module" and section.cls not in WRAPPER_CLASSES:
+            continue
+        if prefix.nested:
+            inside += [prefix] if section.kind == "state_dict" else []
+        elif prefix.found == prefix.of:
+            whole.setdefault(prefix.section, []).append(prefix)
+    hints = []
+    stripped = {pointer: these for pointer, these in whole.items() if COUNTER not in checkpoint.sections[pointer]}
+    path = _quote(selected(checkpoint))
+    if stripped:
+        hints.append(_hint(
+            "wrapper-prefix", f"{_carried(stripped)}: the bare model will call them missing",
+            "strip-prefix", f"{path} -o {_quote(_beside(checkpoint.path))}",
+        ))  # fmt: skip
+    for pointer in [pointer for pointer in whole if pointer not in stripped]:
+        section = checkpoint.sections[pointer]
+        keys = section_keys(section)
+        bare = KeyMap(dict(zip(keys, strip_wrappers(keys), strict=True)) | {COUNTER: None})
+        words = remap_words(checkpoint, section, bare)
+        carried = _carried({pointer: whole[pointer]}, f" but {COUNTER}")
+        message = f"{carried}: the bare model will call them missing, and {COUNTER} unexpected"
+        hints.append(Hint("wrapper-prefix", message, join(words) if words else None))
+    if inside and not whole:
+        places = listed((prefix.prefix.removesuffix(f".{LEADING}.") for prefix in inside), 3)
+        hints.append(_hint(
+            "wrapper-prefix", f"'module' is the only child of {places}: likely DataParallel/DDP inside the model",
+            "strip-prefix", f"{path} --nested -o {_quote(_beside(checkpoint.path))}",
+        ))  # fmt: skip
+    return hints
+
+
+def _carried(whole: dict[str, list[PrefixFacts]], but: str = "") -> str:
+    """``every key of model and ema carries 'module.' (DataParallel/DDP)``"""
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for pointer, prefixes in whole.items():
+        alike.setdefault(tuple((p.prefix, p.wrapper) for p in prefixes), []).append(pointer)
+    said = []
+    for carried, sections in alike.items():
+        where = " of " + listed((section or "(root)" for section in sections), 4) if sections != [""] else ""
+        names = " and ".join(repr(prefix) for prefix, _ in carried)
+        said.append(f"every key{but}{where} carries {names} ({', '.join(wrapper for _, wrapper in carried)})")
+    return "; ".join(said)
 
 
 _CONVERTED = ("torch-zip", "torch-legacy", "torch-tar", "pickle")
@@ -347,8 +402,8 @@ def _weights_hints(found: Info) -> list[Hint]:
     first = _quote(f"{path}#{candidates[0]}")
     if len(candidates) == 1:
         return [_hint("weights-inside", f"the weights are in {candidates[0]!r}", "tree", first)]
-    listed = ", ".join(candidates[:5]) + (", …" if len(candidates) > 5 else "")
-    return [_hint("several-weights", f"several sets of weights: {listed}; look at one", "tree", first)]
+    every = listed(candidates, 5)
+    return [_hint("several-weights", f"several sets of weights: {every}; look at one", "tree", first)]
 
 
 def _beside(path: str, word: str = "stripped", otherwise: str = "") -> str:
