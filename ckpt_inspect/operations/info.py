@@ -90,6 +90,15 @@ class Info:
         checkpoint = self.checkpoint
         return f"<info of {checkpoint.path}: {checkpoint.format}, {len(self.sections)} sections, {len(checkpoint)} tensors>"
 
+    def can_be_made(self, pointer: str) -> bool:
+        """Whether a section's tensors can be had without classes of the file's own, and are not packed."""
+        section = self.checkpoint.sections.get(pointer)
+        return (
+            section is not None
+            and pointer not in self.packed
+            and not any(info.cls for info in section.tensors.values())
+        )
+
     @property
     def foreign(self) -> dict[str, int]:
         """Globals that are neither torch's nor of the plain kind that weights_only allows."""
@@ -256,7 +265,10 @@ def verdict_of(checkpoint: Checkpoint) -> Verdict:
 
 
 def _load_line(found: Info) -> str | None:
-    """The line of Python that loads this very file; None where no single line does, or several could be meant."""
+    """The line of Python that loads this very file; None where no single line does.
+
+    Of several sets of weights that torch would not load with the file, it loads the first.
+    """
     checkpoint = found.checkpoint
     format = checkpoint.format
     path = checkpoint.path if format == "sharded" else checkpoint.containers[0].path
@@ -268,8 +280,9 @@ def _load_line(found: Info) -> str | None:
         return f"state_dict = safetensors.torch.load_file({path!r})"
     one = found.candidates[0] if len(found.candidates) == 1 and found.candidates[0] in checkpoint.sections else None
     if format not in ("torch-zip", "torch-legacy") or not found.weights_only.ok:
-        if one is None or one in found.packed or any(info.cls for info in checkpoint.sections[one].tensors.values()):
-            return None  # tensors of foreign classes cannot be made
+        one = next(filter(found.can_be_made, found.candidates), None)
+        if one is None:
+            return None
         section = f", section={one!r}" if one else ""
         return f"state_dict = ckpt_inspect.torch.state_dict({path!r}{section})"
     index = None if one is None else _subscripts(checkpoint, one)

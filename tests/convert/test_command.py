@@ -234,3 +234,12 @@ def test_what_is_advised_for_safetensors_keeps_weights(ckpt: Run, tmp_path: Path
     assert done.returncode == 2
     assert "--drop" not in done.stderr  # the root holds the random state alone
     assert "Name one: 'a.pt#model'" in done.stderr
+
+
+def test_attributes_of_a_module_are_one_line(ckpt: Run, tmp_path: Path) -> None:
+    torch.save(torch.nn.Sequential(*(torch.nn.Conv2d(2, 2, 1) for _ in range(20))), tmp_path / "a.pt")
+    done = ckpt("convert", "a.pt", "-o", "a.safetensors", "--dry-run", cwd=tmp_path)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("  remove")]
+    removed = json.loads(ckpt("convert", "a.pt", "-o", "a.safetensors", "--json", cwd=tmp_path).stdout)["removed"]
+    assert f"{len(removed)} attributes of modules" in line
+    assert "0.stride" in {one["name"] for one in removed}
