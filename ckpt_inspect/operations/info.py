@@ -48,7 +48,6 @@ class PrefixFacts(NamedTuple):
     found: int
     of: int
     wrapper: str
-    nested: bool = False  # ``module`` as an only child inside the model: likely, not certain
 
 
 class Oversized(NamedTuple):
@@ -77,7 +76,7 @@ class Info:
             _section_facts(section, groups.get(pointer, [])) for pointer, section in checkpoint.sections.items()
         ]
         self.candidates = checkpoint.candidates()
-        self.prefixes = _prefixes(checkpoint)
+        self.prefixes, self.nested_prefixes = _prefixes(checkpoint)
         self.shared = checkpoint.tied()
         self.oversized = _oversized(checkpoint)
         self.globals = _globals(checkpoint)
@@ -118,9 +117,8 @@ class Info:
             "facts": checkpoint.facts,
             "sections": [_section_dict(facts) for facts in self.sections],
             "candidates": self.candidates,
-            "prefixes": [
-                {"section": p.section, "prefix": p.prefix, "count": p.found, "of": p.of} for p in self.prefixes
-            ],
+            "prefixes": [_prefix_dict(prefix) for prefix in self.prefixes],
+            "nested_prefixes": [_prefix_dict(prefix) for prefix in self.nested_prefixes],
             "shared": self.shared,
             "oversized": [{"names": o.names, "stored": safe(o.stored), "used": safe(o.used)} for o in self.oversized],
             "globals": [{"name": name, "count": n} for name, n in self.globals.items()],
@@ -135,6 +133,10 @@ class Info:
 def info(checkpoint: Checkpoint) -> Info:
     """Gather what can be said of a checkpoint without reading tensor bytes."""
     return Info(checkpoint)
+
+
+def _prefix_dict(found: PrefixFacts) -> dict[str, Any]:
+    return {"section": found.section, "prefix": found.prefix, "count": found.found, "of": found.of}
 
 
 def _section_dict(facts: SectionFacts) -> dict[str, Any]:
@@ -165,8 +167,10 @@ def _section_facts(section: Section, groups: list[Group]) -> SectionFacts:
     return SectionFacts(section, cls, recorded, count(section.tensors.values()), dict(dtypes), dict(devices))
 
 
-def _prefixes(checkpoint: Checkpoint) -> list[PrefixFacts]:
-    found = []
+def _prefixes(checkpoint: Checkpoint) -> tuple[list[PrefixFacts], list[PrefixFacts]]:
+    """Wrapper prefixes; and ``module`` as an only child inside a model, which is likely a wrapper too."""
+    found: list[PrefixFacts] = []
+    nested: list[PrefixFacts] = []
     for section in checkpoint.sections.values():
         if section.kind in ("state_dict", "module"):
             keys = [key for key, tensor in section.tensors.items() if tensor.persistent]
@@ -174,8 +178,8 @@ def _prefixes(checkpoint: Checkpoint) -> list[PrefixFacts]:
                 name = wrapper_name(prefix.prefix.rstrip(".")) or ""
                 found.append(PrefixFacts(section.pointer, *prefix, name))
             likely = f"{wrapper_name(LEADING)}~"
-            found += [PrefixFacts(section.pointer, *prefix, likely, nested=True) for prefix in nested_prefixes(keys)]
-    return found
+            nested += [PrefixFacts(section.pointer, *prefix, likely) for prefix in nested_prefixes(keys)]
+    return found, nested
 
 
 def _oversized(checkpoint: Checkpoint) -> list[Oversized]:
@@ -334,14 +338,10 @@ def _wrapper_hints(found: Info) -> list[Hint]:
     if checkpoint.format not in ("torch-zip", "torch-legacy", "safetensors", "sharded"):
         return []
     whole: dict[str, list[PrefixFacts]] = {}
-    inside: list[PrefixFacts] = []
+    inside = [prefix for prefix in found.nested_prefixes if checkpoint.sections[prefix.section].kind == "state_dict"]
     for prefix in found.prefixes:
         section = checkpoint.sections[prefix.section]
-        if section.kind == "module" and section.cls not in WRAPPER_CLASSES:
-            continue
-        if prefix.nested:
-            inside += [prefix] if section.kind == "state_dict" else []
-        elif prefix.found == prefix.of:
+        if prefix.found == prefix.of and (section.kind == "state_dict" or section.cls in WRAPPER_CLASSES):
             whole.setdefault(prefix.section, []).append(prefix)
     hints = []
     stripped = {pointer: these for pointer, these in whole.items() if COUNTER not in checkpoint.sections[pointer]}

@@ -39,7 +39,7 @@ def lines(info: Info, all_of_it: bool = True) -> Iterator[Line]:
     yield from _rows("values", list(_values(info, all_of_it)), all_of_it, 16)
     yield from _rows("wrappers", [
         [(f"{p.prefix}   ", "wrapper"), (f"{p.found} of {p.of} keys", ""), (f" of {escape(p.section)}" if p.section else "", ""),
-         (f"   {p.wrapper}", "")] for p in info.prefixes
+         (f"   {p.wrapper}", "")] for p in info.prefixes + info.nested_prefixes
     ], all_of_it)  # fmt: skip
     yield from _rows("tied", [_tied(info, names) for names in info.shared], all_of_it)
     yield from _rows("oversized", [

@@ -78,7 +78,8 @@ def test_in_place_and_existing_output(ckpt: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--device", "gpu"], "Known: cpu, cuda"),
+        (["--device", "gpu"], "Did you mean cuda? Known: cpu, cuda"),
+        (["--device", "GPU:1"], "Did you mean cuda? Known: cpu, cuda"),
         (["--dtype", "int8"], "Known: float64, float32"),
         (["--format", "zip"], "There is: torch-zip"),
         (["--max-shard-size", "many"], "no size"),
