@@ -13,6 +13,7 @@ from ..formats.optimizers import Group, all_groups, class_of
 from ..formats.quantized import packed_modules
 from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
 from ..model import pointer as pointers
+from ..model.averages import averages
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Global, Opaque, Persistent, Pickle
 from ..model.keymap import KeyMap
@@ -314,7 +315,7 @@ def _hints(found: Info) -> list[Hint]:
     checkpoint = found.checkpoint
     quoted = _quote(checkpoint.path)
     hints = _wrapper_hints(found)
-    hints += _weights_hints(found)
+    hints += [*_average_hints(found), *_weights_hints(found)]
     for big in found.oversized[:3]:
         if big.stored - big.used > 4096:
             names = (
@@ -332,10 +333,13 @@ def _hints(found: Info) -> list[Hint]:
     return hints + _conversion_hints(found)
 
 
+_RENAMED = ("torch-zip", "torch-legacy", "safetensors", "sharded")
+
+
 def _wrapper_hints(found: Info) -> list[Hint]:
     """How to take wrapper prefixes out: one command for all sections that it can do it for."""
     checkpoint = found.checkpoint
-    if checkpoint.format not in ("torch-zip", "torch-legacy", "safetensors", "sharded"):
+    if checkpoint.format not in _RENAMED:
         return []
     whole: dict[str, list[PrefixFacts]] = {}
     inside = [prefix for prefix in found.nested_prefixes if checkpoint.sections[prefix.section].kind == "state_dict"]
@@ -379,6 +383,22 @@ def _carried(whole: dict[str, list[PrefixFacts]], but: str = "") -> str:
         names = " and ".join(repr(prefix) for prefix, _ in carried)
         said.append(f"every key{but}{where} carries {names} ({', '.join(wrapper for _, wrapper in carried)})")
     return "; ".join(said)
+
+
+def _average_hints(found: Info) -> list[Hint]:
+    """Averages among the weights, which the model without its hook calls unexpected."""
+    checkpoint = found.checkpoint
+    for pointer in found.candidates if checkpoint.format in _RENAMED else ():
+        section = checkpoint.sections.get(pointer)
+        copies = averages(section.tensors) if section is not None and section.kind == "state_dict" else {}
+        if section is not None and copies:
+            key, twin = next(iter(copies.items()))
+            words = remap_words(
+                checkpoint, section, KeyMap({k: None if k in copies else k for k in section_keys(section)})
+            )
+            message = f"{len(copies):,} keys are moving averages of others ({key} of {twin}): the bare model will call them unexpected"
+            return [Hint("averages", message, join(words) if words else None)]
+    return []
 
 
 _CONVERTED = ("torch-zip", "torch-legacy", "torch-tar", "pickle")
