@@ -419,7 +419,8 @@ def _conversion_hints(found: Info) -> list[Hint]:
             "device", f"it names {', '.join(away[:4])}: where there is none, loading or running it fails",
             "convert", f"{_quote(path)} --device cpu -o {_quote(_beside(path, 'cpu'))}",
         ))  # fmt: skip
-    if not found.weights_only.ok and checkpoint.format in _CONVERTED and len(checkpoint) and not found.packed:
+    kept = any(info.persistent for _, _, info in checkpoint.tensors())
+    if not found.weights_only.ok and checkpoint.format in _CONVERTED and kept and not found.packed:
         hints.append(_hint(
             "weights-only", "weights_only=True refuses it; its tensors and plain data alone would pass",
             "convert", f"{_quote(path)} --weights-only -o {_quote(_beside(path, 'weights', '.pt'))}",

@@ -228,6 +228,15 @@ def test_a_conversion_that_leaves_no_tensor_is_refused(ckpt: Run, tmp_path: Path
         assert "nothing would be left" in done.stderr
 
 
+def test_no_hint_where_nothing_would_be_left(ckpt: Run, tmp_path: Path) -> None:
+    module = torch.nn.Module()
+    module.register_buffer("cache", torch.ones(2), persistent=False)
+    torch.save(module, tmp_path / "a.pt")
+    card = json.loads(ckpt("info", tmp_path / "a.pt", "--json").stdout)
+    assert "weights-only" not in {hint["code"] for hint in card["hints"]}
+    assert ckpt("convert", tmp_path / "a.pt", "--weights-only", "-o", tmp_path / "b.pt").returncode == 2
+
+
 def test_what_is_advised_for_safetensors_keeps_weights(ckpt: Run, tmp_path: Path) -> None:
     weights = torch.nn.Linear(2, 2).state_dict()
     torch.save({"model": weights, "ema": weights, "rng": torch.get_rng_state()}, tmp_path / "a.pt")
