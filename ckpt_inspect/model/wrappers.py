@@ -15,6 +15,7 @@ ANYWHERE = {
 }
 LEADING = "module"  # DataParallel and DDP; also a name that people give, hence only where it leads every key
 COUNTER = "n_averaged"  # the one entry of AveragedModel beside ``module.``
+_DEEPEST, _LONGEST = 64, 1000
 
 
 class Prefix(NamedTuple):
@@ -62,8 +63,11 @@ def find_prefixes(keys: Iterable[str]) -> list[Prefix]:
 def nested_prefixes(keys: Iterable[str]) -> list[Prefix]:
     """Where ``module`` is its parent's only child: ``layer1.module.``, likely a wrapper inside the model."""
     every = [key for key in keys if key != COUNTER]
+    total = len(every)
     if not any(f".{LEADING}." in key for key in every):
         return []
+    # deeper and longer keys, which only attackers write, would cost the square of their length
+    every = [key for key in every if len(key) <= _LONGEST and key.count(".") <= _DEEPEST]
     counts = dict.fromkeys(sorted(filter(None, _only_children(every))), 0)
     for key in every:
         for parent, segment in _steps(key):
@@ -71,7 +75,7 @@ def nested_prefixes(keys: Iterable[str]) -> list[Prefix]:
                 counts[parent] += 1
     wrapped = {LEADING, *ANYWHERE}  # at the root they are wrappers of the whole
     return [
-        Prefix(f"{parent}.{LEADING}.", count, len(every))
+        Prefix(f"{parent}.{LEADING}.", count, total)
         for parent, count in counts.items() if count and not wrapped.issuperset(parent.split("."))
     ]  # fmt: skip
 

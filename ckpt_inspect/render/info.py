@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import pointer as pointers
 from ..model.section import Value
 from ..operations.info import Info, SectionFacts
 from .text import Line, alike, escape, literal, shorten, size, span, totals
@@ -135,15 +134,21 @@ def _values(info: Info, all_of_it: bool) -> Iterator[Line]:
     What modules and optimizers hold is a part of them, which the tree shows.
     """
     parts = {facts.section.pointer for facts in info.sections if facts.section.kind in ("module", "optimizer")}
+    lengths = sorted(set(map(len, parts)))
     groups: dict[str, list[Value]] = {}
     for value in info.checkpoint.values:
-        if not parts or parts.isdisjoint((value.name, *pointers.ancestors(value.name))):
+        if not any(_is_in(value.name, parts, n) for n in lengths):
             groups.setdefault(value.name if all_of_it else _top(value.name, info.checkpoint.selected), []).append(value)
     for name, values in groups.items():
         if all_of_it or len(values) <= _FEW_VALUES:
             yield from (_value(value, all_of_it) for value in values)
         else:
             yield [(escape(name), "value"), (f"   {len(values):,} values", "dim")]
+
+
+def _is_in(name: str, parts: set[str], length: int) -> bool:
+    """Whether a part with a name of that length holds the value: names are long in hostile files, parts few."""
+    return name[:length] in parts and (not length or name[length : length + 1] in ("", "/"))
 
 
 def _top(name: str, selected: str | None) -> str:

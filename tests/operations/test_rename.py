@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ckpt_inspect as ci
 from ckpt_inspect.model.graph import Pickle
+from ckpt_inspect.model.wrappers import nested_prefixes
 from ckpt_inspect.operations.add_prefix import add_prefix
 from ckpt_inspect.operations.remap import plan as planned
 from ckpt_inspect.operations.remap import remap
@@ -417,3 +418,9 @@ def test_wrappers_inside_are_named_as_likely(ckpt: Run, tmp_path: Path) -> None:
     assert found["prefixes"] == []
     assert found["nested_prefixes"] == [{"section": "", "prefix": "0.module.", "count": 2, "of": 4}]
     assert "DataParallel/DDP~" in ckpt("info", tmp_path / "a.pt").stdout
+
+
+def test_keys_of_many_segments_cost_no_square() -> None:
+    """The paths in this key, one by one, would be 70 GB."""
+    deep = "a" + ".module" * 100_000
+    assert nested_prefixes([deep, "b.module.w"]) == [("b.module.", 1, 2)]
