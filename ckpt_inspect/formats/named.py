@@ -136,11 +136,11 @@ def _only(checkpoint: Checkpoint) -> Section:
 
 
 def _way_out(checkpoint: Checkpoint, sections: list[Section]) -> str:
-    """What to type instead: a section, or, where they lie in the root's, without the others."""
+    """What to type instead: a section, or, where the weights are the root's and the others lie in it, without them."""
     pointers_of = [section.pointer for section in sections]
-    candidates = [pointer for pointer in checkpoint.candidates() if pointer] or [p for p in pointers_of if p]
-    hint = f"Name one: {quote(f'{checkpoint.path}#{candidates[0]}')}"
-    if "" in pointers_of:
+    offered = [pointer for pointer in checkpoint.candidates() if pointer] or [p for p in pointers_of if p]
+    hint = f"Name one: {quote(f'{checkpoint.path}#{offered[0]}')}"
+    if checkpoint.candidates() == [""]:
         tops = dict.fromkeys(pointer.partition("/")[0] for pointer in pointers_of if pointer)
         hint += f"; or leave the others out: {' '.join(f'--drop {quote(escape(top))}' for top in tops)}"
     return hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..model.averages import averages
 from ..model.layers import role
 from ..model.section import Section
 
@@ -16,9 +17,10 @@ def infer_roles(section: Section) -> None:
             modules[path] = {name: (info.dtype, info.shape)}
         else:
             leaves[name] = (info.dtype, info.shape)
+    copies = averages(section.tensors)  # the hook registers them as buffers
     for key, info in section.tensors.items():
         if info.role is None:
             path, _, name = key.rpartition(".")
-            found = role(name, info.dtype, modules[path])
+            found = "buffer" if key in copies else role(name, info.dtype, modules[path])
             if found is not None:
                 section.tensors[key] = info.with_role(found, "inferred")

@@ -10,6 +10,7 @@ from ..errors import SelectionError
 
 KNOWN = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "privateuseone")
 _WITHOUT_INDEX = ("cpu", "mps")
+_SAID = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "gaudi": "hpu"}
 _TAG = re.compile(r"([a-z][a-z0-9_]{0,31})(?::(\d{1,4}))?")
 _LOOKS = re.compile(r"(?:cuda|mps|xpu|hpu|mtia|xla|privateuseone)(?::\d{1,4})?")
 
@@ -22,7 +23,8 @@ def normal(tag: str) -> str:
     """
     match = _TAG.fullmatch(tag)
     if match is None or match[1] not in KNOWN:
-        close = get_close_matches(tag.partition(":")[0], KNOWN, n=1)
+        kind = tag.partition(":")[0].lower()
+        close = [_SAID[kind]] if kind in _SAID else get_close_matches(kind, KNOWN, n=1)
         meant = f"Did you mean {close[0]}? " if close and close[0] != tag else ""
         if tag == "meta":
             meant = "Tensors on meta have no values: nothing can be moved there. "

@@ -151,7 +151,7 @@ def _toml(name: str, texts: list[str]) -> str:
 
 
 def _globs(dropped: list[str], others: Iterable[str]) -> list[str]:
-    """Whole subtrees and common last segments where no other key has them, the largest first; then single keys."""
+    """Whole subtrees, common last segments and first words where no other key has them, the largest first; then single keys."""
     if not dropped:
         return []
     spoiled = {glob for key in others for glob in _heads_and_tails(key)}
@@ -170,7 +170,8 @@ def _globs(dropped: list[str], others: Iterable[str]) -> list[str]:
 
 
 def _heads_and_tails(key: str) -> Iterator[str]:
-    """Globs that a key falls under: each subtree that holds it, the largest first, and its last segment anywhere."""
+    """Globs that a key falls under: each subtree that holds it, the largest first, its last segment anywhere,
+    and whatever begins with its first word, ``ema_*``."""
     *path, last = key.split(".", _MAX_SEGMENTS)
     head = ""
     yield "*"
@@ -179,6 +180,9 @@ def _heads_and_tails(key: str) -> Iterator[str]:
         yield head + "*"
     if path and "." not in last:
         yield "*." + _literal(last)
+    word, line, _ = (path[0] if path else last).partition("_")
+    if word and line:
+        yield _literal(word) + "_*"
 
 
 def _literal(text: str) -> str:

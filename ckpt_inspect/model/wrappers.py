@@ -15,6 +15,7 @@ ANYWHERE = {
 }
 LEADING = "module"  # DataParallel and DDP; also a name that people give, hence only where it leads every key
 COUNTER = "n_averaged"  # the one entry of AveragedModel beside ``module.``
+_DEEPEST, _LONGEST = 64, 1000
 
 
 class Prefix(NamedTuple):
@@ -59,6 +60,26 @@ def find_prefixes(keys: Iterable[str]) -> list[Prefix]:
     return found
 
 
+def nested_prefixes(keys: Iterable[str]) -> list[Prefix]:
+    """Where ``module`` is its parent's only child: ``layer1.module.``, likely a wrapper inside the model."""
+    every = [key for key in keys if key != COUNTER]
+    total = len(every)
+    if not any(f".{LEADING}." in key for key in every):
+        return []
+    # deeper and longer keys, which only attackers write, would cost the square of their length
+    every = [key for key in every if len(key) <= _LONGEST and key.count(".") <= _DEEPEST]
+    counts = dict.fromkeys(sorted(filter(None, _only_children(every))), 0)
+    for key in every:
+        for parent, segment in _steps(key):
+            if segment == LEADING and parent in counts and len(parent) + len(LEADING) + 1 < len(key):
+                counts[parent] += 1
+    wrapped = {LEADING, *ANYWHERE}  # at the root they are wrappers of the whole
+    return [
+        Prefix(f"{parent}.{LEADING}.", count, total)
+        for parent, count in counts.items() if count and not wrapped.issuperset(parent.split("."))
+    ]  # fmt: skip
+
+
 def dotted(prefix: str) -> str:
     """``P`` and ``P.`` are the same prefix."""
     return prefix if prefix.endswith(".") else prefix + "."
@@ -101,12 +122,17 @@ def _repeat(keys: list[str], strip: Callable[[str], str | None], times: int | No
 
 def _without_nested(keys: list[str]) -> list[str]:
     """Take out ``module`` wherever it is its parent's only child."""
+    only = _only_children(keys)
+    return [_without_children(key, only) if LEADING in key else key for key in keys]
+
+
+def _only_children(keys: list[str]) -> set[str]:
+    """Paths with nothing below but ``module``."""
     children: dict[str, set[str]] = {}
     for key in keys:
         for parent, segment in _steps(key):
             children.setdefault(parent, set()).add(segment)
-    only = {path for path, names in children.items() if names == {LEADING}}
-    return [_without_children(key, only) if LEADING in key else key for key in keys]
+    return {path for path, names in children.items() if names == {LEADING}}
 
 
 def _steps(key: str) -> Iterator[tuple[str, str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
+from shlex import join
 
 from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
-from ..formats import arrays, beside, casting, devices, drafts, named, parts, plain_only, recorded, slimming
+from ..formats import arrays, beside, casting, devices, drafts, named, parts, plain_only, quantized, recorded, slimming
 from ..formats.building import foreign_records
 from ..formats.modern import modern, sources
 from ..model.casts import DtypeMap, Losses
@@ -52,7 +53,19 @@ class Steps:
         if self.asked.strip_prefix or self.asked.rules:
             self._rename()
         self._format()
+        self._refuse_empty()
         self.made.checkpoint = self.now
+
+    def _refuse_empty(self) -> None:
+        """A file without a tensor is not what was asked for, whatever left them out."""
+        had = len(self.made.original)
+        if had and not len(self.now):
+            raise UnsupportedError(
+                f"nothing would be left of its {had:,} tensor{'s' if had > 1 else ''}: "
+                f"{listed(f'{name} ({why})' for name, why in self.made.removed) or ', '.join(self.made.dropped[:5])}",
+                path=self.made.original.path,
+                hint=f"See them: {join(['ckpt', 'ls', '--long', self.made.original.path])}",
+            )
 
     def _pickled(self, what: str) -> Checkpoint:
         """The object of a pickle, which named tensors are not."""
@@ -105,6 +118,7 @@ class Steps:
         if self.now.format in NAMED:
             self.made.notes.append(f"{self.now.format} holds tensors alone: there is nothing to remove")
             return
+        quantized.refuse_packed(self.now)
         before = self._modern()
         self.now, gone, changed = plain_only.reduced(before)
         self.made.removed += [*gone, *beside.attributes(before)]
@@ -203,6 +217,7 @@ class Steps:
         """What a torch zip made of another format does not have."""
         now, removed = self.now, self.made.removed
         if now.format in ("torchscript", "torchscript-model-json"):
+            quantized.refuse_packed(now)
             removed += [Lost(name, "not in state_dict()") for name, _, info in now.tensors() if not info.persistent]
             removed += beside.attributes(now)
             self._note_records()
@@ -227,6 +242,7 @@ class Steps:
     def _named(self) -> None:
         now = self.now
         tags = sorted({info.device for _, _, info in now.tensors() if info.device not in (None, "cpu", "meta")})
+        quantized.refuse_packed(now)
         found = named.named(now, self.asked.untie, self.asked.skip_unsupported)
         if tags:
             found.notes.append(f"safetensors stores no devices: {', '.join(filter(None, tags))} is not kept")

@@ -21,11 +21,10 @@ from ..model.spec import is_spec
 from ..model.wrappers import COUNTER
 from .leftovers import HARMLESS
 from .like import like
-from .naming import selected
+from .naming import FEW, argument, beside, options, selected
 from .rename import Plan, section_keys
 from .rules import Rules
 
-_FEW = 6  # rules and globs that are spelled out; beyond, --like says it shorter
 _VERIFIED = 6  # candidates that torch is asked about
 _PREFIXES = 100  # parts of a larger model that are tried
 
@@ -112,12 +111,12 @@ def dropping(
     if section.kind == "module" or not gone or len(gone) == len(pairs):
         return None
     drops = pairs.drops()
-    how = _options("--drop", drops)
-    if len(drops) > _FEW and is_spec(model_words[0]):
+    how = options("--drop", drops)
+    if len(drops) > FEW and is_spec(model_words[0]):
         found = like(section, model)
         if found.keys.is_identity() and {key for key, _ in found.mismatched} == gone:
             how = ["--like", *model_words, "--drop-mismatched"]
-    words = ["remap", _argument(checkpoint, section), *how]
+    words = ["remap", argument(checkpoint, section), *how]
     of = sum(info.persistent for info in model.values())
     return Fix(join(["ckpt", *words, "-o", beside(checkpoint.path, "partial")]), matched, of, False, pairs)
 
@@ -168,10 +167,10 @@ class _Search:
 
     def candidates(self) -> Iterator[_Candidate]:
         """Those that rename something, and that can be written."""
-        argument = selected(self.checkpoint)
-        for words in (["strip-prefix", argument], ["strip-prefix", argument, "--nested"]):
+        whole = selected(self.checkpoint)
+        for words in (["strip-prefix", whole], ["strip-prefix", whole, "--nested"]):
             yield from self._planned(words, "stripped", self._strip(nested="--nested" in words))
-        mine = _argument(self.checkpoint, self.section)
+        mine = argument(self.checkpoint, self.section)
         if self.section.kind == "module":  # its names are in code: a state_dict of it has to be made first
             weights = beside(f"{os.path.splitext(self.checkpoint.path.rstrip('/'))[0]}.pt", "weights")
             self.first = f"{_script(_read(self.checkpoint, self.section), weights)} && "
@@ -181,7 +180,7 @@ class _Search:
             return
         lead = list(_common_paths([key for key in self.keys if key != COUNTER]))
         for prefix in lead:
-            yield from self._planned(["strip-prefix", argument, "--prefix", prefix], "stripped", self._strip([prefix]))
+            yield from self._planned(["strip-prefix", whole, "--prefix", prefix], "stripped", self._strip([prefix]))
         for prefix in _common_paths(list(self.wanted)):
             yield from self._planned(["add-prefix", mine, prefix], "prefixed", self._add(prefix))
         for keys in self._maps(lead):
@@ -255,10 +254,10 @@ class _Search:
             return
         harmless = [key for key in loose if key in found.extra and key.rpartition(".")[2] in HARMLESS]
         others = [*gone, *(key for key in loose if key not in set(harmless))]
-        options = ["--drop-harmless"] if harmless else []
+        how = ["--drop-harmless"] if harmless else []
         if others:
-            options += _options("--drop", KeyMap({**plain, **dict.fromkeys(others)}).drops())
-        words = ["remap", argument, "--like", *self.model_words, *options]
+            how += options("--drop", KeyMap({**plain, **dict.fromkeys(others)}).drops())
+        words = ["remap", argument, "--like", *self.model_words, *how]
         yield from self._spelled(argument, keys, words)
 
     def _spelled(self, argument: str, keys: KeyMap, otherwise: list[str] | None = None) -> Iterator[_Candidate]:
@@ -270,10 +269,10 @@ class _Search:
         if not scored.matched:
             return
         rules, drops = keys.rules(), keys.drops()
-        if len(rules) + len(drops) > _FEW and otherwise is not None:
+        if len(rules) + len(drops) > FEW and otherwise is not None:
             yield scored._replace(words=otherwise)
-        elif len(rules) + len(drops) <= _FEW:
-            words = ["remap", argument, *_options("--rule", rules), *_options("--drop", drops)]
+        elif len(rules) + len(drops) <= FEW:
+            words = ["remap", argument, *options("--rule", rules), *options("--drop", drops)]
             yield scored._replace(words=words)
 
     def _scored(self, words: list[str], suffix: str, keys: KeyMap) -> _Candidate:
@@ -291,30 +290,6 @@ class _Search:
         out = beside(f"{os.path.splitext(self.checkpoint.path)[0]}.pt" if own else self.checkpoint.path, one.suffix)
         command = join(["ckpt", *one.words, "-o", out])
         return Fix(self.first + command if own else command, one.matched, of, loads, one.keys)
-
-
-def beside(path: str, word: str) -> str:
-    """A name for a new file beside this one, that is not there yet: ``run.stripped.ckpt``."""
-    stem, dot, suffix = path.rstrip("/").rpartition(".")
-    if not dot or "/" in suffix:
-        stem, suffix = path.rstrip("/"), ""
-    end = f".{suffix}" if suffix else ""
-    name, number = f"{stem}.{word}{end}", 2
-    while os.path.exists(name):
-        name, number = f"{stem}.{word}-{number}{end}", number + 1
-    return name
-
-
-def _argument(checkpoint: Checkpoint, section: Section) -> str:
-    """FILE, or FILE#SECTION where that needs to be said."""
-    whole = checkpoint.whole or checkpoint
-    if whole.candidates() == [section.pointer]:
-        return checkpoint.path
-    return f"{checkpoint.path}#{section.pointer}"
-
-
-def _options(name: str, values: Iterable[str]) -> list[str]:
-    return [word for value in values for word in (name, value)]
 
 
 def _common_paths(keys: list[str]) -> Iterator[str]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from shlex import join
 from typing import Any, NamedTuple
 
 from ..commands import COMMANDS
 from ..formats import objects
 from ..formats.optimizers import Group, all_groups, class_of
+from ..formats.quantized import packed_modules
 from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
 from ..model import pointer as pointers
+from ..model.averages import averages
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Global, Opaque, Persistent, Pickle
+from ..model.keymap import KeyMap
+from ..model.lost import listed
 from ..model.section import Section
 from ..model.tensor import TensorInfo
-from ..model.wrappers import find_prefixes, wrapper_name
+from ..model.wrappers import COUNTER, LEADING, find_prefixes, nested_prefixes, strip_wrappers, wrapper_name
+from .naming import remap_words, selected
 from .plain import safe, safe_dict
+from .rename import section_keys
+from .strip_prefix import WRAPPER_CLASSES
 from .summary import Counts, count
 
 SCHEMA = "ckpt-inspect/info/1"
@@ -69,18 +77,28 @@ class Info:
             _section_facts(section, groups.get(pointer, [])) for pointer, section in checkpoint.sections.items()
         ]
         self.candidates = checkpoint.candidates()
-        self.prefixes = _prefixes(checkpoint)
+        self.prefixes, self.nested_prefixes = _prefixes(checkpoint)
         self.shared = checkpoint.tied()
         self.oversized = _oversized(checkpoint)
         self.globals = _globals(checkpoint)
         self.weights_only = verdict_of(checkpoint)
         self.pickled = bool(_pickles(checkpoint))
+        self.packed = {pointer for pointer, section in checkpoint.sections.items() if packed_modules(section)}
         self.load = _load_line(self)
         self.hints = _hints(self)
 
     def __repr__(self) -> str:
         checkpoint = self.checkpoint
         return f"<info of {checkpoint.path}: {checkpoint.format}, {len(self.sections)} sections, {len(checkpoint)} tensors>"
+
+    def can_be_made(self, pointer: str) -> bool:
+        """Whether a section's tensors can be had without classes of the file's own, and are not packed."""
+        section = self.checkpoint.sections.get(pointer)
+        return (
+            section is not None
+            and pointer not in self.packed
+            and not any(info.cls for info in section.tensors.values())
+        )
 
     @property
     def foreign(self) -> dict[str, int]:
@@ -101,9 +119,8 @@ class Info:
             "facts": checkpoint.facts,
             "sections": [_section_dict(facts) for facts in self.sections],
             "candidates": self.candidates,
-            "prefixes": [
-                {"section": p.section, "prefix": p.prefix, "count": p.found, "of": p.of} for p in self.prefixes
-            ],
+            "prefixes": [_prefix_dict(prefix) for prefix in self.prefixes],
+            "nested_prefixes": [_prefix_dict(prefix) for prefix in self.nested_prefixes],
             "shared": self.shared,
             "oversized": [{"names": o.names, "stored": safe(o.stored), "used": safe(o.used)} for o in self.oversized],
             "globals": [{"name": name, "count": n} for name, n in self.globals.items()],
@@ -118,6 +135,10 @@ class Info:
 def info(checkpoint: Checkpoint) -> Info:
     """Gather what can be said of a checkpoint without reading tensor bytes."""
     return Info(checkpoint)
+
+
+def _prefix_dict(found: PrefixFacts) -> dict[str, Any]:
+    return {"section": found.section, "prefix": found.prefix, "count": found.found, "of": found.of}
 
 
 def _section_dict(facts: SectionFacts) -> dict[str, Any]:
@@ -148,14 +169,19 @@ def _section_facts(section: Section, groups: list[Group]) -> SectionFacts:
     return SectionFacts(section, cls, recorded, count(section.tensors.values()), dict(dtypes), dict(devices))
 
 
-def _prefixes(checkpoint: Checkpoint) -> list[PrefixFacts]:
-    found = []
+def _prefixes(checkpoint: Checkpoint) -> tuple[list[PrefixFacts], list[PrefixFacts]]:
+    """Wrapper prefixes; and ``module`` as an only child inside a model, which is likely a wrapper too."""
+    found: list[PrefixFacts] = []
+    nested: list[PrefixFacts] = []
     for section in checkpoint.sections.values():
         if section.kind in ("state_dict", "module"):
-            for prefix in find_prefixes(key for key, t in section.tensors.items() if t.persistent):
+            keys = [key for key, tensor in section.tensors.items() if tensor.persistent]
+            for prefix in find_prefixes(keys):
                 name = wrapper_name(prefix.prefix.rstrip(".")) or ""
                 found.append(PrefixFacts(section.pointer, *prefix, name))
-    return found
+            likely = f"{wrapper_name(LEADING)}~"
+            nested += [PrefixFacts(section.pointer, *prefix, likely) for prefix in nested_prefixes(keys)]
+    return found, nested
 
 
 def _oversized(checkpoint: Checkpoint) -> list[Oversized]:
@@ -245,7 +271,10 @@ def verdict_of(checkpoint: Checkpoint) -> Verdict:
 
 
 def _load_line(found: Info) -> str | None:
-    """The line of Python that loads this very file; None where no single line does, or several could be meant."""
+    """The line of Python that loads this very file; None where no single line does.
+
+    Of several sets of weights that torch would not load with the file, it loads the first.
+    """
     checkpoint = found.checkpoint
     format = checkpoint.format
     path = checkpoint.path if format == "sharded" else checkpoint.containers[0].path
@@ -257,8 +286,9 @@ def _load_line(found: Info) -> str | None:
         return f"state_dict = safetensors.torch.load_file({path!r})"
     one = found.candidates[0] if len(found.candidates) == 1 and found.candidates[0] in checkpoint.sections else None
     if format not in ("torch-zip", "torch-legacy") or not found.weights_only.ok:
-        if one is None or any(info.cls for info in checkpoint.sections[one].tensors.values()):
-            return None  # tensors of foreign classes cannot be made
+        one = next(filter(found.can_be_made, found.candidates), None)
+        if one is None:
+            return None
         section = f", section={one!r}" if one else ""
         return f"state_dict = ckpt_inspect.torch.state_dict({path!r}{section})"
     index = None if one is None else _subscripts(checkpoint, one)
@@ -285,16 +315,8 @@ def _hints(found: Info) -> list[Hint]:
     """What a user is likely to want next; commands only where they exist."""
     checkpoint = found.checkpoint
     quoted = _quote(checkpoint.path)
-    hints = []
-    for prefix in found.prefixes:
-        if prefix.found == prefix.of and checkpoint.format in ("torch-zip", "torch-legacy", "safetensors", "sharded"):
-            where = f" of {prefix.section}" if prefix.section else ""
-            hints.append(_hint(
-                "wrapper-prefix",
-                f"every key{where} carries {prefix.prefix!r} ({prefix.wrapper}): the bare model will call them missing",
-                "strip-prefix", f"{quoted} -o {_quote(_beside(checkpoint.path))}",
-            ))  # fmt: skip
-    hints += _weights_hints(found)
+    hints = _wrapper_hints(found)
+    hints += [*_average_hints(found), *_weights_hints(found)]
     for big in found.oversized[:3]:
         if big.stored - big.used > 4096:
             names = (
@@ -311,6 +333,74 @@ def _hints(found: Info) -> list[Hint]:
                 arguments = f"--long --filter {_quote(_literal_glob(big.names[0]))} {quoted}"
                 hints.append(_hint("oversized", message, "ls", arguments))
     return hints + _conversion_hints(found)
+
+
+_RENAMED = ("torch-zip", "torch-legacy", "safetensors", "sharded")
+
+
+def _wrapper_hints(found: Info) -> list[Hint]:
+    """How to take wrapper prefixes out: one command for all sections that it can do it for."""
+    checkpoint = found.checkpoint
+    if checkpoint.format not in _RENAMED:
+        return []
+    whole: dict[str, list[PrefixFacts]] = {}
+    inside = [prefix for prefix in found.nested_prefixes if checkpoint.sections[prefix.section].kind == "state_dict"]
+    for prefix in found.prefixes:
+        section = checkpoint.sections[prefix.section]
+        if prefix.found == prefix.of and (section.kind == "state_dict" or section.cls in WRAPPER_CLASSES):
+            whole.setdefault(prefix.section, []).append(prefix)
+    hints = []
+    stripped = {pointer: these for pointer, these in whole.items() if COUNTER not in checkpoint.sections[pointer]}
+    path = _quote(selected(checkpoint))
+    if stripped:
+        hints.append(_hint(
+            "wrapper-prefix", f"{_carried(stripped)}: the bare model will call them missing",
+            "strip-prefix", f"{path} -o {_quote(_beside(checkpoint.path))}",
+        ))  # fmt: skip
+    for pointer in [pointer for pointer in whole if pointer not in stripped]:
+        section = checkpoint.sections[pointer]
+        keys = section_keys(section)
+        bare = KeyMap(dict(zip(keys, strip_wrappers(keys), strict=True)) | {COUNTER: None})
+        words = remap_words(checkpoint, section, bare)
+        carried = _carried({pointer: whole[pointer]}, f" but {COUNTER}")
+        message = f"{carried}: the bare model will call them missing, and {COUNTER} unexpected"
+        hints.append(Hint("wrapper-prefix", message, join(words) if words else None))
+    if inside and not whole:
+        places = listed((prefix.prefix.removesuffix(f".{LEADING}.") for prefix in inside), 3)
+        hints.append(_hint(
+            "wrapper-prefix", f"'module' is the only child of {places}: likely DataParallel/DDP inside the model",
+            "strip-prefix", f"{path} --nested -o {_quote(_beside(checkpoint.path))}",
+        ))  # fmt: skip
+    return hints
+
+
+def _carried(whole: dict[str, list[PrefixFacts]], but: str = "") -> str:
+    """``every key of model and ema carries 'module.' (DataParallel/DDP)``"""
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for pointer, prefixes in whole.items():
+        alike.setdefault(tuple((p.prefix, p.wrapper) for p in prefixes), []).append(pointer)
+    said = []
+    for carried, sections in alike.items():
+        where = " of " + listed((section or "(root)" for section in sections), 4) if sections != [""] else ""
+        names = " and ".join(repr(prefix) for prefix, _ in carried)
+        said.append(f"every key{but}{where} carries {names} ({', '.join(wrapper for _, wrapper in carried)})")
+    return "; ".join(said)
+
+
+def _average_hints(found: Info) -> list[Hint]:
+    """Averages among the weights, which the model without its hook calls unexpected."""
+    checkpoint = found.checkpoint
+    for pointer in found.candidates if checkpoint.format in _RENAMED else ():
+        section = checkpoint.sections.get(pointer)
+        copies = averages(section.tensors) if section is not None and section.kind == "state_dict" else {}
+        if section is not None and copies:
+            key, twin = next(iter(copies.items()))
+            words = remap_words(
+                checkpoint, section, KeyMap({k: None if k in copies else k for k in section_keys(section)})
+            )
+            message = f"{len(copies):,} keys are moving averages of others ({key} of {twin}): the bare model will call them unexpected"
+            return [Hint("averages", message, join(words) if words else None)]
+    return []
 
 
 _CONVERTED = ("torch-zip", "torch-legacy", "torch-tar", "pickle")
@@ -331,7 +421,8 @@ def _conversion_hints(found: Info) -> list[Hint]:
             "device", f"it names {', '.join(away[:4])}: where there is none, loading or running it fails",
             "convert", f"{_quote(path)} --device cpu -o {_quote(_beside(path, 'cpu'))}",
         ))  # fmt: skip
-    if not found.weights_only.ok and checkpoint.format in _CONVERTED and len(checkpoint):
+    kept = any(info.persistent for _, _, info in checkpoint.tensors())
+    if not found.weights_only.ok and checkpoint.format in _CONVERTED and kept and not found.packed:
         hints.append(_hint(
             "weights-only", "weights_only=True refuses it; its tensors and plain data alone would pass",
             "convert", f"{_quote(path)} --weights-only -o {_quote(_beside(path, 'weights', '.pt'))}",
@@ -347,8 +438,8 @@ def _weights_hints(found: Info) -> list[Hint]:
     first = _quote(f"{path}#{candidates[0]}")
     if len(candidates) == 1:
         return [_hint("weights-inside", f"the weights are in {candidates[0]!r}", "tree", first)]
-    listed = ", ".join(candidates[:5]) + (", …" if len(candidates) > 5 else "")
-    return [_hint("several-weights", f"several sets of weights: {listed}; look at one", "tree", first)]
+    every = listed(candidates, 5)
+    return [_hint("several-weights", f"several sets of weights: {every}; look at one", "tree", first)]
 
 
 def _beside(path: str, word: str = "stripped", otherwise: str = "") -> str:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from ..formats.renames import entry_keys
 from ..model.keymap import KeyMap
 from ..model.section import Section
+from ..model.wrappers import LEADING
 from .leftovers import HARMLESS
 from .like_content import same_bytes
 from .like_sides import Node, Siblings, Side, in_order, joined, leaf, modules_left, names_below, numbers_in, splits
@@ -98,6 +99,7 @@ class _Search:
             self._subtrees()
             self._names()
             self._mangled()
+            self._partly_wrapped()
             self._shapes()
         self._ready(True)
         self._names()
@@ -173,6 +175,16 @@ class _Search:
                 other = plain.get(spelled)
                 if other is not None and name in self.a.left and self._fits(name, other):
                     self._settle(name, other, "names")
+
+    def _partly_wrapped(self) -> None:
+        """``module.`` before some keys only, where the reference has none that begins so."""
+        lead = LEADING + "."
+        if any(name.startswith(lead) for name in self.b.infos):
+            return
+        for name in [name for name in self.a.left if name.startswith(lead)]:
+            bare = name.removeprefix(lead)
+            if bare not in self.a.infos and self._fits(name, bare):
+                self._settle(name, bare, "names")
 
     # shapes
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..model.checkpoint import Checkpoint
+from ..model.keymap import KeyMap
+from ..model.section import Section
 
 if TYPE_CHECKING:
     from ..torch.models import Model
+
+FEW = 6  # rules and globs that are spelled out
 
 
 def selected(checkpoint: Checkpoint) -> str:
@@ -19,6 +25,39 @@ def selected(checkpoint: Checkpoint) -> str:
 def after_options(*words: str) -> list[str]:
     """Arguments, with what is needed before them where one looks like an option."""
     return ["--", *words] if any(word.startswith("-") for word in words) else list(words)
+
+
+def argument(checkpoint: Checkpoint, section: Section) -> str:
+    """FILE, or FILE#SECTION where that needs to be said."""
+    whole = checkpoint.whole or checkpoint
+    if whole.candidates() == [section.pointer]:
+        return checkpoint.path
+    return f"{checkpoint.path}#{section.pointer}"
+
+
+def beside(path: str, word: str) -> str:
+    """A name for a new file beside this one, that is not there yet: ``run.stripped.ckpt``."""
+    stem, dot, suffix = path.rstrip("/").rpartition(".")
+    if not dot or "/" in suffix:
+        stem, suffix = path.rstrip("/"), ""
+    end = f".{suffix}" if suffix else ""
+    name, number = f"{stem}.{word}{end}", 2
+    while os.path.exists(name):
+        name, number = f"{stem}.{word}-{number}{end}", number + 1
+    return name
+
+
+def options(name: str, values: Iterable[str]) -> list[str]:
+    return [word for value in values for word in (name, value)]
+
+
+def remap_words(checkpoint: Checkpoint, section: Section, keys: KeyMap) -> list[str] | None:
+    """``ckpt remap FILE --rule … --drop … -o OUT``; None where that would be more than is typed."""
+    rules, drops = keys.rules(), keys.drops()
+    if len(rules) + len(drops) > FEW:
+        return None
+    how = [*options("--rule", rules), *options("--drop", drops)]
+    return ["ckpt", "remap", argument(checkpoint, section), *how, "-o", beside(checkpoint.path, "remapped")]
 
 
 def model_words(model: Model) -> list[str]:

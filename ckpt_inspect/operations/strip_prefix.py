@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import join
 
-from ..errors import SelectionError
+from ..errors import KeyCollisionError, SelectionError
 from ..formats.modules import child_module
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
-from ..model.wrappers import COUNTER, LEADING, dotted, strip_given, strip_wrappers
+from ..model.wrappers import COUNTER, LEADING, dotted, nested_prefixes, strip_given, strip_wrappers
+from .naming import beside, remap_words, selected
 from .rename import Plan, section_keys
 
-_WRAPPER_CLASSES = {
+WRAPPER_CLASSES = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
@@ -54,16 +56,68 @@ def plan(checkpoint: Checkpoint, prefixes: Sequence[str] = (), nested: bool = Fa
     if not maps:
         wanted = " or ".join(repr(dotted(p)) for p in prefixes) if prefixes else "a wrapper prefix"
         raise SelectionError(
-            "; ".join([f"no section carries {wanted} on all its keys", *notes]),
+            "; ".join([f"no section carries {wanted} on all its keys", *notes, *_inside(checkpoint)]),
             path=checkpoint.path,
-            hint=f"See the keys: ckpt tree {checkpoint.path}",
+            hint=_otherwise(checkpoint, bool(prefixes)),
         )
+    for pointer, renamed in maps.items() if checkpoint.origin is None else ():  # a draft is not what can be typed
+        _check(checkpoint, checkpoint.sections[pointer], renamed)
     made = Plan("strip-prefix", checkpoint, maps, notes)
     for pointer in maps:
         section = made.checkpoint.sections[pointer]
         if section.kind == "module":
-            section.instead = child_module(section.node, _WRAPPER_CLASSES[section.cls or ""])
+            section.instead = child_module(section.node, WRAPPER_CLASSES[section.cls or ""])
     return made
+
+
+def _check(checkpoint: Checkpoint, section: Section, keys: KeyMap) -> None:
+    """Refuse names that would meet, with the command that leaves one of each two out."""
+    try:
+        keys.check(section.pointer)
+    except KeyCollisionError as error:
+        words = remap_words(checkpoint, section, _without_twins(keys))
+        advice = (
+            f"Leave one out: {join(words)}" if words else f"See the keys: {join(['ckpt', 'tree', checkpoint.path])}"
+        )
+        raise KeyCollisionError(error.message, path=checkpoint.path, hint=advice) from None
+
+
+def _without_twins(keys: KeyMap) -> KeyMap:
+    """Of keys that would meet, those without the prefix dropped."""
+    renamed = {new for _, new in keys.renamed}
+    return KeyMap({old: None if new == old and new in renamed else new for old, new in keys.pairs.items()})
+
+
+def _states(checkpoint: Checkpoint) -> list[tuple[Section, list[str]]]:
+    return [(s, section_keys(s)) for s in checkpoint.sections.values() if s.kind == "state_dict"]
+
+
+def _inside(checkpoint: Checkpoint) -> list[str]:
+    """Say where ``module`` is an only child, which ``--nested`` takes out."""
+    found = [prefix for _, keys in _states(checkpoint) for prefix in nested_prefixes(keys)]
+    if not found:
+        return []
+    more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+    return [f"{found[0].prefix!r} leads {found[0].found} of {found[0].of} keys{more}"]
+
+
+def _otherwise(checkpoint: Checkpoint, given: bool) -> str:
+    """The command that may have been meant: for wrappers inside, for a part of the keys, for another prefix."""
+    words = ["ckpt", "strip-prefix", selected(checkpoint)]
+    out = ["-o", beside(checkpoint.path, "stripped")]
+    for section, keys in () if given else _states(checkpoint):
+        if nested_prefixes(keys):
+            return f"Where module is its parent's only child: {join([*words, '--nested', *out])}"
+        lead = dotted(LEADING)
+        pairs = {key: key.removeprefix(lead) for key in keys}
+        part = _without_twins(KeyMap(dict(pairs)))
+        if any(key != new for key, new in pairs.items()) and (rules := remap_words(checkpoint, section, part)):
+            return f"Off those that have it: {join(rules)}"
+    for _, keys in () if given else _states(checkpoint):
+        first = keys[0].partition(".")[0] if keys else ""
+        if first and all(key.startswith(dotted(first)) for key in keys):
+            return f"What leads all keys: {join([*words, '--prefix', first, *out])}"
+    return f"See the keys: {join(['ckpt', 'tree', checkpoint.path])}"
 
 
 def _left_alone(section: Section, keys: list[str], new: list[str], prefixes: Sequence[str]) -> list[str]:
@@ -82,7 +136,7 @@ def _left_alone(section: Section, keys: list[str], new: list[str], prefixes: Seq
 
 def _root_module(section: Section, maps: dict[str, KeyMap], notes: list[str], prefixes: Sequence[str]) -> None:
     """A pickled wrapper object is replaced by the module inside it; other modules have their names in code."""
-    child = _WRAPPER_CLASSES.get(section.cls or "")
+    child = WRAPPER_CLASSES.get(section.cls or "")
     where = section.pointer or "the root"
     if prefixes or child is None or section.node is None:
         if section.node is not None:

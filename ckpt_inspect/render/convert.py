@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..formats.beside import ATTRIBUTE
 from ..model.checkpoint import Checkpoint
 from ..model.lost import listed
 from ..operations.conversion import Conversion, sizes
 from .plan import change_lines
-from .text import Line, escape, plural, size
+from .text import Line, alike, escape, plural, size, span
 
 
 def lines(made: Conversion, command: str | None = None, all_of_it: bool = True) -> Iterator[Line]:
@@ -29,8 +30,8 @@ def lines(made: Conversion, command: str | None = None, all_of_it: bool = True) 
     if not all_of_it and len(dropped) > 10:
         yield [("          ", ""), (f"… and {len(dropped) - 9:,} more dropped", "dim")]
     yield from _removed(made, all_of_it)
-    yield [("  before  ", "label"), *_sizes(before)]
-    yield [("  after   ", "label"), *_sizes(after)]
+    yield [("  before  ", "label"), *_sizes(before, all_of_it)]
+    yield [("  after   ", "label"), *_sizes(after, all_of_it)]
     for note in made.notes:
         yield [("  note    ", "label"), (escape(note), "")]
     if command is not None:
@@ -44,18 +45,25 @@ def _removed(made: Conversion, all_of_it: bool) -> Iterator[Line]:
         by_reason.setdefault(why, []).append(name)
     for why, names in by_reason.items():
         text = listed(names, len(names) if all_of_it else 6)
+        if why == ATTRIBUTE:  # a module has many, and that it becomes its state_dict is all there is to say
+            text, why = (
+                f"{plural(len(names), 'attribute')} of modules",
+                "state_dict() does not give them; --json names them",
+            )
         yield [("  remove  ", "label"), (escape(text), "bad"), (f"   ({escape(why)})", "dim")]
 
 
-def _sizes(checkpoint: Checkpoint) -> Line:
+def _sizes(checkpoint: Checkpoint, all_of_it: bool) -> Line:
     by_section: dict[str, list[str]] = {}
     tensors = 0
     for row in sizes(checkpoint):
         by_section.setdefault(row.section, []).append(f"{row.dtype} {size(row.nbytes)}")
         tensors += row.tensors
     found: Line = [(f"{size(checkpoint.size)} · {plural(tensors, 'tensor')}", "totals")]
-    for section, parts in by_section.items():
-        found += [("   ", ""), (f"{escape(section) or '(root)'}: ", "section"), (", ".join(parts), "size")]
+    rows = [(section, ", ".join(parts)) for section, parts in by_section.items()]
+    for names, text in alike(rows) if not all_of_it else (([section], text) for section, text in rows):
+        each = " each" if len(names) > 1 else ""
+        found += [("   ", ""), (f"{span(names)}: ", "section"), (text + each, "size")]
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
 from ..model.spelling import escape as escape
 from ..model.tensor import TensorInfo
@@ -42,6 +44,25 @@ def shorten(text: str, room: int) -> str:
         return text
     keep = room - 1
     return text[: keep // 2] + "…" + text[len(text) - (keep - keep // 2) :]
+
+
+def alike(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[list[str], Any]]:
+    """Neighbours in one list (``history/0``, ``history/1``, …) of which the same is to be said: three and more."""
+    for (_, said), run in groupby(items, lambda item: (_list_of(item[0]), item[1])):
+        names = [name for name, _ in run]
+        yield from ((part, said) for part in ([names] if len(names) > 2 else [[name] for name in names]))
+
+
+def _list_of(name: str) -> str:
+    """The list that a numbered name is in; any other name is in none but its own."""
+    parent, _, last = name.rpartition("/")
+    return parent + "/" if last.isdecimal() else name
+
+
+def span(names: Sequence[str]) -> str:
+    """``history/0 … history/299``"""
+    ends = [escape(name) or "(root)" for name in (names[0], names[-1])]
+    return ends[0] if len(names) == 1 else f"{ends[0]} … {ends[1]}"
 
 
 def fit(text: str, room: int, right: bool = False) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import SelectionError, UnsupportedError
 from ..formats import objects
+from ..formats.quantized import ONLY_TORCH, quantized_modules
 from ..model.graph import Dict, Opaque
 from .blueprint import Blueprint, blueprint
 from .container import Container, accepting
@@ -95,12 +96,8 @@ def refuse_what_torch_cannot_hold(checkpoint: Checkpoint, section: Section) -> N
         raise SelectionError(
             f"{section.pointer or 'the root'} is neither a state_dict nor a module", path=checkpoint.path
         )
-    quantized = {path: info.cls for path, info in section.modules.items() if _is_quantized(info.cls)}
-    bad = [
-        f"{path!r}: a quantized module, {cls}"
-        for path, cls in quantized.items()
-        if not path or path.rpartition(".")[0] not in quantized
-    ]
+    quantized = quantized_modules(section)
+    bad = [f"{path!r}: a quantized module, {cls}" for path, cls in quantized.items()]
     if section.kind == "state_dict" and type(section.node) in (Dict, Opaque):
         inside = objects.children(section.node)[0]
         bad = [f"{key!r}: a key that is no string" for key, _ in inside if not isinstance(key, str)]
@@ -120,17 +117,12 @@ def refuse_what_torch_cannot_hold(checkpoint: Checkpoint, section: Section) -> N
     if bad:
         listed = "; ".join(bad[:8]) + (f"; and {len(bad) - 8:,} more" if len(bad) > 8 else "")
         if quantized:
-            listed += ". Only torch.ao.quantization makes those again, from the model that they were made of"
+            listed += f". {ONLY_TORCH}"
         raise UnsupportedError(
             f"a module cannot hold {listed}",
             path=checkpoint.path,
             hint=f"See them: {join(['ckpt', 'ls', '--long', checkpoint.path])}",
         )
-
-
-def _is_quantized(cls: str) -> bool:
-    """Its weights are packed into an object that only its own class can make."""
-    return ".nn.quantized." in cls or ".nn.intrinsic.quantized." in cls
 
 
 class _Builder:

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import CheckpointError, CorruptError, KeyCollisionError, SelectionError
 from ..formats import objects, open_checkpoint, recorded
+from ..formats.quantized import refuse_packed
 from ..formats.rebuild import is_rebuild
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque
@@ -53,7 +54,7 @@ def state_dict(
         SelectionError: no part, or several, can be meant; they are listed. A prefix that not every key carries.
         MissingKeyError: there is no such section.
         CorruptError: bytes are missing. Other damage is a warning.
-        UnsupportedError: one of the tensors is of a class of the file's own.
+        UnsupportedError: one of the tensors is of a class of the file's own; quantized modules, which pack theirs.
 
     >>> import ckpt_inspect.torch as ct, torch
     >>> torch.save({"epoch": 3, "model": torch.nn.Linear(3, 2).state_dict()}, "run.ckpt")
@@ -66,6 +67,8 @@ def state_dict(
     loader = Loader(device=device, mmap=mmap)
     with opened(source) as checkpoint:
         chosen = choose(checkpoint, section)
+        if checkpoint.format != "torchscript":  # there state_dict() itself leaves them out
+            refuse_packed(checkpoint, [chosen])
         if checkpoint.problems:
             warnings.warn(f"{checkpoint.path}: {'; '.join(checkpoint.problems[:5])}", stacklevel=2)
         found = entries_of(checkpoint, chosen, loader)

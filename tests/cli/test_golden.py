@@ -151,3 +151,37 @@ def test_many_values_are_folded(tmp_path: Path, request: pytest.FixtureRequest) 
     whole = on_terminal(["tree", "vocab.pt", "--no-fold"], 80, tmp_path, NO_COLOR="1")
     assert whole.count("word") == 200
     assert whole.count("lr = 0.1") == 60
+
+
+def history(folder: Path) -> None:
+    """What a training script keeps: plain values, and a tensor in each record of its history."""
+    import torch
+
+    records = [{"epoch": i, "accuracy": torch.tensor(0.1)} for i in range(300)]
+    weights = {"weight": torch.ones(2)}
+    state = {"model": weights, "ema": dict(weights), "lr": 0.1, "args": {"depth": 3, "deep": {"a": 1, "b": 2}}}
+    torch.save({**state, "history": records, "plain": [{"loss": 0.5}] * 300}, folder / "a.pt")
+
+
+def test_info_folds_what_is_alike_and_says_how_much(tmp_path: Path) -> None:
+    history(tmp_path)
+    lines = on_terminal(["info", "a.pt"], 100, tmp_path, NO_COLOR="1").splitlines()
+    assert len(lines) < 25
+    assert "              history/0 … history/299   other   ×300, each" in lines
+    values = lines[lines.index("values        lr = 0.1") + 1 :]
+    assert [line.strip() for line in values[:3]] == ["args   3 values", "history   300 values", "plain   300 values"]
+
+
+def test_info_tells_a_pipe_every_value(ckpt: Run, tmp_path: Path) -> None:
+    history(tmp_path)
+    lines = [line.strip() for line in ckpt("info", "a.pt", cwd=tmp_path).stdout.splitlines()]
+    assert "args/deep/b = 2" in lines
+    assert {f"plain/{i}/loss = 0.5" for i in range(300)} <= set(lines)
+    assert sum(line.startswith("history/299") for line in lines) == 2  # the section and its value
+
+
+def test_a_conversion_folds_alike_sections(tmp_path: Path) -> None:
+    history(tmp_path)
+    text = on_terminal(["convert", "a.pt", "--dry-run"], 160, tmp_path, NO_COLOR="1")
+    assert text.count("history/0 … history/299: float32 4 B each") == 2
+    assert "history/1:" not in text

@@ -132,7 +132,7 @@ def test_source_code_in_a_legacy_stream(tmp_path: Path) -> None:
 
 
 def test_several_sections_say_what_can_be_typed(ckpt: Run, tmp_path: Path) -> None:
-    torch.save({"a": torch.ones(2), "sub": {"b": torch.ones(1)}}, tmp_path / "a.pt")
+    torch.save({"a": torch.ones(2), "c": torch.ones(2), "sub": {"b": torch.ones(1)}}, tmp_path / "a.pt")
     out = tmp_path / "o.safetensors"
     done = ckpt("convert", "a.pt", "-o", out, cwd=tmp_path)
     assert "Name one: 'a.pt#sub'; or leave the others out: --drop sub" in done.stderr

@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ckpt_inspect.torch as ct
+from ckpt_inspect.errors import UnsupportedError
 from tests.conftest import FIXTURES, Run
 
 
@@ -76,7 +78,8 @@ def test_in_place_and_existing_output(ckpt: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--device", "gpu"], "Known: cpu, cuda"),
+        (["--device", "gpu"], "Did you mean cuda? Known: cpu, cuda"),
+        (["--device", "GPU:1"], "Did you mean cuda? Known: cpu, cuda"),
         (["--dtype", "int8"], "Known: float64, float32"),
         (["--format", "zip"], "There is: torch-zip"),
         (["--max-shard-size", "many"], "no size"),
@@ -190,3 +193,63 @@ def test_shards_that_stay_are_copied_as_they_are(ckpt: Run, tmp_path: Path) -> N
     assert "safetensors stores no devices" in done.stdout
     assert "wrote   nothing" in done.stdout
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("arguments", [["--weights-only", "-o", "OUT.pt"], ["-o", "OUT.safetensors"]])
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("scripted", [False, True])
+def test_packed_weights_are_not_thrown_away(
+    ckpt: Run, tmp_path: Path, arguments: list[str], beside: bool, scripted: bool
+) -> None:
+    module = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.Linear(4, 4)), {torch.nn.Linear})
+    if beside:
+        module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), module)
+    path = tmp_path / "q.pt"
+    torch.jit.script(module).save(path) if scripted else torch.save(module, path)
+    if scripted and arguments[0] == "--weights-only":
+        arguments = ["--format", "torch-zip", "-o", "OUT.pt"]
+    done = ckpt("convert", path, *arguments, cwd=tmp_path)
+    assert (done.returncode, os.listdir(tmp_path)) == (2, ["q.pt"])
+    assert "packed" in done.stderr
+    card = json.loads(ckpt("info", path, "--json").stdout)
+    assert "weights-only" not in {hint["code"] for hint in card["hints"]}
+    if not scripted:
+        assert card["load"] is None
+        with pytest.raises(UnsupportedError, match="packed"):
+            ct.state_dict(path)
+
+
+def test_a_conversion_that_leaves_no_tensor_is_refused(ckpt: Run, tmp_path: Path) -> None:
+    for name, *globs in (("run.ckpt", "model_state_dict", "optimizer_state_dict"), ("gpt.safetensors", "*")):
+        drops = [word for glob in globs for word in ("--drop", glob)]
+        done = ckpt("convert", FIXTURES / name, *drops, "-o", tmp_path / "a.pt")
+        assert (done.returncode, os.listdir(tmp_path)) == (2, [])
+        assert "nothing would be left" in done.stderr
+
+
+def test_no_hint_where_nothing_would_be_left(ckpt: Run, tmp_path: Path) -> None:
+    module = torch.nn.Module()
+    module.register_buffer("cache", torch.ones(2), persistent=False)
+    torch.save(module, tmp_path / "a.pt")
+    card = json.loads(ckpt("info", tmp_path / "a.pt", "--json").stdout)
+    assert "weights-only" not in {hint["code"] for hint in card["hints"]}
+    assert ckpt("convert", tmp_path / "a.pt", "--weights-only", "-o", tmp_path / "b.pt").returncode == 2
+
+
+def test_what_is_advised_for_safetensors_keeps_weights(ckpt: Run, tmp_path: Path) -> None:
+    weights = torch.nn.Linear(2, 2).state_dict()
+    torch.save({"model": weights, "ema": weights, "rng": torch.get_rng_state()}, tmp_path / "a.pt")
+    done = ckpt("convert", "a.pt", "-o", "a.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--drop" not in done.stderr  # the root holds the random state alone
+    assert "Name one: 'a.pt#model'" in done.stderr
+
+
+def test_attributes_of_a_module_are_one_line(ckpt: Run, tmp_path: Path) -> None:
+    torch.save(torch.nn.Sequential(*(torch.nn.Conv2d(2, 2, 1) for _ in range(20))), tmp_path / "a.pt")
+    done = ckpt("convert", "a.pt", "-o", "a.safetensors", "--dry-run", cwd=tmp_path)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("  remove")]
+    removed = json.loads(ckpt("convert", "a.pt", "-o", "a.safetensors", "--json", cwd=tmp_path).stdout)["removed"]
+    assert f"{len(removed)} attributes of modules" in line
+    assert "0.stride" in {one["name"] for one in removed}

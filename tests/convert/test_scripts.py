@@ -108,6 +108,10 @@ def test_every_script_there_and_back(name: str, tmp_path: Path) -> None:
 def test_a_script_becomes_a_state_dict(name: str, tmp_path: Path) -> None:
     path = files.FILES[name](tmp_path)
     wanted = dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+    if not wanted and len(ci.open(path)):  # frozen: its tensors are constants of the code
+        with pytest.raises(ci.UnsupportedError, match="nothing would be left"):
+            converted(path, tmp_path / "weights.pt", format="torch-zip")
+        return
     try:
         out = converted(path, tmp_path / "weights.pt", format="torch-zip")
     except ci.CheckpointError:

@@ -225,6 +225,8 @@ def test_odd_names_are_spelled_so_that_they_mean_themselves() -> None:
         (["head.w", "head.b"], ["head.c"], ["head.w", "head.b"]),
         (["a.w", "b"], [], ["*"]),
         (["a.inv_freq", "b.c.inv_freq", "x[0]*?.w"], ["a.w"], ["*.inv_freq", "x[[]0][*][?].w"]),
+        (["ema_a_w", "ema_b.w", "x"], ["em.w", "a.ema_w"], ["ema_*", "x"]),
+        (["ema_a", "ema_b.w"], ["ema_c.w"], ["ema_a", "ema_b.w"]),
         ([], ["a"], []),
     ],
 )

@@ -154,6 +154,19 @@ def counted(state: Any) -> Any:
     return OrderedDict([*state.items(), ("total_ops", torch.zeros(1)), ("conv1.total_params", torch.zeros(1))])
 
 
+def half_wrapped(state: Any) -> Any:
+    """Every second key carries ``module.``"""
+    keys = list(state)[1::2]
+    return OrderedDict((f"module.{key}" if key in keys else key, value) for key, value in state.items())
+
+
+def with_averages(state: Any) -> Any:
+    """As MMCV's EMAHook registers them."""
+    made = OrderedDict(state)
+    made.update(("ema_" + key.replace(".", "_"), value * 1) for key, value in state.items())
+    return made
+
+
 WRONG: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "dataparallel": ("mnist", wrapped("module")),
     "compiled": ("mnist", wrapped("_orig_mod")),
@@ -167,6 +180,8 @@ WRONG: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "renamed": ("cnn1", renamed),
     "part-of-a-larger-one": ("cifar", inside),
     "leftovers": ("cnn1", counted),
+    "half-wrapped": ("cnn1", half_wrapped),
+    "averages-beside": ("cifar", with_averages),
 }
 
 
@@ -188,6 +203,21 @@ def test_the_fix_when_run_makes_it_load(case: str, container: str, tmp_path: Pat
         agrees(found, MODELS[name](), state)
     assert not found.loads
     fixed(found, model)
+
+
+def test_leftovers_are_dropped_with_one_glob(tmp_path: Path) -> None:
+    model = MODELS["cifar"]()
+    torch.save(with_averages(model.state_dict()), tmp_path / "w.pt")
+    found = check(ci.open(tmp_path / "w.pt"), model)
+    assert found.fix is not None
+    assert found.fix.command.count("--drop") == 1
+    card = ci.info(ci.open(tmp_path / "w.pt"))
+    assert card.sections[0].counts.unknown == 0
+    (hint,) = [hint for hint in card.hints if hint.code == "averages"]
+    assert hint.command is not None
+    assert "--drop 'ema_*'" in hint.command
+    assert run(hint.command) == 0
+    MODELS["cifar"]().load_state_dict(torch.load(tmp_path / "w.remapped.pt", weights_only=True))
 
 
 def test_wrapped_model_and_plain_file(tmp_path: Path) -> None:

@@ -242,6 +242,14 @@ def test_mangled_names(match: Match) -> None:
     seeded(Cnn1, 2).load_state_dict(renamed(state, found), strict=True)
 
 
+def test_a_wrapper_on_some_keys(match: Match) -> None:
+    state = seeded(Cnn1, 0).state_dict()
+    half = {f"module.{key}" if i % 2 else key: value for i, (key, value) in enumerate(state.items())}
+    assert complete(match(half, seeded(Cnn1, 1).state_dict()))
+    found = match(half, {**state, "module.more.weight": torch.ones(1)})  # there it is a module's own name
+    assert found.missing == ["module.more.weight"]
+
+
 def test_many_numbers_take_linear_time() -> None:
     found = like(unread("h", 10_000), unread("h", 10_000, "more"))
     assert len(found.how) == 20_000

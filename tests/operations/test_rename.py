@@ -16,12 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ckpt_inspect as ci
 from ckpt_inspect.model.graph import Pickle
+from ckpt_inspect.model.wrappers import nested_prefixes
 from ckpt_inspect.operations.add_prefix import add_prefix
 from ckpt_inspect.operations.remap import plan as planned
 from ckpt_inspect.operations.remap import remap
 from ckpt_inspect.operations.rules import Rules
 from ckpt_inspect.operations.save import save, save_in_place
 from ckpt_inspect.operations.strip_prefix import strip_prefix
+from tests.conftest import Run
 from tests.zoo import MODELS, example_input, files
 
 REAL = Path(__file__).parent.parent.parent.parent / "shared" / "real"
@@ -351,3 +353,74 @@ def test_tables_of_deepspeed_follow_the_module(tmp_path: Path) -> None:
     assert found["buffer_names"] == [key for key, _ in net.named_buffers()]
     assert found["shared_params"] == {"0.bias": "1.bias"}
     assert found["frozen_param_shapes"] is None
+
+
+CHAIN = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+
+
+def typed(command: str, cwd: Path) -> None:
+    """Run a command as it was printed."""
+    script = f'ckpt() {{ "{sys.executable}" -m ckpt_inspect "$@"; }}; {command}'
+    subprocess.run(["bash", "-c", script], cwd=cwd, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda key: f"model.module.{key}",
+        lambda key: f"module.{key}" if key.startswith("0") else key,
+        lambda key: f"model.{key}",
+    ],
+)
+def test_what_strip_prefix_advises_does_it(rename: Any, ckpt: Run, tmp_path: Path) -> None:
+    torch.save({rename(key): value for key, value in CHAIN.state_dict().items()}, tmp_path / "a.pt")
+    done = ckpt("strip-prefix", "a.pt", "-o", "b.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    typed(done.stderr.splitlines()[-1].partition(": ")[2], tmp_path)
+    (out,) = [path for path in tmp_path.iterdir() if path.name != "a.pt"]
+    keys = {key.removeprefix("model.") for key in torch.load(out, weights_only=True)}
+    assert keys == set(CHAIN.state_dict())
+
+
+def test_the_way_out_of_names_that_meet_can_be_typed(ckpt: Run, tmp_path: Path) -> None:
+    state = {f"_orig_mod.{key}": value for key, value in CHAIN.state_dict().items()}
+    torch.save({**state, "0.weight": torch.ones(1)}, tmp_path / "a.pt")
+    done = ckpt("strip-prefix", "a.pt", "-o", "b.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    typed(done.stderr.splitlines()[-1].partition(": ")[2], tmp_path)
+    CHAIN.load_state_dict(torch.load(tmp_path / "a.remapped.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("prefix", ["module._orig_mod.", "averaged", "inside.module."])
+def test_the_hint_of_info_does_it_once(prefix: str, tmp_path: Path) -> None:
+    """One command for wrappers in wrappers, for several sections too; the counter of AveragedModel goes."""
+    if prefix == "averaged":
+        state: Any = torch.optim.swa_utils.AveragedModel(CHAIN).state_dict()
+    else:
+        state = {f"{prefix}{key}": value for key, value in CHAIN.state_dict().items()}
+        state = {"model": state, "ema": dict(state)}
+    torch.save(state, tmp_path / "a.pt")
+    (hint,) = [hint for hint in ci.info(ci.open(tmp_path / "a.pt")).hints if hint.code == "wrapper-prefix"]
+    assert hint.command is not None
+    if prefix == "averaged":
+        assert "every key but n_averaged carries 'module.'" in hint.message
+    typed(hint.command.replace(str(tmp_path / "a.pt"), "a.pt"), tmp_path)
+    (out,) = [path for path in tmp_path.iterdir() if path.name != "a.pt"]
+    found = torch.load(out, weights_only=True)
+    found = {key.removeprefix("inside."): value for key, value in found.get("ema", found).items()}
+    CHAIN.load_state_dict(found)
+
+
+def test_wrappers_inside_are_named_as_likely(ckpt: Run, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.DataParallel(torch.nn.Linear(2, 2)), torch.nn.Linear(2, 2))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    found = ci.info(ci.open(tmp_path / "a.pt")).to_dict()
+    assert found["prefixes"] == []
+    assert found["nested_prefixes"] == [{"section": "", "prefix": "0.module.", "count": 2, "of": 4}]
+    assert "DataParallel/DDP~" in ckpt("info", tmp_path / "a.pt").stdout
+
+
+def test_keys_of_many_segments_cost_no_square() -> None:
+    """The paths in this key, one by one, would be 70 GB."""
+    deep = "a" + ".module" * 100_000
+    assert nested_prefixes([deep, "b.module.w"]) == [("b.module.", 1, 2)]
