@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
-from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
+from ..containers.zip import END, LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
@@ -61,8 +62,26 @@ def open_container(source: Source, archive: ZipArchive, format: str, checkpoint:
             f"{len(archive.outside)} records lie outside {archive.root[:80]!r}, {archive.outside[0][:80]!r} among them: "
             "torch refuses that"
         )
+    checkpoint.problems += complaints(archive)
     container.facts["root"] = archive.root.rstrip("/")
     return container
+
+
+def complaints(archive: ZipArchive) -> Iterator[Problem]:
+    """What makes torch read another archive than is here, though all of it is here."""
+    if archive.false_end:
+        yield Problem(
+            "torch.load does not find the directory: it takes what stands behind the archive for the end record "
+            f"(byte {archive.false_end:,})"
+        )
+    elif archive.end_offset and not archive.in_reach:
+        yield Problem(
+            f"torch.load does not find the directory: too many bytes follow the archive, from byte {archive.end_offset + END.size:,} on"
+        )
+    for record in archive.everything:
+        if record.hollow:
+            text = f"record {record.name} is marked as a folder in the directory: torch reads none of its bytes"
+            yield Problem(text, record.name)
 
 
 def small(archive: ZipArchive, name: str) -> str | None:

@@ -10,7 +10,7 @@ from ..containers.copying import check_unchanged
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
 from ..errors import CheckpointError, CorruptError, LimitError, UnsupportedError
-from ..formats.archive import WRONG_CHECKSUM
+from ..formats.archive import WRONG_CHECKSUM, complaints
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
 from ..model.source import FileSource
@@ -116,11 +116,16 @@ class Names:
                     _note(self.by_storage, part.storage.id, name)
                     if part.storage.record is not None:
                         _note(self.by_record, id(part.storage.record), name)
+        self.by_label: dict[str, list[str]] = {}  # what says what others mean, as problems call it
         self.in_container: dict[int, list[str]] = {}
         for part_of in checkpoint.parts:
             for container in part_of.containers:
                 keys = {key for section in part_of.sections.values() for key in section.tensors}
                 self.in_container[id(container)] = [name for name in self.all if name in keys]
+        for name, container in files_of(checkpoint).items():
+            label = f"{name}:" if container.path != checkpoint.path else ""
+            hurt = self.of_container(container)
+            self.by_label.update((label + record, hurt) for record in {*container.graphs, *_SAY_WHAT_OTHERS_MEAN})
 
     def of_container(self, container: Container) -> list[str]:
         return self.in_container.get(id(container), self.all)
@@ -132,7 +137,8 @@ class Names:
         return self.by_record.get(id(record), [])
 
     def of_problem(self, problem: Problem) -> list[str]:
-        hurt = [*problem.names, *self.by_storage.get(problem.record or "", ())]
+        record = problem.record or ""
+        hurt = [*problem.names, *self.by_storage.get(record, ()), *self.by_label.get(record, ())]
         return list(dict.fromkeys(hurt))
 
 
@@ -194,6 +200,8 @@ def _unopened(path: str, error: CheckpointError, progress: Progress | None) -> V
         if archive is not None:
             found.format = "zip"
             container = Container(path, "zip", source)
+            for problem in complaints(archive):
+                found.add(problem.record, _about(problem), [])
             _check_archive(found, Names(Checkpoint(path, "zip", source.size)), "", container, archive, progress)
     except CheckpointError:  # said already
         archive = None
@@ -281,8 +289,12 @@ def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> 
         if not problem.damage:
             found.notes.append(problem)
             continue
-        why = problem.removeprefix(f"record {problem.record} ")
-        found.add(problem.record, why, cut if "file is cut" in problem else names.of_problem(problem))
+        found.add(problem.record, _about(problem), cut if "file is cut" in problem else names.of_problem(problem))
+
+
+def _about(problem: Problem) -> str:
+    """Its words without the name of the record, which is said beside them."""
+    return problem.removeprefix(f"record {problem.record} ")
 
 
 def _check_archive(
@@ -320,7 +332,7 @@ def _check_archive(
         )
     for count, what in (
         (dead_bytes(archive), "belong to no record: edits in place leave some behind"),
-        (trailing_bytes(archive), "follow the archive"),
+        (0 if archive.false_end else trailing_bytes(archive), "follow the archive"),
     ):
         if count:
             found.notes.append(f"{label}{count:,} bytes {what}")
