@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,7 +147,7 @@ def each(
 
 def report_problems(checkpoint: Checkpoint) -> None:
     """The first problems on stderr; ``--json`` has them all."""
-    say_problems(checkpoint.path, checkpoint.problems)
+    say_problems(checkpoint.path, checkpoint.problems, checkpoint)
 
 
 def say(text: str) -> None:
@@ -158,18 +157,21 @@ def say(text: str) -> None:
     typer.echo(f"ckpt: {escape(text)}", err=True)
 
 
-def say_problems(what: str, problems: list[str]) -> None:
-    """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
-    from ..formats.archive import WRONG_CHECKSUM
-    from ..render.text import escape
+def say_problems(what: str, problems: list[str], checkpoint: Checkpoint | None = None) -> None:
+    """The first problems of ``what`` on stderr; ``""`` where they name it themselves.
 
+    And what to do about them, where they are those of ``checkpoint``.
+    """
     for problem in problems[:10]:
         say(f"{what}{': ' if what else ''}{problem}")
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
-    if what and any(WRONG_CHECKSUM in problem for problem in problems):
-        file = shlex.quote(escape(what))
-        typer.echo(f"      What else is hurt: ckpt verify {file}; what is whole: ckpt salvage {file} -o OUT", err=True)
+    if problems and checkpoint is not None:
+        from ..formats import remedies
+        from ..render.text import escape
+
+        if hint := remedies.of_problems(checkpoint, problems):
+            typer.echo(f"      {escape(hint)}", err=True)
 
 
 def print_lines(lines: Iterable[Line], hanging: int) -> None:

@@ -35,6 +35,10 @@ def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     except CorruptError as error:
         if source.path.endswith(".distcp"):  # several archives, one after the other: formats 8
             raise official.distributed(source.path, "one shard of a distributed checkpoint") from error
+        if not isinstance(error, LimitError):
+            from . import remedies
+
+            error.hint = error.hint or remedies.of_archive(source, limits)
         raise
     names = archive.records
     if "constants.pkl" in names:
@@ -106,10 +110,15 @@ def content(record: ZipRecord, limits: Limits) -> Source:
 def pickle_record(archive: ZipArchive, container: Container, name: str, problems: list[str], limits: Limits) -> Pickle:
     """Read the pickle of one record into ``container.graphs``; a wrong checksum is a problem."""
     record = archive.records[name]
+    source = None
     try:
         source = content(record, limits)
         pickle = read_pickle(source, 0, limits.of_deflated(source.size) if record.deflated else limits)
     except CheckpointError as error:
+        if source is not None and not archive.truncated and record.crc is not None and _crc(source) != record.crc:
+            raise CorruptError(  # whatever damage looks like to the machine: a limit that is met, too
+                WRONG_CHECKSUM, path=container.path, record=name, hint="Copy or download it again."
+            ) from error
         error.record = error.record or name
         error.path = error.path or container.path
         if archive.truncated and isinstance(error, CorruptError) and not isinstance(error, LimitError):

@@ -10,6 +10,7 @@ from ..containers.copying import check_unchanged
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
 from ..errors import CheckpointError, CorruptError, LimitError, UnsupportedError
+from ..formats import remedies
 from ..formats.archive import WRONG_CHECKSUM, complaints
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
@@ -53,6 +54,7 @@ class Verification:
         compared: how many records, or stretches of a file of sums, those are.
         tensors: how many the file has; ``hurt``: how many of them are named as damaged.
         tied: for each tensor that is tied to an earlier one, the name of that one.
+        hints: what to do about the damage, in words or as a command.
     """
 
     def __init__(self, path: str, format: str | None) -> None:
@@ -64,6 +66,7 @@ class Verification:
         self.compared = 0
         self.tensors = 0
         self.tied: dict[str, str] = {}
+        self.hints: list[str] = []
         self._places: dict[str, int] = {}  # of the finding about a record, among all
 
     @property
@@ -187,6 +190,8 @@ def _unopened(path: str, error: CheckpointError, progress: Progress | None) -> V
     """
     found = Verification(path, None)
     if isinstance(error, CorruptError):
+        if error.hint:
+            found.hints.append(error.hint)
         where = f" (byte {error.offset:,})" if error.offset is not None else ""
         found.add(error.record, f"{error.message}{where}", [])
     else:
@@ -241,10 +246,24 @@ def verify(
             _check_archive(found, names, label, container, archive, progress)
         elif sums is None:
             _check_readable(found, names, label, container, progress)
+    if not found.ok:
+        found.hints.append(_hint(checkpoint, found))
     if sums is not None:
+        before = list(found.damaged)
         _compare(found, names, checkpoint, sums, progress)
+        if found.damaged != before:
+            found.hints.append(
+                f"{remedies.COPY_AGAIN} What {sums} alone tells of, ckpt salvage would take for whole."
+                if checkpoint.format in remedies.SALVAGED
+                else remedies.COPY_AGAIN
+            )
     if deep:
+        before = list(found.damaged)
         _check_values(found, checkpoint)
+        if found.damaged != before:
+            found.hints.append(
+                "NaN and Inf were saved, not damaged: go back to an earlier checkpoint, or reset what is named"
+            )
     for container in checkpoint.containers:
         whole = container.source.file_range()
         if whole is not None:
@@ -295,6 +314,13 @@ def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> 
 def _about(problem: Problem) -> str:
     """Its words without the name of the record, which is said beside them."""
     return problem.removeprefix(f"record {problem.record} ")
+
+
+def _hint(checkpoint: Checkpoint, found: Verification) -> str:
+    """What helps where the file itself tells of its damage."""
+    if any(remedies.pickle_is_damaged(checkpoint, damage.record, damage.why) for damage in found.damaged):
+        return f"{remedies.COPY_AGAIN} Without its pickle it cannot be told which tensor is which."
+    return remedies.salvage(checkpoint.path) if checkpoint.format in remedies.SALVAGED else remedies.COPY_AGAIN
 
 
 def _check_archive(

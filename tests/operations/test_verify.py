@@ -387,3 +387,77 @@ def test_a_tar_header_that_torch_refuses_is_damage(tmp_path: Path) -> None:
             assert verify_file(str(path)).ok, at
     path.write_bytes(_flipped(data, headers[1] + 136, random.Random(0)))
     assert any("fails its checksum: torch finds no member" in damage.why for damage in verify_file(str(path)).damaged)
+
+
+def _place(name: str, data: bytes, record: str, within: int) -> int:
+    """Where a byte of a record is in a fixture that is an archive."""
+    info = zipfile.ZipFile(FIXTURES / name).getinfo(record)
+    start = (
+        info.header_offset + 30 + sum(int.from_bytes(data[info.header_offset + n :][:2], "little") for n in (26, 28))
+    )
+    return start + within
+
+
+def test_a_damaged_pickle_that_meets_a_limit_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the damage looks like to the machine, the record fails its checksum, and salvage is no way out."""
+    path = tmp_path / "a.pt"
+    torch.save({"count": 0x010203040506, "a": torch.ones(2)}, path)
+    data = path.read_bytes()
+    at = data.index(b"\x8a\x06" + bytes([6, 5, 4, 3, 2, 1]))  # LONG1
+    path.write_bytes(data[:at] + b"\x8b" + data[at + 1 :])  # LONG4: a length of four bytes
+    status, out, _ = _verify(capsys, str(path))
+    assert status == 1
+    assert "record data.pkl fails its checksum" in out
+    assert "salvage" not in out
+    assert "Copy or download it again" in out
+    for command in ("info", "ls"):
+        assert run([command, str(path)]) == 2
+        said = capsys.readouterr().err
+        assert "record data.pkl: fails its checksum" in said
+        assert "salvage" not in said
+
+
+def test_no_hint_leads_where_nothing_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said to do is done here: salvage where it is named, and not named where it refuses."""
+    data = (FIXTURES / "run.ckpt").read_bytes()
+    with zipfile.ZipFile(FIXTURES / "run.ckpt") as archive:
+        start = archive.start_dir
+    pickle = _place("run.ckpt", data, "run/data.pkl", 40)
+    flipped = {
+        at: data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :] for at in (start, start + 20, start + 24, pickle)
+    }
+    cases = [*flipped.values(), data[: start - 3000], data.replace(b"\n", b"\r\n"), data[: pickle + 60]]
+    led = 0
+    for number, damaged in enumerate(cases):
+        path = tmp_path / f"{number}.ckpt"
+        path.write_bytes(damaged)
+        said = []
+        for words in (["verify"], ["info"], ["convert", "-o", str(tmp_path / "a.safetensors")]):
+            assert run([words[0], str(path), *words[1:]]) == (1 if words == ["verify"] else 2)
+            both = capsys.readouterr()
+            said.append(both.out + both.err)
+        salvaged = run(["salvage", str(path), "-o", str(tmp_path / "out.ckpt"), "--force"])
+        capsys.readouterr()
+        assert {f"ckpt salvage {path} -o OUT" in text for text in said} == {salvaged == 1}, (number, said)
+        led += salvaged == 1
+        if salvaged != 1:
+            assert all("again" in text for text in said), said
+        assert all(("binary mode" in text) == (damaged == cases[5]) for text in said), said
+    assert led == 4
+
+
+def test_salvage_is_not_named_for_what_it_cannot_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, sums = tmp_path / "a.safetensors", tmp_path / "sums"
+    shutil.copy(FIXTURES / "gpt.safetensors", path)
+    assert run(["verify", str(path), "--write-sums", str(sums)]) == 0
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    hints = verify_file(str(path), sums=str(sums)).hints
+    assert hints == [f"Copy or download it again. What {sums} alone tells of, ckpt salvage would take for whole."]
+    path.write_bytes(data[:-9])
+    assert verify_file(str(path)).hints == [f"ckpt salvage {path} -o OUT"]
+    torch.save({"bad": torch.tensor([float("nan")])}, tmp_path / "nan.pt")
+    (hint,) = verify_file(str(tmp_path / "nan.pt"), deep=True).hints
+    assert "reset" in hint
+    assert "salvage" not in hint
+    capsys.readouterr()
