@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError
@@ -36,17 +37,32 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits, open_
         shards.setdefault(name, set()).add(key)
     open_shard = _once(open_file)
     for name, wanted in shards.items():
-        _add_shard(checkpoint, section, folder, name, wanted, open_shard)
+        _add_shard(checkpoint, section, folder, name, wanted, weight_map, open_shard)
     ordered = {key: section.tensors[key] for key in weight_map if key in section.tensors}
     section.tensors = ordered  # the index has an order; safetensors shards have none
     checkpoint.sections[""] = section
     metadata = index.graphs["index"].get("metadata")
     if isinstance(metadata, dict):  # as a header has it: names that are only recorded stand there
         section.node = {"__metadata__": {key: text for key, text in metadata.items() if isinstance(text, str)}}
+    for odd in _odd_size(metadata, checkpoint):
+        checkpoint.facts["index oddities"] = odd
     checkpoint.facts["shards"] = f"{len(shards)}, listed in {os.path.basename(index_path)}"
     formats = dict.fromkeys(shard.format for shard in checkpoint.parts)
     checkpoint.facts["writer"] = f"{' and '.join(formats) or 'no'} shards"
     return finish(checkpoint)
+
+
+def _odd_size(metadata: Any, checkpoint: Checkpoint) -> Iterator[str]:
+    """Where ``total_size`` is not what the tensors have, ties counted or not; nobody reads it, so it is no damage."""
+    said = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if not isinstance(said, (int, float)) or checkpoint.problems:
+        return
+    infos = [part for _, _, info in checkpoint.tensors() for part in (info, *info.parts) if part.storage is not None]
+    each = sum(info.nbytes for info in infos)
+    once = sum({info.view_of: info.nbytes for info in infos}.values())
+    stored = sum({s.id: s.nbytes for info in infos if (s := info.storage) is not None}.values())
+    if said not in (each, once, stored):
+        yield f"total_size says {f'{said:,}'[:40]} bytes, the tensors have {each:,}"
 
 
 def _once(open_file: Any) -> Any:
@@ -92,8 +108,9 @@ def _read_index(path: str, limits: Limits, open_source: Any) -> Container:
 
 
 def _add_shard(
-    checkpoint: Checkpoint, section: Section, folder: str, name: str, wanted: set[str], open_file: Any
-) -> None:
+    checkpoint: Checkpoint, section: Section, folder: str, name: str, wanted: set[str], placed: Mapping[str, str],
+    open_file: Any,
+) -> None:  # fmt: skip
     path = os.path.join(folder, name)
     try:
         shard: Checkpoint = open_file(path)
@@ -130,8 +147,8 @@ def _add_shard(
         elif key in wanted:
             section.tensors[key] = info.with_role(None, None) if info.role_from == "inferred" else info
         else:
-            text = f"shard {name} holds {key}, which the index does not place there"
-            checkpoint.problems.append(Problem(text, names=(key,)))
+            where = "does not place there" if key in placed else "does not name: it is there, and loading leaves it out"
+            checkpoint.problems.append(Problem(f"shard {name} holds {key}, which the index {where}", names=(key,)))
     for key in sorted(wanted - found.keys())[:20]:
         text = f"{key} is not in shard {name}, where the index places it"
         checkpoint.problems.append(Problem(text, names=(key,)))

@@ -312,8 +312,13 @@ def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> 
 
 
 def _about(problem: Problem) -> str:
-    """Its words without the name of the record, which is said beside them."""
-    return problem.removeprefix(f"record {problem.record} ")
+    """Its words without the names of its record, shard and tensors, which are said beside them."""
+    shard, _, record = (problem.record or "").rpartition(":")
+    text: str = problem
+    for place in (f"shard {shard}: ", f"shard {record}: ", f"shard {record} ", f"record {record} "):
+        text = text.removeprefix(place)
+    text = text.removesuffix(f" ({', '.join(problem.names)})")
+    return text.removeprefix(f"{problem.names[0]}: ") if len(problem.names) == 1 else text
 
 
 def _hint(checkpoint: Checkpoint, found: Verification) -> str:
@@ -415,7 +420,9 @@ def _check_values(found: Verification, checkpoint: Checkpoint) -> None:
 
 def _compare(found: Verification, names: Names, checkpoint: Checkpoint, path: str, progress: Progress | None) -> None:
     """Every byte against a file of checksums, in the stretches that it names."""
-    for name, container, known in match(checkpoint, path):
+    for name, was, container, known in match(checkpoint, path):
+        if was != name:
+            found.notes.append(f"{path} was recorded of a file named {was}")
         label = f"{name}:" if len(checkpoint.containers) > 1 else ""
         size = sum(nbytes for _, nbytes, _ in known)
         if size != container.source.size:

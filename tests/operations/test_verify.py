@@ -461,3 +461,49 @@ def test_salvage_is_not_named_for_what_it_cannot_see(tmp_path: Path, capsys: pyt
     assert "reset" in hint
     assert "salvage" not in hint
     capsys.readouterr()
+
+
+def test_sums_of_another_file_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sums = tmp_path / "sums"
+    renamed = tmp_path / "renamed.safetensors"
+    shutil.copy(FIXTURES / "gpt.safetensors", renamed)
+    assert _verify(capsys, str(FIXTURES / "gpt.safetensors"), "--write-sums", str(sums))[0] == 0
+    status, out, err = _verify(capsys, str(FIXTURES / "lenet.pt"), "--sums", str(sums))
+    assert (status, out) == (2, "")
+    assert "it has the checksums of gpt.safetensors" in err
+    found = verify_file(str(renamed), sums=str(sums))
+    assert found.ok
+    assert f"{sums} was recorded of a file named gpt.safetensors" in found.notes
+    renamed.write_bytes(renamed.read_bytes()[:-9])
+    assert not verify_file(str(renamed), sums=str(sums)).ok
+
+
+def test_what_an_index_says_is_compared_with_its_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "sharded"
+    shutil.copytree(FIXTURES / "sharded", folder)
+    (index,) = folder.glob("*.index.json")
+    sound = json.loads(index.read_text())
+    index.write_text(json.dumps({**sound, "metadata": {"total_size": 1}}))
+    found = verify_file(str(folder))
+    assert found.ok
+    assert any("total_size says 1 bytes" in note for note in found.notes)
+    first, *others = sound["weight_map"]
+    index.write_text(json.dumps({**sound, "weight_map": {key: sound["weight_map"][key] for key in others}}))
+    (damage,) = verify_file(str(folder)).damaged
+    assert damage.names == [first]
+    assert "which the index does not name: it is there" in damage.why
+    index.write_text(json.dumps(sound))
+    shard = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")[-1]
+    data = shard.read_bytes()
+    shard.unlink()
+    (line,) = [line for line in _verify(capsys, str(folder))[1].splitlines() if "is missing" in line]
+    assert line.startswith(f"  record {shard.name} is missing: ")
+    names = [key for key, name in sound["weight_map"].items() if name == shard.name]
+    assert all(line.count(key) == 1 for key in names if not any(key in other for other in names if other != key))
+    shard.write_bytes(data[: -len(data) // 3])
+    for command in ("stats", "hash"):
+        run([command, str(folder)])
+        said = capsys.readouterr().err
+        cut = [line for line in said.splitlines() if "of its storage are there" in line]
+        assert cut
+        assert all(line.count(line.split(": ")[2]) == 1 for line in cut), cut
