@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,12 +26,14 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits, open_
     Raises:
         CorruptError: the index is malformed, or names files outside its directory.
     """
-    index = _read_index(index_path, limits, open_source)
+    index, broken = _read_index(index_path, limits, open_source, open_file)
     weight_map: dict[str, str] = index.graphs["index"]["weight_map"]
     folder = os.path.dirname(index_path)
     checkpoint = Checkpoint(shown_path, NAME, index.source.size)
     checkpoint.containers.append(index)
     checkpoint.facts.update(index.facts)
+    if broken:
+        checkpoint.problems.append(Problem(broken))
     section = Section("", "state_dict")
     shards: dict[str, set[str]] = {}
     for key, name in weight_map.items():
@@ -81,14 +84,20 @@ def _once(open_file: Any) -> Any:
     return open_shard
 
 
-def _read_index(path: str, limits: Limits, open_source: Any) -> Container:
+def _read_index(path: str, limits: Limits, open_source: Any, open_file: Any) -> tuple[Container, str]:
+    """The index, and what is wrong with it, if the shards beside it tell what it said."""
     _, source, note = open_source(path)
     if source.size > limits.header:
         raise LimitError(f"an index of {source.size:,} bytes: refused", path=path)
+    broken = ""
     try:
         data = json.loads(source.read_at(0, source.size))
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"the index is not JSON: {error}", path=path) from error
+        data = {"weight_map": _keys_of_shards(path, open_file)}
+        broken = f"the index is not JSON: {error}"
+        if not data["weight_map"]:
+            raise CorruptError(broken, path=path, hint="Copy or download it again.") from error
+        broken += "; what is where was read from the shards in its directory"
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict):
         raise FormatError("a JSON document without a weight_map: no index of shards", path=path)
@@ -104,7 +113,22 @@ def _read_index(path: str, limits: Limits, open_source: Any) -> Container:
     container.graphs["index"] = data
     if note:
         container.facts["edit in place"] = note
-    return container
+    return container, broken
+
+
+def _keys_of_shards(path: str, open_file: Any) -> dict[str, str]:
+    """What the index at ``path`` would say, from the files that are called as its shards are."""
+    folder, name = os.path.split(path)
+    stem, extension = os.path.splitext(name.removesuffix(".index.json"))
+    shard = re.compile(rf"{re.escape(stem)}-\d+-of-\d+{re.escape(extension)}")
+    found: dict[str, str] = {}
+    for file in sorted(filter(shard.fullmatch, os.listdir(folder or "."))):
+        try:
+            with open_file(os.path.join(folder, file)) as opened:
+                found |= {key: file for key in opened.sections[""].tensors if key not in found}
+        except (CheckpointError, KeyError):
+            continue  # it cannot be told what it held
+    return found
 
 
 def _add_shard(

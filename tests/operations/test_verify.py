@@ -507,3 +507,24 @@ def test_what_an_index_says_is_compared_with_its_shards(tmp_path: Path, capsys: 
         cut = [line for line in said.splitlines() if "of its storage are there" in line]
         assert cut
         assert all(line.count(line.split(": ")[2]) == 1 for line in cut), cut
+
+
+def test_shards_are_read_without_their_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file
+
+    folder, out = tmp_path / "sharded", tmp_path / "out"
+    shutil.copytree(FIXTURES / "sharded", folder)
+    (index,) = folder.glob("*.index.json")
+    index.write_text(index.read_text()[:-40])
+    status, said, _ = _verify(capsys, str(folder))
+    assert status == 1
+    assert "the index is not JSON" in said
+    assert f"ckpt salvage {folder} -o OUT" in said
+    assert run(["salvage", str(folder), "-o", str(out)]) == 1
+    assert verify_file(str(out)).ok
+    expected = {key: file.name for file in folder.glob("*.safetensors") for key in load_file(file)}
+    assert json.loads((out / index.name).read_text())["weight_map"] == expected
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    assert run(["info", str(folder)]) == 2
+    assert "the index is not JSON" in capsys.readouterr().err
