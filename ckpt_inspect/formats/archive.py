@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from ..containers.zip import END, LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
+from ..containers.zip_walk import is_as_described, listed_checksums
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
@@ -16,6 +17,7 @@ from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
 from . import official
 
+UNPROVED = "has lost its checksum: nothing proves that it is what was written"
 WRONG_CHECKSUM = "fails its checksum: it was damaged after it was written"
 
 
@@ -127,6 +129,11 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
             )
         raise
     container.graphs[name] = pickle
+    if archive.truncated:
+        proved = _is_proved(archive, record, pickle)
+        if not proved:
+            why = WRONG_CHECKSUM if proved is not None else UNPROVED
+            problems.append(Problem(f"record {name} {why}", name))
     if not archive.truncated:
         if record.crc is not None and _crc(source) != record.crc:
             problems.append(Problem(f"record {name} {WRONG_CHECKSUM}", name))
@@ -135,6 +142,15 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
         if pickle.end != record.nbytes:
             container.facts[f"{name} trailing"] = f"{record.nbytes - pickle.end:,} bytes after STOP"
     return pickle
+
+
+def _is_proved(archive: ZipArchive, record: ZipRecord, pickle: Pickle) -> bool | None:
+    """Whether the pickle of an archive without a directory is what was written; None: nothing tells."""
+    if not record.flags & 8:
+        return record.crc is None or _crc(record.source) == record.crc
+    described = is_as_described(record.source, 0, pickle.end)
+    listed = listed_checksums(archive.source, archive.root).get(record.name) if described is None else None
+    return described if listed is None else _crc(record.source.slice(0, pickle.end)) == listed or None
 
 
 def _crc(source: Source) -> int:

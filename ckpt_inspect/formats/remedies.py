@@ -77,6 +77,8 @@ def _can_be_walked(source: Source, limits: Limits) -> bool:
         return False
     try:
         checkpoint = torch_zip.read(source, archive, limits)
-    except CheckpointError:
+    except (CheckpointError, KeyError):
+        return False
+    if any(pickle_is_damaged(checkpoint, Problem.of(problem).record, problem) for problem in checkpoint.problems):
         return False
     return any(info.storage is None or info.storage.record is not None for _, _, info in checkpoint.tensors())

@@ -9,7 +9,7 @@ from ..containers.checksums import Span, checksums
 from ..containers.copying import check_unchanged
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
-from ..errors import CheckpointError, CorruptError, LimitError, UnsupportedError
+from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
 from ..formats import remedies
 from ..formats.archive import WRONG_CHECKSUM, complaints
 from ..model.checkpoint import Checkpoint
@@ -278,8 +278,8 @@ _NOTABLE = ("oddities", "trailing", "edit in place")
 
 def archive_of(container: Container) -> ZipArchive | None:
     """The zip archive that a container is, None if it is none."""
-    first = next(iter(container.records.values()), None)
-    return first.archive if isinstance(first, ZipRecord) else None
+    members = (record.archive for record in container.records.values() if isinstance(record, ZipRecord))
+    return next(members, None)
 
 
 def is_whole(info: TensorInfo) -> bool:
@@ -298,12 +298,12 @@ def _is_there(storage: Storage) -> bool:
 
 def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> None:
     """What reading the structure met already."""
-    cut = []
+    cut, summed = [], _summed(checkpoint)
     if any("file is cut" in problem for problem in checkpoint.problems):
         cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info)]
     for text in checkpoint.problems:
         problem = Problem.of(text)
-        if problem.endswith(WRONG_CHECKSUM):
+        if problem.endswith(WRONG_CHECKSUM) and str(problem.record).rpartition(":")[2] in summed:
             continue  # the checksums of all records come below
         if not problem.damage:
             found.notes.append(problem)
@@ -315,7 +315,13 @@ def _about(problem: Problem) -> str:
     """Its words without the names of its record, shard and tensors, which are said beside them."""
     shard, _, record = (problem.record or "").rpartition(":")
     text: str = problem
-    for place in (f"shard {shard}: ", f"shard {record}: ", f"shard {record} ", f"record {record} "):
+    for place in (
+        f"shard {shard}: ",
+        f"shard {record}: ",
+        f"shard {record} ",
+        f"record {record} ",
+        f"storage {record}: ",
+    ):
         text = text.removeprefix(place)
     text = text.removesuffix(f" ({', '.join(problem.names)})")
     return text.removeprefix(f"{problem.names[0]}: ") if len(problem.names) == 1 else text
@@ -326,6 +332,12 @@ def _hint(checkpoint: Checkpoint, found: Verification) -> str:
     if any(remedies.pickle_is_damaged(checkpoint, damage.record, damage.why) for damage in found.damaged):
         return f"{remedies.COPY_AGAIN} Without its pickle it cannot be told which tensor is which."
     return remedies.salvage(checkpoint.path) if checkpoint.format in remedies.SALVAGED else remedies.COPY_AGAIN
+
+
+def _summed(checkpoint: Checkpoint) -> set[str]:
+    """Records whose checksums are compared anyway; of an archive without a directory, the pickle's is not."""
+    members = (item for container in checkpoint.containers for item in container.records.items())
+    return {name for name, record in members if record.crc is not None}
 
 
 def _check_archive(
@@ -407,6 +419,8 @@ def _check_values(found: Verification, checkpoint: Checkpoint) -> None:
     for same in views.values():
         try:
             counted = not_finite(same[0][1])
+        except FileError:  # the disk does not give them
+            raise
         except CheckpointError:  # not there, which is said already, or a dtype without plain values
             skipped += 1
             continue
