@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError
@@ -20,13 +20,16 @@ from .finish import finish
 NAME = "sharded"
 
 
-def read(index_path: str, shown_path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpoint:
+def read(index_path: str, shown_path: str, open_file: Any, limits: Limits, open_source: Any,
+         beside: Iterable[str] = ()) -> Checkpoint:  # fmt: skip
     """Open the checkpoint that an index describes; ``open_file(path)`` opens one shard, ``open_source`` any file.
+
+    ``beside``: the files of its directory, where that was opened: what an index that is no JSON said is read from them.
 
     Raises:
         CorruptError: the index is malformed, or names files outside its directory.
     """
-    index, broken = _read_index(index_path, limits, open_source, open_file)
+    index, broken = _read_index(index_path, limits, open_source, open_file, beside)
     weight_map: dict[str, str] = index.graphs["index"]["weight_map"]
     folder = os.path.dirname(index_path)
     checkpoint = Checkpoint(shown_path, NAME, index.source.size)
@@ -84,7 +87,9 @@ def _once(open_file: Any) -> Any:
     return open_shard
 
 
-def _read_index(path: str, limits: Limits, open_source: Any, open_file: Any) -> tuple[Container, str]:
+def _read_index(
+    path: str, limits: Limits, open_source: Any, open_file: Any, beside: Iterable[str]
+) -> tuple[Container, str]:
     """The index, and what is wrong with it, if the shards beside it tell what it said."""
     _, source, note = open_source(path)
     if source.size > limits.header:
@@ -93,7 +98,7 @@ def _read_index(path: str, limits: Limits, open_source: Any, open_file: Any) -> 
     try:
         data = json.loads(source.read_at(0, source.size))
     except (ValueError, RecursionError) as error:
-        data = {"weight_map": _keys_of_shards(path, open_file)}
+        data = {"weight_map": _keys_of_shards(path, open_file, beside)}
         broken = f"the index is not JSON: {error}"
         if not data["weight_map"]:
             raise CorruptError(broken, path=path, hint="Copy or download it again.") from error
@@ -116,13 +121,13 @@ def _read_index(path: str, limits: Limits, open_source: Any, open_file: Any) -> 
     return container, broken
 
 
-def _keys_of_shards(path: str, open_file: Any) -> dict[str, str]:
+def _keys_of_shards(path: str, open_file: Any, beside: Iterable[str]) -> dict[str, str]:
     """What the index at ``path`` would say, from the files that are called as its shards are."""
     folder, name = os.path.split(path)
     stem, extension = os.path.splitext(name.removesuffix(".index.json"))
     shard = re.compile(rf"{re.escape(stem)}-\d+-of-\d+{re.escape(extension)}")
     found: dict[str, str] = {}
-    for file in sorted(filter(shard.fullmatch, os.listdir(folder or "."))):
+    for file in sorted(filter(shard.fullmatch, beside)):
         try:
             with open_file(os.path.join(folder, file)) as opened:
                 found |= {key: file for key in opened.sections[""].tensors if key not in found}
