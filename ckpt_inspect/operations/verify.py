@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..containers.checksums import Span, checksums
 from ..containers.copying import check_unchanged
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
+from ..containers.zip_walk import walk
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
 from ..formats import remedies
 from ..formats.archive import WRONG_CHECKSUM, complaints
+from ..formats.salvaging import end_of
 from ..model.checkpoint import Checkpoint
+from ..model.graph import Pickle
 from ..model.problem import Problem
 from ..model.source import FileSource
 from ..model.storage import Container, Record, Storage
@@ -282,25 +285,47 @@ def archive_of(container: Container) -> ZipArchive | None:
     return next(members, None)
 
 
-def is_whole(info: TensorInfo) -> bool:
-    """Whether the bytes of a tensor are all in the file, as far as lengths tell."""
-    stored = (part.storage for part in components(info))
-    return all(storage is None or storage.location == "meta" or _is_there(storage) for storage in stored)
+def is_whole(info: TensorInfo, there: Mapping[str, int]) -> bool:
+    """Whether the bytes of a tensor are all in the file, as far as lengths tell: of a view its own are enough.
+
+    ``there``: how many bytes are there of storages that were cut, by id.
+    """
+    stored = ((part, part.storage) for part in components(info))
+    return all(
+        storage is None or storage.location == "meta" or _is_there(part, storage, there) for part, storage in stored
+    )
 
 
-def _is_there(storage: Storage) -> bool:
-    record = storage.record
-    if record is None:
-        return False
-    where = record.source.file_range()
-    return where is None or where[1] + storage.offset + storage.nbytes <= where[0].size
+def _is_there(info: TensorInfo, storage: Storage, there: Mapping[str, int]) -> bool:
+    if storage.record is None:
+        return end_of(info) <= there.get(storage.id, 0)
+    where = storage.record.source.file_range()
+    return where is None or where[1] + end_of(info) <= where[0].size
+
+
+def _cut_storages(checkpoint: Checkpoint) -> dict[str, int]:
+    """How many bytes are there of the storages of archives that lost their directories, by id."""
+    found: dict[str, int] = {}
+    labels = {id(container): f"{name}:" for name, container in files_of(checkpoint).items()}
+    for file in checkpoint.parts or [checkpoint]:
+        container = file.containers[0]
+        archive, pickle = archive_of(container), container.graphs.get("data.pkl")
+        if archive is None or not archive.truncated or not isinstance(pickle, Pickle):
+            continue
+        label = labels[id(container)] if checkpoint.parts else ""
+        parts = (part.storage for _, _, info in file.tensors() for part in components(info))
+        sizes = {storage.id.removeprefix(label): storage.nbytes for storage in parts if storage is not None}
+        walked = walk(archive.source, archive.root, {"data.pkl": pickle.end, **sizes}, search=False)
+        found.update((label + name, record.there) for name, record in walked.items())
+    return found
 
 
 def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> None:
     """What reading the structure met already."""
     cut, summed = [], _summed(checkpoint)
     if any("file is cut" in problem for problem in checkpoint.problems):
-        cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info)]
+        there = _cut_storages(checkpoint)
+        cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info, there)]
     for text in checkpoint.problems:
         problem = Problem.of(text)
         if problem.endswith(WRONG_CHECKSUM) and str(problem.record).rpartition(":")[2] in summed:

@@ -528,3 +528,22 @@ def test_shards_are_read_without_their_index(tmp_path: Path, capsys: pytest.Capt
         file.unlink()
     assert run(["info", str(folder)]) == 2
     assert "the index is not JSON" in capsys.readouterr().err
+
+
+def test_a_view_is_whole_whose_own_bytes_are_there(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    base = torch.arange(100_000.0)
+    whole, cut = tmp_path / "whole.pt", tmp_path / "cut.pt"
+    torch.save({"head": base[:10], "tail": base[-10:], "none": base[:0]}, whole)
+    cut.write_bytes(whole.read_bytes()[:200_000])
+    found = verify_file(str(cut))
+    assert [damage.names for damage in found.damaged] == [["tail"]]
+    assert ci.salvage(str(cut)).rescued == ["head", "none"]
+    shards = tmp_path / "sharded"
+    shards.mkdir()
+    shutil.copy(cut, shards / "a-00001-of-00002.bin")
+    save_file({"other": torch.ones(3)}, shards / "a-00002-of-00002.safetensors")
+    places = dict.fromkeys(["head", "tail", "none"], "a-00001-of-00002.bin") | {"other": "a-00002-of-00002.safetensors"}
+    (shards / "a.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    assert [damage.names for damage in verify_file(str(shards)).damaged] == [["tail"]]
