@@ -547,3 +547,25 @@ def test_a_view_is_whole_whose_own_bytes_are_there(tmp_path: Path) -> None:
     places = dict.fromkeys(["head", "tail", "none"], "a-00001-of-00002.bin") | {"other": "a-00002-of-00002.safetensors"}
     (shards / "a.bin.index.json").write_text(json.dumps({"weight_map": places}))
     assert [damage.names for damage in verify_file(str(shards)).damaged] == [["tail"]]
+
+
+def test_a_call_of_a_value_is_damage(tmp_path: Path) -> None:
+    """A memo index with a flipped bit: the pickle calls a text, and torch fails."""
+    path = tmp_path / "legacy.pt"
+    state = {"a": torch.ones(3), "b": torch.zeros(2)}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    called = 0
+    for at in (match.start() for match in re.finditer(b"h", data)):  # BINGET
+        for bit in range(5):
+            path.write_bytes(data[: at + 1] + bytes([data[at + 1] ^ 1 << bit]) + data[at + 2 :])
+            try:
+                torch.load(path, weights_only=False)
+            except TypeError as error:
+                if re.search(r"'(str|dict|tuple|list|int)' object is not callable", str(error)):
+                    called += 1
+                    found = verify_file(str(path))
+                    assert any("which cannot be called" in damage.why for damage in found.damaged), found.damaged
+            except Exception:
+                continue
+    assert called
