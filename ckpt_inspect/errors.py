@@ -52,6 +52,11 @@ class CheckpointError(Exception):
         self.offset = offset
         self.hint = hint
 
+    def beside(self, key: str) -> str:
+        """The message where ``key`` stands before it: many begin with the name of their tensor."""
+        rest = self.message.removeprefix(repr(key))
+        return rest.lstrip(": ") if rest != self.message else rest
+
     @property
     def place(self) -> str:
         """``path, record data.pkl, byte 1,234``, as far as they are known."""

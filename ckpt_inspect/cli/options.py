@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -166,9 +165,9 @@ def report_problems(checkpoint: Checkpoint, listed: bool = False) -> None:
         from ..render.text import plural
 
         say(f'{checkpoint.path}: {plural(len(checkpoint.problems), "problem")}, listed under "problems"')
-        _say_hints(checkpoint.path, checkpoint.problems)
+        _say_hints(checkpoint.problems, checkpoint)
     else:
-        say_problems(checkpoint.path, checkpoint.problems)
+        say_problems(checkpoint.path, checkpoint.problems, checkpoint)
 
 
 def say(text: str) -> None:
@@ -178,26 +177,32 @@ def say(text: str) -> None:
     typer.echo(f"ckpt: {escape(text)}", err=True)
 
 
-def say_problems(what: str, problems: list[str]) -> None:
-    """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
+def say_problems(what: str, problems: list[str], checkpoint: Checkpoint | None = None) -> None:
+    """The first problems of ``what`` on stderr; ``""`` where they name it themselves.
+
+    And what to do about them, where they are those of ``checkpoint``.
+    """
     for problem in problems[:10]:
         say(f"{what}{': ' if what else ''}{problem}")
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
-    _say_hints(what, problems)
+    _say_hints(problems, checkpoint)
 
 
-def _say_hints(what: str, problems: list[str]) -> None:
+def _say_hints(problems: list[str], checkpoint: Checkpoint | None) -> None:
     """What to do about problems."""
-    from ..formats.archive import WRONG_CHECKSUM
+    if not problems:
+        return
     from ..model.problem import Problem
     from ..render.text import escape
 
-    for hint in list(dict.fromkeys(hint for problem in problems if (hint := Problem.of(problem).hint)))[:3]:
+    hints = [hint for problem in problems if (hint := Problem.of(problem).hint)]
+    if checkpoint is not None:
+        from ..formats import remedies
+
+        hints += filter(None, [remedies.of_problems(checkpoint, problems)])
+    for hint in list(dict.fromkeys(hints))[:3]:
         typer.echo(f"      {escape(hint)}", err=True)
-    if what and any(WRONG_CHECKSUM in problem for problem in problems):
-        file = shlex.quote(escape(what))
-        typer.echo(f"      What else is hurt: ckpt verify {file}; what is whole: ckpt salvage {file} -o OUT", err=True)
 
 
 def print_lines(lines: Iterable[Line], hanging: int) -> None:

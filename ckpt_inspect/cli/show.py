@@ -49,7 +49,7 @@ def command(
         found = operation.show(checkpoint, name, slice, device, not terminal, advance)
     problems = [*checkpoint.problems, *found.problems]
     if not as_json:
-        options.say_problems(file, problems)
+        options.say_problems(file, problems, checkpoint)
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:

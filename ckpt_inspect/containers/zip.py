@@ -26,7 +26,10 @@ LOCATOR64 = Struct("<4sIQI")  # 4.3.15 zip64 end of central directory locator
 
 LOCAL_MAGIC = b"PK\x03\x04"
 ENTRY_MAGIC = b"PK\x01\x02"
-_END_SEARCH = 0xFFFF + END.size  # miniz and zipfile both look this far back
+_TAIL, _STEP = 4096, 4093  # miniz looks for the end record in blocks that share three bytes
+_END_REACH = 0xFFFF + END.size  # zipfile looks this far back, and miniz begins no block behind that
+_END_SEARCH = _TAIL + _STEP * -(-(_END_REACH - _TAIL) // _STEP)
+_FOLDER = 0x10  # of the external attributes: the folder bit of DOS
 _STORED, _DEFLATED = 0, 8
 _NO_VALUE = 0xFFFFFFFF
 
@@ -34,9 +37,10 @@ _NO_VALUE = 0xFFFFFFFF
 class ZipRecord(Record):
     """A member as the central directory has it; the local header is read when its bytes are wanted."""
 
-    __slots__ = ("archive", "compressed", "flags", "header_offset", "method", "raw_name")
+    __slots__ = ("archive", "attributes", "compressed", "flags", "header_offset", "method", "raw_name")
 
     archive: ZipArchive
+    attributes: int  # external ones
     compressed: int
     flags: int
     header_offset: int
@@ -46,6 +50,11 @@ class ZipRecord(Record):
     @property
     def deflated(self) -> bool:
         return self.method == _DEFLATED
+
+    @property
+    def hollow(self) -> bool:
+        """Whether miniz takes a member that has bytes for a folder: it succeeds, and reads none of them."""
+        return self.nbytes > 0 and (bool(self.attributes & _FOLDER) or self.raw_name.endswith(b"/"))
 
     def locate(self) -> Source:
         source = self.archive.source
@@ -152,6 +161,7 @@ class ZipArchive:
         inflated: declared bytes of the deflated members that were read whole so far.
         everything: all members, those outside the root too, in the order of the directory.
         end_offset: where the end record is, 0 without one.
+        false_end: where torch looks for the directory instead: what looks like an end record, behind it; 0: nothing does.
     """
 
     def __init__(self, source: Source) -> None:
@@ -165,6 +175,16 @@ class ZipArchive:
         self.inflated = 0
         self.everything: list[ZipRecord] = []
         self.end_offset = 0
+        self.false_end = 0
+
+    @property
+    def in_reach(self) -> bool:
+        """Whether miniz looks as far back as the end record: it reads block by block, and fails before byte 0."""
+        size = self.source.size
+        start = max(0, size - _TAIL)
+        while start > self.end_offset and size - start < _END_REACH:
+            start -= _STEP
+        return 0 <= start <= self.end_offset
 
     def next_header(self, offset: int) -> int:
         """Where the record ends at the latest whose header is at ``offset``."""
@@ -177,6 +197,7 @@ class _Directory(NamedTuple):
     nbytes: int
     entries: int
     end: int
+    false_end: int = 0
 
 
 def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
@@ -184,7 +205,7 @@ def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
 
     Raises:
         CorruptError: torch and Python could see different archives in these bytes, or none.
-        FormatError: encrypted, or split over several files.
+        FormatError: encrypted.
     """
     archive = ZipArchive(source)
     directory = _find_directory(source)
@@ -195,6 +216,7 @@ def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
     if directory.entries > limits.records:
         raise LimitError(f"an archive of {directory.entries:,} records: refused", offset=directory.offset)
     archive.directory_offset, archive.end_offset = directory.offset, directory.end
+    archive.false_end = directory.false_end
     _read_directory(archive, directory)
     return archive
 
@@ -215,12 +237,14 @@ def _find_directory(source: Source) -> _Directory | None:
     tail_offset = max(0, source.size - _END_SEARCH)
     tail = source.read_at(tail_offset, _END_SEARCH)
     position = len(tail)
+    last = 0  # what torch takes, whatever it says
     while (position := tail.rfind(b"PK\x05\x06", 0, position)) >= 0:
         if len(tail) - position < END.size:
             continue
         found = _check_end(source, tail_offset + position, tail[position : position + END.size])
         if found is not None:
-            return found
+            return found._replace(false_end=last)
+        last = last or tail_offset + position
     return None
 
 
@@ -233,7 +257,11 @@ def _check_end(source: Source, end_offset: int, end: bytes) -> _Directory | None
         end64 = source.read_at(end64_offset, END64.size) if end64_offset < source.size else b""
         if len(end64) < END64.size or end64[:4] != b"PK\x06\x06":
             raise CorruptError("no zip64 end record where its locator says", offset=end_offset - LOCATOR64.size)
-        *_, disk64, start_disk64, here64, count64, nbytes64, offset64 = END64.unpack(end64)
+        _, size64, _, _, disk64, start_disk64, here64, count64, nbytes64, offset64 = END64.unpack(end64)
+        if end64_offset + 12 + size64 != end_offset - LOCATOR64.size:  # 4.3.14.1; torch refuses less than 44
+            raise CorruptError(
+                f"the zip64 end record says {size64:,} bytes: it does not end at its locator", offset=end64_offset
+            )
         if disk64 or start_disk64 or disks != 1:
             raise CorruptError(_SPLIT, offset=end64_offset)
         for small, large, unset in (
@@ -249,7 +277,7 @@ def _check_end(source: Source, end_offset: int, end: bytes) -> _Directory | None
         here, count, nbytes, offset = here64, count64, nbytes64, offset64
         directory_end = end64_offset
     if disk or start_disk or here != count:
-        raise FormatError("a zip archive split over several files", offset=end_offset)
+        raise CorruptError(_SPLIT, offset=end_offset)
     if offset + nbytes > directory_end:
         return None
     if offset + nbytes < directory_end:
@@ -270,7 +298,7 @@ def _read_directory(archive: ZipArchive, directory: _Directory) -> None:
     try:
         for _ in range(directory.entries):
             (magic, _, _, flags, method, _, _, crc, compressed, nbytes,
-             name_size, extra_size, comment_size, disk, _, _, header_offset) = unpack(data, position)  # fmt: skip
+             name_size, extra_size, comment_size, disk, _, attributes, header_offset) = unpack(data, position)  # fmt: skip
             if disk > 1:  # as miniz has it
                 raise CorruptError(_SPLIT, offset=directory.offset + position)
             if magic != b"PK\x01\x02":
@@ -286,6 +314,7 @@ def _read_directory(archive: ZipArchive, directory: _Directory) -> None:
             record.archive = archive
             record.raw_name = raw_name
             record.flags = flags
+            record.attributes = attributes
             record.method = method
             record.compressed = compressed
             record.header_offset = header_offset

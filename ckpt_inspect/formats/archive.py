@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
-from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
+from ..containers.zip import END, LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_walk import is_as_described, listed_checksums
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError, UnsupportedError
 from ..model.checkpoint import Checkpoint
@@ -36,6 +37,10 @@ def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     except CorruptError as error:
         if source.path.endswith(".distcp"):  # several archives, one after the other: formats 8
             raise official.distributed(source.path, "one shard of a distributed checkpoint") from error
+        if not isinstance(error, LimitError):
+            from . import remedies
+
+            error.hint = error.hint or remedies.of_archive(source, limits)
         raise
     names = archive.records
     if "constants.pkl" in names:
@@ -63,8 +68,26 @@ def open_container(source: Source, archive: ZipArchive, format: str, checkpoint:
             f"{len(archive.outside)} records lie outside {archive.root[:80]!r}, {archive.outside[0][:80]!r} among them: "
             "torch refuses that"
         )
+    checkpoint.problems += complaints(archive)
     container.facts["root"] = archive.root.rstrip("/")
     return container
+
+
+def complaints(archive: ZipArchive) -> Iterator[Problem]:
+    """What makes torch read another archive than is here, though all of it is here."""
+    if archive.false_end:
+        yield Problem(
+            "torch.load does not find the directory: it takes what stands behind the archive for the end record "
+            f"(byte {archive.false_end:,})"
+        )
+    elif archive.end_offset and not archive.in_reach:
+        yield Problem(
+            f"torch.load does not find the directory: too many bytes follow the archive, from byte {archive.end_offset + END.size:,} on"
+        )
+    for record in archive.everything:
+        if record.hollow:
+            text = f"record {record.name} is marked as a folder in the directory: torch reads none of its bytes"
+            yield Problem(text, record.name)
 
 
 def small(archive: ZipArchive, name: str) -> str | None:
@@ -89,10 +112,15 @@ def content(record: ZipRecord, limits: Limits) -> Source:
 def pickle_record(archive: ZipArchive, container: Container, name: str, problems: list[str], limits: Limits) -> Pickle:
     """Read the pickle of one record into ``container.graphs``; a wrong checksum is a problem."""
     record = archive.records[name]
+    source = None
     try:
         source = content(record, limits)
         pickle = read_pickle(source, 0, limits.of_deflated(source.size) if record.deflated else limits)
     except CheckpointError as error:
+        if source is not None and not archive.truncated and record.crc is not None and _crc(source) != record.crc:
+            raise CorruptError(  # whatever damage looks like to the machine: a limit that is met, too
+                WRONG_CHECKSUM, path=container.path, record=name, hint="Copy or download it again."
+            ) from error
         error.record = error.record or name
         error.path = error.path or container.path
         if archive.truncated and isinstance(error, CorruptError) and not isinstance(error, LimitError):

@@ -44,9 +44,8 @@ def read(path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpo
     _raise_if_known(path, names)
     indexes = [name for name in names if name.endswith(".index.json")]
     if len(indexes) == 1:
-        return _with_siblings(
-            sharded.read(os.path.join(path, indexes[0]), path, open_file, limits, open_source), path, names, indexes
-        )
+        index = os.path.join(path, indexes[0])
+        return _with_siblings(sharded.read(index, path, open_file, limits, open_source, names), path, names, indexes)
     weights = [name for name in names if name.endswith(_WEIGHTS) and name not in _NOT_WEIGHTS and _is_file(path, name)]
     choice = indexes or weights
     if not indexes:

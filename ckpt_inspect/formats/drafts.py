@@ -61,15 +61,6 @@ def _sound(made: Checkpoint, origin: Checkpoint) -> Checkpoint:
     return made
 
 
-def refuse_damaged(checkpoint: Checkpoint) -> None:
-    """
-    Raises:
-        CorruptError: the file is damaged: nothing is made of it.
-    """
-    if checkpoint.problems:
-        raise CorruptError(f"damaged files are not rewritten: {checkpoint.problems[0]}", path=checkpoint.path)
-
-
 def settled(checkpoint: Checkpoint) -> Checkpoint:
     """A renamed view as a draft: names as a file would have them; any other checkpoint as it is."""
     if all(section.renamed is None for section in checkpoint.sections.values()):

@@ -26,6 +26,7 @@ from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
 from . import objects, recorded
 from .rebuild import storage_keys
+from .remedies import refuse_damaged
 from .renames import Replacements, entry_keys
 
 Keys = Mapping[str, str | None]
@@ -66,8 +67,7 @@ def rewritten(checkpoint: Checkpoint) -> list[NewFile]:
         UnsupportedError: a format that is not written in place of itself; the message names the way out.
         CorruptError: the file is damaged: nothing of it is rewritten.
     """
-    if checkpoint.problems:
-        raise CorruptError(f"damaged files are not rewritten: {checkpoint.problems[0]}", path=checkpoint.path)
+    refuse_damaged(checkpoint)
     if checkpoint.format == "sharded":
         return _sharded(checkpoint)
     writer = _WRITERS.get(checkpoint.format)

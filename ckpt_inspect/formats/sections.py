@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..errors import LimitError
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
-from ..model.graph import Dict, Opaque, Persistent, Pickle
+from ..model.graph import Dict, Global, Opaque, Persistent, Pickle
 from ..model.problem import Problem
 from ..model.section import Section, Value
 from ..model.storage import Storage
@@ -46,6 +46,12 @@ class _Place(NamedTuple):
     chain: Any  # identities of the containers around it, as a linked list
     owner: Section | None  # the optimizer it is part of
     sorted_in: bool = True  # False: an entry of an optimizer that nobody has looked at yet
+
+
+_VALUES: dict[type, str] = {
+    Dict: "a dictionary", list: "a list", tuple: "a tuple", str: "a text", bytes: "bytes", bool: "True or False",
+    int: "a number", float: "a number", type(None): "None",
+}  # fmt: skip
 
 
 class Builder:
@@ -84,6 +90,17 @@ class Builder:
 
         self._meshes(pickle)
         self._unreached(pickle)
+        self._uncallable(pickle)
+
+    def _uncallable(self, pickle: Pickle) -> None:
+        """Calls of values: no pickler writes them, and no unpickler gets past them; a flipped bit makes them."""
+        odd = (call for call in pickle.calls if type(call.callee) is not Global)
+        calls = [call for call in odd if isinstance(call.callee, tuple(_VALUES))]
+        if calls:
+            what = next(what for kind, what in _VALUES.items() if isinstance(calls[0].callee, kind))
+            self.problems.append(
+                Problem(f"the pickle calls {what}, which cannot be called: torch cannot load it", node=calls[0])
+            )
 
     def _meshes(self, pickle: Pickle) -> None:
         """The ranks in the mesh of a DTensor are a tensor too: no weights, but known."""

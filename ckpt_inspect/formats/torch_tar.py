@@ -29,9 +29,15 @@ def matches(head: bytes, source: Source) -> bool:
     return head[257:262] == b"ustar"
 
 
-def members(source: Source) -> dict[str, Record]:
-    """Members of an uncompressed tar by name (POSIX ustar: name at 0, octal size at 124, type at 156)."""
+def members(source: Source, problems: list[str] | None = None) -> dict[str, Record]:
+    """Members of an uncompressed tar by name (POSIX ustar: name at 0, octal size at 124, type at 156).
+
+    Args:
+        source: the archive.
+        problems: gets what is damaged.
+    """
     found: dict[str, Record] = {}
+    problems = [] if problems is None else problems
     offset = 0
     while len(header := source.read_at(offset, _BLOCK)) == _BLOCK and header[0]:
         name = header[:100].split(b"\0")[0].decode("utf-8", "surrogateescape").removeprefix("./")
@@ -39,18 +45,34 @@ def members(source: Source) -> dict[str, Record]:
         if not text.isdigit() or text.translate(None, b"01234567"):
             raise CorruptError("a tar header without a size", path=source.path, offset=offset)
         nbytes = int(text, 8)
+        if not _sound(header):
+            what = f"the tar header of {name[:80]!r} fails its checksum: torch finds no member from there on"
+            problems.append(Problem(f"{what} (byte {offset:,})"))
         if header[156:157] in (b"0", b"\0"):
             there = max(0, min(nbytes, source.size - offset - _BLOCK))
             found[name] = Record(name, nbytes, source.slice(offset + _BLOCK, there))
+            if there < nbytes:
+                problems.append(Problem(f"record {name} is cut: {there:,} of {nbytes:,} bytes are there", name))
         offset += _BLOCK + -(-nbytes // _BLOCK) * _BLOCK
         if len(found) > 10_000:
             break
     return found
 
 
+def _sound(header: bytes) -> bool:
+    """The checksum, octal at 148, is the sum of all bytes, its own being spaces; some once summed signed ones."""
+    text = header[148:156].split(b"\0")[0].strip()
+    plain = header[:148] + b" " * 8 + header[156:]
+    sums = (sum(plain), sum(byte - 256 if byte > 127 else byte for byte in plain))
+    return text.isdigit() and not text.translate(None, b"01234567") and int(text, 8) in sums
+
+
 def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
-    records = members(source)
+    damage: list[str] = []
+    records = members(source, damage)
     if not {"pickle", "storages"} <= records.keys():
+        if damage:
+            raise CorruptError(damage[0], path=source.path)
         listed = ", ".join(list(records)[:4])
         raise FormatError(
             f"a tar archive, not a checkpoint: it holds {listed or 'nothing'}",
@@ -58,6 +80,7 @@ def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
             hint="Unpack it with tar -xf and open what is inside.",
         )
     checkpoint = Checkpoint(source.path, NAME, source.size)
+    checkpoint.problems += damage
     container = Container(source.path, NAME, source)
     container.records.update(records)
     checkpoint.containers.append(container)
@@ -189,4 +212,6 @@ class _TarRebuilder(Rebuilder):
             info = self.tensors.get(str(node.pid))
             if info is not None:
                 return info._replace(node=node)
+            if str(node.pid) not in self.storages.by_key:
+                raise Malformed(f"tensor {str(node.pid)[:40]!r}, which the tar does not hold")
         return super().decode(node)

@@ -130,7 +130,7 @@ def compare(pairs: Sequence[Pair], progress: Progress | None = None, quick: bool
         try:
             sources = _sources(a, b)
         except CheckpointError as error:
-            verdicts[index] = Verdict(None, error.message)
+            verdicts[index] = Verdict(None, error.beside(a.key))
             continue
         if sources is None:
             verdicts[index] = Verdict(False)

@@ -8,7 +8,20 @@ from shlex import join
 
 from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
-from ..formats import arrays, beside, casting, devices, drafts, named, parts, plain_only, quantized, recorded, slimming
+from ..formats import (
+    arrays,
+    beside,
+    casting,
+    devices,
+    drafts,
+    named,
+    parts,
+    plain_only,
+    quantized,
+    recorded,
+    remedies,
+    slimming,
+)
 from ..formats.building import foreign_records
 from ..formats.modern import modern, sources
 from ..model.casts import DtypeMap, Losses
@@ -35,7 +48,7 @@ class Steps:
         self.selected = checkpoint.selected or ""
 
     def run(self) -> None:
-        drafts.refuse_damaged(self.now)
+        remedies.refuse_damaged(self.now)
         if self.selected:
             self._root()
         if self.asked.from_numpy:

@@ -177,7 +177,7 @@ def _tensor(info: TensorInfo, structure: bool, progress: Progress | None) -> byt
     try:
         return _digest(info, structure, progress)
     except CheckpointError as error:
-        return error.message
+        return error.beside(info.key)
 
 
 def _digest(info: TensorInfo, structure: bool, progress: Progress | None) -> bytes:

@@ -87,7 +87,7 @@ class _Work:
             try:
                 pair = _operands(change.a, change.b)
             except CheckpointError as error:
-                yield partial(_failed, index, error.message)
+                yield partial(_failed, index, error.beside(change.a.key))
                 continue
             operands[index] = pair
             if isinstance(pair, str):

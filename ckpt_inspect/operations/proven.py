@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from shlex import quote
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
@@ -16,11 +15,13 @@ from ..containers.checksums import Outcome, Span, checksums
 from ..containers.zip import ZipRecord
 from ..containers.zip_writer import Layout, raw_content
 from ..errors import CheckpointError, CorruptError
+from ..formats import remedies
 from ..formats.archive import WRONG_CHECKSUM
 from ..formats.rewrite import NewFile
 from ..model.checkpoint import Checkpoint
 from ..model.lost import listed
 from ..model.made import ranges_of
+from ..model.problem import Problem
 from ..model.source import FileSource, Source
 from ..model.storage import Container
 from .verify import Names, archive_of
@@ -100,8 +101,6 @@ def _own_source(record: ZipRecord) -> Source:
 
 
 def _refusal(damaged: list[_Read], why: str, checkpoint: Checkpoint) -> CorruptError:
-    from .salvage import FORMATS
-
     names = Names(checkpoint)
     hurt = dict.fromkeys(name for read in damaged for name in names.of_record(read.container, read.record))
     records = [
@@ -109,9 +108,8 @@ def _refusal(damaged: list[_Read], why: str, checkpoint: Checkpoint) -> CorruptE
     ]
     others = f", and so do {listed(records[1:])}" if records[1:] else ""
     where = f" → {listed(hurt)}" if hurt else ""
-    path = quote(checkpoint.path)
-    verify = f"All that is damaged: ckpt verify {path}"
-    hint = f"ckpt salvage {path} -o OUT takes what is whole. {verify}" if checkpoint.format in FORMATS else verify
+    problems = [Problem(f"record {name} {why}", name) for name in records]
+    hint = remedies.of_problems(checkpoint, problems)
     return CorruptError(
         f"{why}{others}{where}; nothing was written", path=checkpoint.path, record=records[0], hint=hint
     )

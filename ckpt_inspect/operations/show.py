@@ -195,7 +195,7 @@ def _tensor(
     except (SelectionError, UnsupportedError):
         raise
     except CheckpointError as error:
-        found.problems.append(f"{full}: {error.message}")
+        found.problems.append(f"{full}: {error.beside(info.key)}")
 
 
 def _measured(found: Shown, info: TensorInfo, device: str, progress: Progress | None) -> None:

@@ -273,7 +273,7 @@ class _Work:
             try:
                 found = operand(values) if values is not None else _without_values(info)
             except CheckpointError as error:
-                yield partial(_said, index, error.message, True)
+                yield partial(_said, index, error.beside(info.key), True)
                 continue
             if isinstance(found, str):
                 yield partial(_said, index, found, False)

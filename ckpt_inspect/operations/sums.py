@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from shlex import quote
 from typing import Any, NamedTuple
 
 from ..containers.checksums import Span, checksums
@@ -135,20 +136,52 @@ def write(checkpoint: Checkpoint, out: str, progress: Any = None, force: bool = 
     return sum(len(entry["crc32"]) for entry in made["files"].values())
 
 
-def match(checkpoint: Checkpoint, path: str) -> list[tuple[str, Container, list[tuple[str, int, int]]]]:
+class Match(NamedTuple):
+    """A file of the checkpoint and the sums that were made of it.
+
+    Attributes:
+        name: of the file; ``was``: its name when they were made.
+        container: the file.
+        known: what its stretches are called, their lengths in order, their sums.
+    """
+
+    name: str
+    was: str
+    container: Container
+    known: list[tuple[str, int, int]]
+
+
+def match(checkpoint: Checkpoint, path: str) -> list[Match]:
     """Each file of the checkpoint with its sums.
 
     Raises:
+        CorruptError: a file is missing of which there are sums.
         SelectionError: the sums are of other files.
     """
     known = read(path)
     files = files_of(checkpoint)
-    if len(known) == 1 and len(files) == 1:  # renamed meanwhile
-        known = dict(zip(files, known.values(), strict=True))
+    if len(known) == 1 and len(files) == 1 and known.keys() != files.keys():  # renamed meanwhile, or another file
+        ((was, parts),), ((name, container),) = known.items(), files.items()
+        if not _is_alike(container, parts):
+            size = sum(nbytes for _, nbytes, _ in parts)
+            raise SelectionError(
+                f"it has the checksums of {was} ({size:,} bytes), not of {name} ({container.source.size:,} bytes)",
+                path=path,
+                hint=f"Record those of {name} while it is sound: ckpt verify {quote(checkpoint.path)} --write-sums SUMS",
+            )
+        return [Match(name, was, container, parts)]
     missing = [name for name in files if name not in known]
     if missing:
         raise SelectionError(f"it has no checksums of {missing[0]}, but of {', '.join(list(known)[:3])}", path=path)
     for name in known:
         if name not in files:
             raise CorruptError(f"the file {name} is missing, of which there are checksums", path=checkpoint.path)
-    return [(name, container, known[name]) for name, container in files.items()]
+    return [Match(name, name, container, known[name]) for name, container in files.items()]
+
+
+def _is_alike(container: Container, known: list[tuple[str, int, int]]) -> bool:
+    """Whether the sums may be of this file: it is as long, or half of its records are called so and as long."""
+    if container.source.size == sum(nbytes for _, nbytes, _ in known):
+        return True
+    here = {(part.name, part.span.nbytes) for part in stretches(container) if part.record is not None}
+    return bool(here) and 2 * len(here & {(name, nbytes) for name, nbytes, _ in known}) >= len(here)

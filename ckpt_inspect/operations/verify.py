@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..containers.checksums import Span, checksums
 from ..containers.copying import check_unchanged
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
+from ..containers.zip_walk import walk
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
-from ..formats.archive import WRONG_CHECKSUM
+from ..formats import remedies
+from ..formats.archive import WRONG_CHECKSUM, complaints
+from ..formats.salvaging import end_of
 from ..model.checkpoint import Checkpoint
+from ..model.graph import Pickle
 from ..model.problem import Problem
 from ..model.source import FileSource
 from ..model.storage import Container, Record, Storage
@@ -53,6 +57,7 @@ class Verification:
         compared: how many records, or stretches of a file of sums, those are.
         tensors: how many the file has; ``hurt``: how many of them are named as damaged.
         tied: for each tensor that is tied to an earlier one, the name of that one.
+        hints: what to do about the damage, in words or as a command.
     """
 
     def __init__(self, path: str, format: str | None) -> None:
@@ -64,6 +69,7 @@ class Verification:
         self.compared = 0
         self.tensors = 0
         self.tied: dict[str, str] = {}
+        self.hints: list[str] = []
         self._places: dict[str, int] = {}  # of the finding about a record, among all
 
     @property
@@ -116,11 +122,16 @@ class Names:
                     _note(self.by_storage, part.storage.id, name)
                     if part.storage.record is not None:
                         _note(self.by_record, id(part.storage.record), name)
+        self.by_label: dict[str, list[str]] = {}  # what says what others mean, as problems call it
         self.in_container: dict[int, list[str]] = {}
         for part_of in checkpoint.parts:
             for container in part_of.containers:
                 keys = {key for section in part_of.sections.values() for key in section.tensors}
                 self.in_container[id(container)] = [name for name in self.all if name in keys]
+        for name, container in files_of(checkpoint).items():
+            label = f"{name}:" if container.path != checkpoint.path else ""
+            hurt = self.of_container(container)
+            self.by_label.update((label + record, hurt) for record in {*container.graphs, *_SAY_WHAT_OTHERS_MEAN})
 
     def of_container(self, container: Container) -> list[str]:
         return self.in_container.get(id(container), self.all)
@@ -132,7 +143,8 @@ class Names:
         return self.by_record.get(id(record), [])
 
     def of_problem(self, problem: Problem) -> list[str]:
-        hurt = [*problem.names, *self.by_storage.get(problem.record or "", ())]
+        record = problem.record or ""
+        hurt = [*problem.names, *self.by_storage.get(record, ()), *self.by_label.get(record, ())]
         return list(dict.fromkeys(hurt))
 
 
@@ -181,6 +193,8 @@ def _unopened(path: str, error: CheckpointError, progress: Progress | None) -> V
     """
     found = Verification(path, None)
     if isinstance(error, CorruptError):
+        if error.hint:
+            found.hints.append(error.hint)
         where = f" (byte {error.offset:,})" if error.offset is not None else ""
         found.add(error.record, f"{error.message}{where}", [])
     else:
@@ -194,6 +208,8 @@ def _unopened(path: str, error: CheckpointError, progress: Progress | None) -> V
         if archive is not None:
             found.format = "zip"
             container = Container(path, "zip", source)
+            for problem in complaints(archive):
+                found.add(problem.record, _about(problem), [])
             _check_archive(found, Names(Checkpoint(path, "zip", source.size)), "", container, archive, progress)
     except CheckpointError:  # said already
         archive = None
@@ -233,10 +249,24 @@ def verify(
             _check_archive(found, names, label, container, archive, progress)
         elif sums is None:
             _check_readable(found, names, label, container, progress)
+    if not found.ok:
+        found.hints.append(_hint(checkpoint, found))
     if sums is not None:
+        before = list(found.damaged)
         _compare(found, names, checkpoint, sums, progress)
+        if found.damaged != before:
+            found.hints.append(
+                f"{remedies.COPY_AGAIN} What {sums} alone tells of, ckpt salvage would take for whole."
+                if checkpoint.format in remedies.SALVAGED
+                else remedies.COPY_AGAIN
+            )
     if deep:
+        before = list(found.damaged)
         _check_values(found, checkpoint)
+        if found.damaged != before:
+            found.hints.append(
+                "NaN and Inf were saved, not damaged: go back to an earlier checkpoint, or reset what is named"
+            )
     for container in checkpoint.containers:
         whole = container.source.file_range()
         if whole is not None:
@@ -255,25 +285,47 @@ def archive_of(container: Container) -> ZipArchive | None:
     return next(members, None)
 
 
-def is_whole(info: TensorInfo) -> bool:
-    """Whether the bytes of a tensor are all in the file, as far as lengths tell."""
-    stored = (part.storage for part in components(info))
-    return all(storage is None or storage.location == "meta" or _is_there(storage) for storage in stored)
+def is_whole(info: TensorInfo, there: Mapping[str, int]) -> bool:
+    """Whether the bytes of a tensor are all in the file, as far as lengths tell: of a view its own are enough.
+
+    ``there``: how many bytes are there of storages that were cut, by id.
+    """
+    stored = ((part, part.storage) for part in components(info))
+    return all(
+        storage is None or storage.location == "meta" or _is_there(part, storage, there) for part, storage in stored
+    )
 
 
-def _is_there(storage: Storage) -> bool:
-    record = storage.record
-    if record is None:
-        return False
-    where = record.source.file_range()
-    return where is None or where[1] + storage.offset + storage.nbytes <= where[0].size
+def _is_there(info: TensorInfo, storage: Storage, there: Mapping[str, int]) -> bool:
+    if storage.record is None:
+        return end_of(info) <= there.get(storage.id, 0)
+    where = storage.record.source.file_range()
+    return where is None or where[1] + end_of(info) <= where[0].size
+
+
+def _cut_storages(checkpoint: Checkpoint) -> dict[str, int]:
+    """How many bytes are there of the storages of archives that lost their directories, by id."""
+    found: dict[str, int] = {}
+    labels = {id(container): f"{name}:" for name, container in files_of(checkpoint).items()}
+    for file in checkpoint.parts or [checkpoint]:
+        container = file.containers[0]
+        archive, pickle = archive_of(container), container.graphs.get("data.pkl")
+        if archive is None or not archive.truncated or not isinstance(pickle, Pickle):
+            continue
+        label = labels[id(container)] if checkpoint.parts else ""
+        parts = (part.storage for _, _, info in file.tensors() for part in components(info))
+        sizes = {storage.id.removeprefix(label): storage.nbytes for storage in parts if storage is not None}
+        walked = walk(archive.source, archive.root, {"data.pkl": pickle.end, **sizes}, search=False)
+        found.update((label + name, record.there) for name, record in walked.items())
+    return found
 
 
 def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> None:
     """What reading the structure met already."""
     cut, summed = [], _summed(checkpoint)
     if any("file is cut" in problem for problem in checkpoint.problems):
-        cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info)]
+        there = _cut_storages(checkpoint)
+        cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info, there)]
     for text in checkpoint.problems:
         problem = Problem.of(text)
         if problem.endswith(WRONG_CHECKSUM) and str(problem.record).rpartition(":")[2] in summed:
@@ -281,8 +333,30 @@ def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> 
         if not problem.damage:
             found.notes.append(problem)
             continue
-        why = problem.removeprefix(f"record {problem.record} ").removeprefix(f"storage {problem.record}: ")
-        found.add(problem.record, why, cut if "file is cut" in problem else names.of_problem(problem))
+        found.add(problem.record, _about(problem), cut if "file is cut" in problem else names.of_problem(problem))
+
+
+def _about(problem: Problem) -> str:
+    """Its words without the names of its record, shard and tensors, which are said beside them."""
+    shard, _, record = (problem.record or "").rpartition(":")
+    text: str = problem
+    for place in (
+        f"shard {shard}: ",
+        f"shard {record}: ",
+        f"shard {record} ",
+        f"record {record} ",
+        f"storage {record}: ",
+    ):
+        text = text.removeprefix(place)
+    text = text.removesuffix(f" ({', '.join(problem.names)})")
+    return text.removeprefix(f"{problem.names[0]}: ") if len(problem.names) == 1 else text
+
+
+def _hint(checkpoint: Checkpoint, found: Verification) -> str:
+    """What helps where the file itself tells of its damage."""
+    if any(remedies.pickle_is_damaged(checkpoint, damage.record, damage.why) for damage in found.damaged):
+        return f"{remedies.COPY_AGAIN} Without its pickle it cannot be told which tensor is which."
+    return remedies.salvage(checkpoint.path) if checkpoint.format in remedies.SALVAGED else remedies.COPY_AGAIN
 
 
 def _summed(checkpoint: Checkpoint) -> set[str]:
@@ -326,7 +400,7 @@ def _check_archive(
         )
     for count, what in (
         (dead_bytes(archive), "belong to no record: edits in place leave some behind"),
-        (trailing_bytes(archive), "follow the archive"),
+        (0 if archive.false_end else trailing_bytes(archive), "follow the archive"),
     ):
         if count:
             found.notes.append(f"{label}{count:,} bytes {what}")
@@ -385,7 +459,9 @@ def _check_values(found: Verification, checkpoint: Checkpoint) -> None:
 
 def _compare(found: Verification, names: Names, checkpoint: Checkpoint, path: str, progress: Progress | None) -> None:
     """Every byte against a file of checksums, in the stretches that it names."""
-    for name, container, known in match(checkpoint, path):
+    for name, was, container, known in match(checkpoint, path):
+        if was != name:
+            found.notes.append(f"{path} was recorded of a file named {was}")
         label = f"{name}:" if len(checkpoint.containers) > 1 else ""
         size = sum(nbytes for _, nbytes, _ in known)
         if size != container.source.size:

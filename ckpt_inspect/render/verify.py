@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from shlex import quote
 
-from ..commands import COMMANDS
 from ..operations.verify import Damage, Verification
 from .text import Line, escape, plural, size
 
 LABEL = 2
 _FEW = 6
-_SALVAGED = (
-    "torch-zip",
-    "torch-legacy",
-    "safetensors",
-    "sharded",
-    None,
-)  # None: its directory may be all that is broken
 
 
 def lines(found: Verification, all_of_it: bool = True) -> Iterator[Line]:
@@ -35,8 +26,8 @@ def lines(found: Verification, all_of_it: bool = True) -> Iterator[Line]:
                 ("  hurt  ", "label"),
                 (f"{found.hurt:,} of {plural(found.tensors, 'tensor')}, {left:,} are whole", ""),
             ]
-        if found.format in _SALVAGED and "salvage" in COMMANDS:
-            yield [("  hint  ", "label"), (f"ckpt salvage {escape(quote(found.path))} -o OUT", "command")]
+        for hint in dict.fromkeys(found.hints):
+            yield [("  hint  ", "label"), (escape(hint), "command" if hint.startswith("ckpt ") else "")]
 
 
 def _checked(found: Verification) -> str:
