@@ -153,7 +153,14 @@ _RUNNERS = (
 _NOT_TO_BE_CALLED = (
     "torch._C.", "torch.distributed.elastic.", "torch.distributed.launcher.", "torch.distributed.rpc.", "torch.distributed.run.",
     "torch.distributed.TCPStore", "torch.distributed.FileStore", "torch.multiprocessing.", "torch.utils.benchmark.",
-    "torch.utils.data.datapipes.", "torch._inductor.",
+    "torch.utils.data.datapipes.", "torch._inductor.", "torch.utils.tensorboard.", "torch.onnx.", "torch.export.",
+)  # fmt: skip
+# Functions and methods of torch and numpy that open files, wherever they hang.
+_OPENING = frozenset(
+    [
+        "_new_using_filename_cpu", "_new_with_file", "_set_from_file", "_share_filename_cpu_", "_write_file", "dump", "export",
+        "from_file", "fromfile", "open_memmap", "save", "tofile",
+    ]
 )  # fmt: skip
 # There classes are usual in objects that were saved whole; functions are not, nor are calls of classes.
 _RUNNING_FUNCTIONS = (
@@ -173,7 +180,7 @@ _RUNNING_PACKAGES = frozenset(
 # Packages that come with torch, or wherever Python 2 was, and whose objects are no parts of models: ``sympify`` evaluates text.
 _DRAGGED_IN = frozenset(
     [
-        "filelock", "future", "jinja2", "markupsafe", "mpmath", "networkx", "past", "six", "sympy", "torchgen",
+        "filelock", "functorch", "future", "jinja2", "markupsafe", "mpmath", "networkx", "past", "six", "sympy", "torchgen",
         "triton", "typing_extensions",
     ]
 )  # fmt: skip
@@ -273,6 +280,8 @@ def classify(module: str, name: str) -> str:
     if not WAYS_OUT.isdisjoint(parts[1:]) or not _MODULES_THAT_ACT.isdisjoint(name.split(".")[:-1]):
         return NO_BUSINESS
     top = parts[0]
+    if top in ("torch", "numpy") and parts[-1] in _OPENING:
+        return NO_BUSINESS
     if top == "__torch__":  # a class of a TorchScript archive: its code is in the archive, no module of Python
         return HARMLESS
     if top == "torch":
@@ -317,6 +326,8 @@ def classify_call(module: str, name: str, how: str = "REDUCE") -> str:
 
 def computes(module: str, name: str) -> bool:
     """Whether the methods of a class do nothing by being bound to an object of it, as hooks are: modules and plain values."""
+    if module.startswith("torch.distributed."):
+        return False  # its file systems write and delete
     return ".".join(python3(module, name)) in _COMPUTING or kind_of(module, name) == "made"
 
 

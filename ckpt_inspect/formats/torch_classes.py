@@ -134,8 +134,8 @@ MADE: dict[str, str] = {
     "torch.distributed._shard.sharding_spec.chunk_sharding_spec": "ChunkShardingSpec",
     "torch.distributed.checkpoint._async_executor": "_AsyncCheckpointExecutor",
     "torch.distributed.checkpoint._async_process_executor":
-        "_AsyncCheckpointProcess _AsyncCheckpointRequest _CheckpointRequestIdentifier "
-        "_ProcessBasedAsyncCheckpointExecutor _ProcessGroupInitInfo",
+        "_AsyncCheckpointRequest _CheckpointRequestIdentifier _ProcessBasedAsyncCheckpointExecutor "
+        "_ProcessGroupInitInfo",
     "torch.distributed.checkpoint._async_thread_executor": "_ThreadBasedAsyncCheckpointExecutor",
     "torch.distributed.checkpoint._checkpointer": "_Checkpointer",
     "torch.distributed.checkpoint._consolidate_hf_safetensors": "_FqnData _InputFileData _OutputFileData",
@@ -180,7 +180,7 @@ MADE: dict[str, str] = {
     "torch.distributed.checkpoint.state_dict_saver": "AsyncSaveResponse",
     "torch.distributed.checkpoint.stateful": "Stateful",
     "torch.distributed.checkpoint.storage": "StorageReader StorageWriter WriteResult",
-    "torch.distributed.checkpoint.utils": "_DistWrapper _ReaderView",
+    "torch.distributed.checkpoint.utils": "_DistWrapper",
     "torch.distributed.device_mesh": "DeviceMesh _MeshEnv",
     "torch.distributed.tensor": "DTensor",
     "torch.distributed.tensor._api": "_FromTorchTensor _ToTorchTensor",

@@ -246,13 +246,20 @@ class _Judge:
             name = node.qualname
             self.counts[name] += 1
             kind = self._kind(node.module, node.name)
-            if node.state is not None:
-                text = f"would change {name}: {describe(node.state[0])}"
-                self.note("patch", NO_BUSINESS, text, name, where, offset)
+            self._patched(node, name, where, offset)
             if kind != HARMLESS and name not in called:
                 self.note(
                     "import" if kind == NO_BUSINESS else "unknown", kind, f"would import {name}", name, where, offset
                 )
+
+        for persistent in pickle.persistent:  # a class of the user's, in files of old
+            if (path := path_of(persistent)) is not None:
+                self._patched(persistent, ".".join(path), where, offset)
+
+    def _patched(self, node: Global | Persistent, name: str, where: str, offset: int) -> None:
+        if node.state is not None:
+            text = f"would change {name}: {describe(node.state[0])}"
+            self.note("patch", NO_BUSINESS, text, name, where, offset)
 
     def _kind(self, module: str, name: str) -> str:
         full = f"{module}.{name}"

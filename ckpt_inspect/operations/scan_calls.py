@@ -21,6 +21,7 @@ from ..formats.known_names import (
     python3,
     torch_function,
 )
+from ..formats.torch_classes import kind_of
 from ..model.graph import Dict, Global, Opaque, Persistent, Set
 
 _GETATTR = frozenset(["builtins.getattr", "__builtin__.getattr"])
@@ -30,6 +31,7 @@ _MAKING = frozenset(
 )  # of their first argument
 _ALIASES = frozenset(["_operator.getitem", "operator.getitem", "_operator.or_", "operator.or_", "types.GenericAlias"])
 _SINGLETONS = frozenset(["builtins.Ellipsis", "builtins.NotImplemented"])
+_ONE_FOR_ALL = frozenset(["builtins.type", "logging.getLogger"])  # what these give, others hold too
 _BASES = frozenset(["torch._C.TensorBase", "torch._C._TensorBase"])
 _DEEPEST = 6
 
@@ -153,7 +155,9 @@ class Calls:
         if owner is None:
             return "", NO_BUSINESS
         kind = classify(*owner)
-        return call.qualname, kind if kind != HARMLESS or computes(*owner) else NO_BUSINESS
+        if kind == HARMLESS and not computes(*owner):
+            kind = UNKNOWN if kind_of(*owner) else NO_BUSINESS
+        return call.qualname, kind
 
     def type(self, call: Opaque) -> Judged:
         """``type(None)`` is pickled so, and of those that are alone of their kind; of others it gives classes to patch."""
@@ -251,7 +255,7 @@ class Calls:
     def tampers(self, call: Opaque) -> bool:
         """Whether the opcodes behind a call do to the object what no honest pickle does.
 
-        BUILD on a class patches it. What BUILD set on an object (``append``, ``add``, ``__setstate__``) is called by the
+        BUILD on a class or a logger patches what others use. What BUILD set on an object (``append``, ``add``, ``__setstate__``) is called by the
         opcodes that follow; and what adds to an object that is no list or set calls something else.
         """
         ops = call.ops
@@ -260,8 +264,8 @@ class Calls:
         kinds = [kind for kind, _ in ops]
         what = full_name(call.callee)
         if "BUILD" in kinds:
-            gives_class = what in _ALIASES or what in _GETATTR or what in _IMPORT or what == "builtins.type"
-            if gives_class or what.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_from_type")):
+            shared = what in _ALIASES or what in _GETATTR or what in _IMPORT or what in _ONE_FOR_ALL
+            if shared or what.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_from_type")):
                 return True
             if any(kind != "SETITEMS" for kind in kinds[kinds.index("BUILD") + 1 :]):
                 return True

@@ -42,6 +42,8 @@ for top in json.loads(sys.argv[1]):
                 continue
             if issubclass(value, (type, torch.fx.GraphModule, torch.fx.Tracer)):
                 continue
+            if hasattr(value, "__del__") and not issubclass(value, torch.Tensor):
+                continue  # it acts on what BUILD gave it when the object goes
             called = issubclass(value, (enum.Enum, BaseException))
             tables["called" if called else "made"].setdefault(module.__name__, set()).add(name)
 print(json.dumps({kind: {m: sorted(names) for m, names in table.items()} for kind, table in tables.items()}))

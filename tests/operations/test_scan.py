@@ -317,6 +317,7 @@ def test_what_torch_writes_is_not_cried_over(name: str, tmp_path: Path) -> None:
         ("typing.get_type_hints", NO_BUSINESS), ("math.sin", HARMLESS), ("requests.get", NO_BUSINESS),
         ("torch.distributed.checkpoint.utils.Stats", UNKNOWN), ("torch.distributed.checkpoint.metadata.Metadata", HARMLESS),
         ("torch.distributed._shard.checkpoint.metadata.Metadata", HARMLESS), ("torch.quantization.observer.MinMaxObserver", HARMLESS),
+        ("torch.distributed.checkpoint._async_process_executor._AsyncCheckpointProcess", UNKNOWN),
         ("torch.ao.quantization.fx._lower_to_native_backend.GraphModule", UNKNOWN), ("test.Net", UNKNOWN),
         ("test.support.script_helper.assert_python_ok", NO_BUSINESS), ("exceptions.OSError", HARMLESS),
     ],
@@ -505,6 +506,13 @@ BY_ARGUMENTS: dict[str, tuple[bytes, str, str]] = {
     "alias of a class that is patched": (
         build.call(_n("_operator.getitem"), _n("models.Linear"), _n("builtins.int")) + build.tuple_of(build.NONE, build.DICT)
         + build.BUILD, "change", "_operator.getitem"),
+    "class of a file of old that is patched": (
+        build.tuple_of(build.text("module"), _n("models.Net"), build.text("a.py"), build.text("")) + build.PID
+        + build.dict_of(build.text("forward"), _BOUND) + build.BUILD, "change", "models.Net"),
+    "logger of all": (
+        build.call(_n("logging.getLogger"), build.text("torch")) + build.dict_of(build.text("handle"), _BOUND) + build.BUILD,
+        "change", "logging.getLogger"),
+    "function that opens a file": (build.name("torch", "UntypedStorage.from_file"), "import", "torch.UntypedStorage.from_file"),
     "what adds": (_NAMESPACE + build.dict_of(build.text("add"), _BOUND) + build.BUILD + b"(N\x90", "change", "argparse.Namespace"),
     "what appends": (
         _NAMESPACE + build.dict_of(build.text("extend"), _BOUND) + build.BUILD + build.NONE + build.APPEND,
