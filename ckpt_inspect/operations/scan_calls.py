@@ -7,6 +7,7 @@ A harmless name is harmless only as honest pickles use it. What calls its argume
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from ..formats.known_names import (
@@ -61,7 +62,23 @@ def path_of(node: Any, depth: int = 0) -> tuple[str, str] | None:
 def full_name(node: Any) -> str:
     """A name as Python 3 finds it, ``""`` if the node is none."""
     path = path_of(node)
-    return ".".join(filter(None, python3(*path))) if path is not None else ""
+    return _full(*path) if path is not None else ""
+
+
+# A pickle calls a few names a million times.
+@lru_cache(256)
+def _full(module: str, name: str) -> str:
+    return ".".join(filter(None, python3(module, name)))
+
+
+@lru_cache(256)
+def _kind(module: str, name: str) -> str:
+    return classify(module, name)
+
+
+@lru_cache(256)
+def _kind_of_call(module: str, name: str, how: str = "REDUCE") -> str:
+    return classify_call(module, name, how)
 
 
 class Calls:
@@ -78,7 +95,7 @@ class Calls:
         name = ".".join(filter(None, path))
         rule = _RULES.get(full_name(call.callee))
         if rule is None:
-            kind = classify_call(*path, call.how)
+            kind = _kind_of_call(*path, call.how)
             if kind == UNKNOWN and _makes_by_call(call, name):
                 return name, kind if type(call.args) is tuple and len(call.args) < 2 else NO_BUSINESS, False
             return name, kind, True
@@ -95,7 +112,7 @@ class Calls:
             return "", NO_BUSINESS
         path = path_of(node)
         if path is not None and full_name(node) not in _RULES and not (type(node) is Opaque and node.ops):
-            return ".".join(filter(None, path)), classify_call(*path)
+            return ".".join(filter(None, path)), _kind_of_call(*path)
         if path is not None:
             return self.judge(Opaque("REDUCE", node, ()))[:2] if exact else ("", NO_BUSINESS)
         if type(node) is not Opaque or type(node.args) is not tuple or not node.args:
@@ -110,7 +127,7 @@ class Calls:
         finally:
             self._depth -= 1
         owner = owner_of(node.args[0]) if node.qualname in _GETATTR else None
-        if owner is not None and classify(*owner) == UNKNOWN:
+        if owner is not None and _kind(*owner) == UNKNOWN:
             return ".".join(owner), UNKNOWN
         return "", NO_BUSINESS
 
@@ -145,7 +162,7 @@ class Calls:
         path = path_of(call)
         if path is not None:  # no call of it yet; but nothing else is made with what hangs on torch's modules
             given = torch_function(*path) is not None or is_attribute(*path)
-            return call.qualname, UNKNOWN if given else classify_call(*path)
+            return call.qualname, UNKNOWN if given else _kind_of_call(*path)
         target = args[0]
         if args[1].startswith("__"):
             return "", NO_BUSINESS
@@ -154,7 +171,7 @@ class Calls:
         owner = owner_of(target)
         if owner is None:
             return "", NO_BUSINESS
-        kind = classify(*owner)
+        kind = _kind(*owner)
         if kind == HARMLESS and not computes(*owner):
             kind = UNKNOWN if kind_of(*owner) else NO_BUSINESS
         return call.qualname, kind
@@ -193,7 +210,7 @@ class Calls:
         if call.states:
             return "", NO_BUSINESS
         path = path_of(call.args[0]) if call.args else None
-        if path is not None and classify(*path) == UNKNOWN:  # a function of torch's too: GradScaler has such a one
+        if path is not None and _kind(*path) == UNKNOWN:  # a function of torch's too: GradScaler has such a one
             return ".".join(path), UNKNOWN
         return self.called(call.args[0], exact=True) if call.args and call.args[0] is not None else ("", HARMLESS)
 
@@ -228,7 +245,7 @@ class Calls:
         if len(args) != 4 or type(args[2]) is not tuple or path_of(args[1]) is None:
             return "", NO_BUSINESS
         name, kind, _ = self.judge(Opaque("REDUCE", args[0], args[2]))
-        owner = classify(*(path_of(args[1]) or ("", "")))
+        owner = _kind(*(path_of(args[1]) or ("", "")))
         rebuild = kind == UNKNOWN or full_name(args[0]).rpartition(".")[2].startswith("_rebuild")
         return name, kind if rebuild and owner != NO_BUSINESS else NO_BUSINESS
 
@@ -246,7 +263,7 @@ class Calls:
             name = full_name(node) or full_name(owner_of(node) and node.callee)
             if not isinstance(node, str) and not name.startswith("numpy.random."):
                 return "", NO_BUSINESS
-            if name and classify(*name.rsplit(".", 1)) != HARMLESS:
+            if name and _kind(*name.rsplit(".", 1)) != HARMLESS:
                 return "", NO_BUSINESS
         return "", HARMLESS
 
@@ -271,7 +288,7 @@ class Calls:
                 return True
         if "APPENDS" in kinds or "ADDITEMS" in kinds:
             owner = owner_of(call)
-            return owner is None or (classify(*owner) == HARMLESS and ".".join(python3(*owner)) not in _GROWING)
+            return owner is None or (_kind(*owner) == HARMLESS and _full(*owner) not in _GROWING)
         return False
 
 
@@ -297,7 +314,7 @@ def _is_type(node: Any) -> bool:
     """Whether a node is a type that may stand in an annotation."""
     path = path_of(node)
     if path is not None:
-        return classify(*path) != NO_BUSINESS
+        return _kind(*path) != NO_BUSINESS
     return node is None or (type(node) is Opaque and full_name(node.callee) in _ALIASES | {"builtins.type"})
 
 
