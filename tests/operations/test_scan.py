@@ -181,6 +181,10 @@ class Outer:
         pass
 
 
+class Listed(list[int]):
+    pass
+
+
 class Colour(enum.Enum):
     RED = 1
 
@@ -226,6 +230,27 @@ def test_no_wolf_is_cried(name: str, protocol: int, tmp_path: Path) -> None:
     raw = tmp_path / "a.pkl"
     raw.write_bytes(pickle.dumps(BENIGN[name], protocol))
     assert scan(str(raw)).ok
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+@pytest.mark.parametrize(
+    "name", ["Namespace", "numpy", "collections", "classes", "torch", "paths", "random states", "numbers"]
+)
+def test_nor_over_the_protocols_of_old(name: str, protocol: int, tmp_path: Path) -> None:
+    """They make objects by ``copyreg._reconstructor``."""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"x": BENIGN[name], "net": torch.nn.ReLU(), "opt": Listed([1])}, protocol))
+    found = scan(str(path))
+    assert found.ok, _texts(found)
+    assert f"would import {__name__}.Listed and make one" in [finding.text for finding in found.findings]
+
+
+def test_a_factory_of_ones_own_is_unknown(tmp_path: Path) -> None:
+    made = build.call(build.name("models", "Net"))
+    method = build.call(build.name("builtins", "getattr"), made, build.text("make"))
+    found = _of(tmp_path, build.pickled(build.call(build.name("collections", "defaultdict"), method)))
+    assert found.ok
+    assert "would import models.Net and make one" in [finding.text for finding in found.findings]
 
 
 def test_old_getattr_is_what_it_gives(tmp_path: Path) -> None:
@@ -481,6 +506,23 @@ BY_ARGUMENTS: dict[str, tuple[bytes, str, str]] = {
         build.call(_n("builtins.map"), _partial(_n("builtins.int"))
                    + build.tuple_of(_n("torch.ones"), build.EMPTY, build.DICT, build.NONE) + build.BUILD, build.LIST),
         "call", "builtins.map"),
+    "made by a function": (
+        build.call(_n("copyreg.__newobj__"), _n("builtins.map"), _n("torch.ones"), build.LIST), "call", "copyreg.__newobj__"),
+    "made by a function with names": (
+        build.call(_n("copyreg.__newobj_ex__"), _n("sympy.core.add.Add"), build.tuple_of(build.text("f()")), build.DICT),
+        "call", "copyreg.__newobj_ex__"),
+    "base that starts something": (
+        build.call(_n("copyreg._reconstructor"), _n("models.Net"), _n("torch._C.PyTorchFileWriter"), build.text("/tmp/x")),
+        "call", "copyreg._reconstructor"),
+    "class that was made": (
+        build.call(_n("copyreg._reconstructor"), build.call(_n("collections.namedtuple"), build.text("X"), build.EMPTY),
+                   _n("builtins.object"), build.NONE), "call", "copyreg._reconstructor"),
+    "factory behind an alias": (
+        build.call(_n("collections.defaultdict"), build.call(_n("types.GenericAlias"), _n("torch.ones"), build.EMPTY)),
+        "call", "collections.defaultdict"),
+    "factory without end": (
+        build.call(_n("collections.defaultdict"), functools.reduce(lambda f, _: _partial(f), range(40), _n("builtins.int"))),
+        "call", "collections.defaultdict"),
     "missing key": (
         build.call(_n("_operator.getitem"), build.call(_n("collections.defaultdict"), _n("builtins.int")), build.text("k")),
         "call", "_operator.getitem"),
