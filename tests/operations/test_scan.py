@@ -24,7 +24,6 @@ import pathlib
 import pickle
 import platform
 import re
-import signal
 import typing
 import uuid
 import zipfile
@@ -208,8 +207,7 @@ BENIGN: dict[str, Any] = {
     "factories": [collections.defaultdict(functools.partial(collections.defaultdict, int)), torch.amp.GradScaler("cpu"),
                   collections.defaultdict(functools.partial(torch.zeros, 3)), collections.defaultdict(Outer)],
     "schedulers": torch.optim.swa_utils.SWALR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1), 0.1),
-    "of the library": [logging.getLogger("x"), operator.itemgetter(1), http.HTTPStatus.OK, platform.uname(), os.stat("/"),
-                       signal.SIGTERM],
+    "of the library": [logging.getLogger("x"), operator.itemgetter(1), http.HTTPStatus.OK, platform.uname(), os.stat("/")],
     "torch": [torch.float16, torch.Size([1]), torch.device("cpu"), torch.ones(2), torch.nn.Sequential(torch.nn.ReLU())],
     "buffers": io.BytesIO(b"x"),
     "types": [list[int], int | None, typing.List[int], collections.abc.Callable[[int], str], typing.Optional[dict]],  # noqa: UP006, UP045
