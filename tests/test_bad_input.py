@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ckpt_inspect as ci
+from tests.conftest import in_process
 from tests.zoo import files
 
 # file of the zoo -> words that its error must hold
@@ -138,3 +143,72 @@ def test_bad_index(text: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ci.CheckpointError):
         ci.open(tmp_path)
+
+
+def test_a_shard_that_is_missing_is_said_once_with_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = files.FILES["sharded-missing"](tmp_path)
+    assert in_process(["info", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert (out + err).count(" is missing: ") == 1
+    assert "weights_only" not in out  # there is no pickle in it
+    assert f"Download what is missing again, into {folder}" in err
+    assert in_process(["info", str(folder), "-q"]) == 2
+    assert " is missing: " in capsys.readouterr().err
+
+
+def test_a_pointer_instead_of_a_shard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = files.FILES["sharded-safetensors"](tmp_path)
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    shutil.copy(files.FILES["lfs-pointer.pt"](tmp_path), shard)
+    for command in ("info", "ls", "tree"):
+        assert in_process([command, str(folder)]) == 2
+        out, err = capsys.readouterr()
+        assert f"git lfs pull --include='*{shard.name}'" in err
+        assert not any(line.startswith("beside it") and shard.name in line for line in out.splitlines())
+
+
+def test_shards_without_their_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in (1, 2, 3):
+        save_file({f"l{i}": torch.ones(2)}, tmp_path / f"model-{i:05}-of-00003.safetensors")
+    for count in ("3 shards", "2 of 3 shards", "1 of 3 shards"):
+        assert in_process(["info", str(tmp_path)]) == 2
+        said, hint = capsys.readouterr().err.splitlines()
+        assert f"{count} of one checkpoint, without the index that lists them: model.safetensors.index.json" in said
+        command = hint.partition("one shard: ")[2].split()
+        assert in_process(command[1:]) == 0
+        capsys.readouterr()
+        sorted(tmp_path.iterdir())[-1].unlink()
+    save_file({"l": torch.ones(2)}, tmp_path / "model-00001-of-00001.safetensors")
+    assert len(ci.open(tmp_path)) == 1
+
+
+@pytest.mark.skipif(not (shutil.which("zip") and shutil.which("unzip")), reason="zip and unzip")
+@pytest.mark.parametrize("place", ["", "a/b c/"])
+def test_an_archive_zipped_in_another_place_is_zipped_again(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "x.pt")
+    folder = tmp_path / "d e"
+    folder.mkdir()
+    with zipfile.ZipFile(tmp_path / "x.pt") as old, zipfile.ZipFile(folder / "y z.pt", "w") as new:
+        for name in old.namelist():
+            new.writestr((place and place + "x/") + name.partition("/")[2], old.read(name))
+    assert in_process(["info", str(folder / "y z.pt")]) == 2
+    hint = capsys.readouterr().err.splitlines()[1]
+    subprocess.run(["sh", "-c", hint.partition("around it: ")[2]], check=True)
+    assert torch.load(folder / "y z.zipped.pt")["w"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_only_directories_with_checkpoints_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tool.bin").write_bytes(b"\x7fELF" + bytes(100))
+    with pytest.raises(ci.FormatError) as caught:
+        ci.open(tmp_path)
+    assert caught.value.hint is None
+    (tmp_path / "run").mkdir()
+    torch.save({"w": torch.ones(1)}, tmp_path / "run" / "a.bin")
+    with pytest.raises(ci.FormatError) as caught:
+        ci.open(tmp_path)
+    assert caught.value.hint == f"Look into it: ckpt info {tmp_path / 'run'}"

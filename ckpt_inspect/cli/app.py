@@ -86,7 +86,7 @@ def run(arguments: list[str]) -> int:
         shown = getattr(error, "format_message", None)  # a usage error of click, wherever Typer keeps click
         if shown is None:
             raise
-        return _usage(error, shown(), as_json)
+        return _usage(error, shown(), as_json, arguments)
     return status if isinstance(status, int) else OK
 
 
@@ -101,17 +101,33 @@ def _prepare_streams() -> None:
         getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
-def _usage(error: Exception, message: str, as_json: bool) -> int:
+def _usage(error: Exception, message: str, as_json: bool, arguments: list[str]) -> int:
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError" or not message:  # no arguments at all: the help
         typer.echo(message or (context.get_help() if context is not None else ""))
         return ERROR
+    hint = _file_like_an_option(arguments) if message.startswith("No such option") else None
     if as_json:
-        write_error({**CheckpointError(message).to_dict(), "type": "UsageError"})
+        write_error({**CheckpointError(message, hint=hint).to_dict(), "type": "UsageError"})
+        return ERROR
+    if hint is not None:
+        typer.echo(f"ckpt: {message}\n      {hint}", err=True)
         return ERROR
     path = getattr(context, "command_path", "ckpt") if context is not None else "ckpt"
     typer.echo(f"ckpt: {message}{_meant(message)}\nTry: {path} --help", err=True)
     return ERROR
+
+
+def _file_like_an_option(arguments: list[str]) -> str | None:
+    """What to type where a file's name begins with a dash."""
+    from shlex import join
+
+    from ..render.text import escape
+
+    plain = [
+        f"./{word}" if word.startswith("-") and os.path.exists(word.partition("#")[0]) else word for word in arguments
+    ]
+    return f"If the file is meant: {escape(join(['ckpt', *plain]))}" if plain != arguments else None
 
 
 def _meant(message: str) -> str:

@@ -28,4 +28,4 @@ def command(
 
             options.write(texts(lines))
 
-    return options.each(files, section, as_json, quiet, SCHEMA, info, show)
+    return options.each(files, section, as_json, quiet, SCHEMA, info, show, lists_problems=True)

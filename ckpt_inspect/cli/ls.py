@@ -44,4 +44,4 @@ def command(
         show(table, screen)
         show_wrapped([last], 2)
 
-    return options.each(files, section, as_json, quiet, SCHEMA, result, show)
+    return options.each(files, section, as_json, quiet, SCHEMA, result, show, filter=filter)

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -107,20 +107,24 @@ def columns() -> int | None:
 
 def each(
     files: list[str], section: str | None, as_json: bool, quiet: bool, schema: str,
-    result: Callable[[Checkpoint], Any], show: Callable[[Any, str | None], None],
+    result: Callable[[Checkpoint], Any], show: Callable[[Any, str | None], None], lists_problems: bool = False,
+    filter: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Open each file, call, show. Damage and errors are said on stderr and make the exit status 2.
 
-    ``show`` gets the result and, where there are several files, the file's name.
+    ``show`` gets the result and, where there are several files, the file's name. Where it ``lists_problems``
+    itself, stderr only counts them. A ``filter`` that matches in none of the files is said; it is no error.
     """
     from ..formats import NOTE, open_checkpoint
+    from ..operations.ls import matches_any
 
-    status = 0
+    status, matched = 0, not filter
     documents: list[dict[str, Any]] = []
     for path in files:
         try:
             checkpoint = open_checkpoint(path, section)
             found = result(checkpoint)
+            matched = matched or matches_any(checkpoint, filter)
         except CheckpointError as error:
             if len(files) == 1:
                 raise
@@ -134,21 +138,37 @@ def each(
         if checkpoint.problems:
             status = 2
             if not as_json:
-                report_problems(checkpoint)
+                report_problems(checkpoint, lists_problems and not quiet)
         if quiet:
             continue
         if as_json:
             documents.append(getattr(found, "document", found.to_dict)())
         else:
             show(found, path if len(files) > 1 else None)
+    if not matched and status == 0 and not as_json and not quiet:
+        say_no_match(filter)
     if as_json and not quiet:
         write_json(documents[0] if len(files) == 1 else {"schema": schema, "files": documents})
     return status
 
 
-def report_problems(checkpoint: Checkpoint) -> None:
-    """The first problems on stderr; ``--json`` has them all."""
-    say_problems(checkpoint.path, checkpoint.problems)
+def say_no_match(filter: Sequence[str]) -> None:
+    """Nothing was found, which looking commands say on stderr only: an empty list is a list."""
+    from ..operations.ls import WHOLE_KEYS, no_match
+
+    say(no_match(filter))
+    typer.echo(f"      {WHOLE_KEYS}", err=True)
+
+
+def report_problems(checkpoint: Checkpoint, listed: bool = False) -> None:
+    """The first problems on stderr, or how many are ``listed`` elsewhere; ``--json`` has them all."""
+    if listed:
+        from ..render.text import plural
+
+        say(f'{checkpoint.path}: {plural(len(checkpoint.problems), "problem")}, listed under "problems"')
+        _say_hints(checkpoint.path, checkpoint.problems)
+    else:
+        say_problems(checkpoint.path, checkpoint.problems)
 
 
 def say(text: str) -> None:
@@ -160,13 +180,21 @@ def say(text: str) -> None:
 
 def say_problems(what: str, problems: list[str]) -> None:
     """The first problems of ``what`` on stderr; ``""`` where they name it themselves."""
-    from ..formats.archive import WRONG_CHECKSUM
-    from ..render.text import escape
-
     for problem in problems[:10]:
         say(f"{what}{': ' if what else ''}{problem}")
     if len(problems) > 10:
         typer.echo(f"ckpt: … and {len(problems) - 10:,} more problems; --json lists them all", err=True)
+    _say_hints(what, problems)
+
+
+def _say_hints(what: str, problems: list[str]) -> None:
+    """What to do about problems."""
+    from ..formats.archive import WRONG_CHECKSUM
+    from ..model.problem import Problem
+    from ..render.text import escape
+
+    for hint in list(dict.fromkeys(hint for problem in problems if (hint := Problem.of(problem).hint)))[:3]:
+        typer.echo(f"      {escape(hint)}", err=True)
     if what and any(WRONG_CHECKSUM in problem for problem in problems):
         file = shlex.quote(escape(what))
         typer.echo(f"      What else is hurt: ckpt verify {file}; what is whole: ckpt salvage {file} -o OUT", err=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import SelectionError
 from ..operations.salvage import salvage
 from . import options, writing
 from .progress import progress
@@ -27,6 +28,8 @@ def command(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
+    if out is not None:
+        _check_suffix(file, out)
     with progress(_size(file)) as advance:
         found = salvage(file, None if dry_run else out, fill=fill, force=force, progress=advance)
     if as_json and not quiet:
@@ -47,6 +50,33 @@ def command(
         typer.echo("ckpt: nothing was written: say where with -o OUT, or --dry-run", err=True)
         return 2
     return DAMAGED if found.damaged or found.lost else 0
+
+
+def _check_suffix(file: str, out: str) -> None:
+    """What is rescued stays in the format it was in: a name that promises another is refused."""
+    from os.path import isdir, splitext
+    from shlex import quote
+
+    from ..formats import open_source, safetensors, split_section
+
+    path, _ = split_section(file)
+    if isdir(path):
+        return
+    stem, suffix = splitext(out)
+    promised = suffix == ".safetensors"
+    if not promised and suffix not in (".pt", ".pth", ".ckpt", ".bin"):
+        return
+    opened, source, _ = open_source(path)
+    same = safetensors.matches(source.read_at(0, 4096), source) == promised
+    opened.close()
+    if same:
+        return
+    kept = stem + (".pt" if promised else ".safetensors")
+    raise SelectionError(
+        f"salvage keeps the format: it would be a {'torch' if promised else 'safetensors'} file under this name",
+        path=out,
+        hint=f"In two steps: ckpt salvage {quote(file)} -o {quote(kept)}; ckpt convert {quote(kept)} -o {quote(out)}",
+    )
 
 
 def _size(path: str) -> int:

@@ -57,19 +57,21 @@ def command(
             options.write(texts(lines))
 
     if model is not None:
-        return _live(model, args, kwargs, files, result, show, as_json, quiet)
+        return _live(model, args, kwargs, files, result, show, as_json, quiet, filter)
     models.refuse_idle({"--args": args, "--kwargs": kwargs}, "--model")
     if not files:
         raise SelectionError("nothing to draw: name a file, or a model", hint="For example: ckpt tree run.ckpt")
-    return options.each(files, section, as_json, quiet, SCHEMA, result, show)
+    return options.each(files, section, as_json, quiet, SCHEMA, result, show, filter=filter)
 
 
 def _live(
     model: str, args: str | None, kwargs: str | None, files: list[str] | None,
     result: Callable[[Checkpoint], Tree], show: Callable[[Tree, str | None], None], as_json: bool, quiet: bool,
+    filter: list[str],
 ) -> int:  # fmt: skip
     """The tree of a live module, with the buffers that are not persistent and the parameters that are tied."""
     from ..operations.live import live
+    from ..operations.ls import matches_any
 
     if files:
         raise SelectionError("--model draws the model alone", hint=f"For the two together: ckpt check {files[0]} …")
@@ -78,4 +80,6 @@ def _live(
         options.write_json(found.to_dict())
     elif not quiet:
         show(found, None)
+        if filter and not matches_any(found.checkpoint, filter):
+            options.say_no_match(filter)
     return 0

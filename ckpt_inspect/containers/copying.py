@@ -197,8 +197,11 @@ def check_unchanged(source: FileSource) -> None:
 
 
 @contextlib.contextmanager
-def system_errors(path: str, doing: str) -> Iterator[None]:
-    """What the system refuses becomes a FileError that names the path and the way out."""
+def system_errors(path: str, doing: str, out: str = "-o OUT") -> Iterator[None]:
+    """What the system refuses becomes a FileError that names the path and the way out.
+
+    ``out`` is how the command line names another place; ``""`` if there is no other.
+    """
     try:
         yield
     except CheckpointError:
@@ -206,11 +209,15 @@ def system_errors(path: str, doing: str) -> Iterator[None]:
     except OSError as error:
         hint = None
         if error.errno in _NO_ROOM:
-            hint = "Free some room, or write to another disk: -o OUT"
-        elif error.errno in _NOT_ALLOWED:
-            hint = "Write to a place that is yours: -o OUT"
+            hint = _make_room(out)
+        elif error.errno in _NOT_ALLOWED and out:
+            hint = f"Write to a place that is yours: {out}"
         kind = MissingFileError if isinstance(error, FileNotFoundError) else FileError
         raise kind(f"{doing}: {_reason(error)}", path=path, hint=hint) from error
+
+
+def _make_room(out: str) -> str:
+    return f"Free some room, or write to another disk: {out}" if out else "Free some room."
 
 
 def sync(fd: int) -> None:
@@ -267,7 +274,7 @@ def lock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def check_room(directory: str, nbytes: int | None) -> None:
+def check_room(directory: str, nbytes: int | None, out: str = "-o OUT") -> None:
     """Raises FileError if ``nbytes`` more do not fit, and says how many are missing."""
     if nbytes is None:
         return
@@ -279,7 +286,7 @@ def check_room(directory: str, nbytes: int | None) -> None:
         raise FileError(
             f"not enough room: {nbytes:,} bytes are to be written, {missing:,} more than are free",
             path=directory or ".",
-            hint="Free some room, or write to another disk: -o OUT",
+            hint=_make_room(out),
         )
 
 

@@ -61,6 +61,7 @@ def replace_file(
     flush: bool = True,
     progress: Progress | None = None,
     check: Check | None = None,
+    out: str = "-o OUT",
 ) -> int:
     """Write a new file, which appears under its name whole or not at all; gives its size.
 
@@ -77,10 +78,11 @@ def replace_file(
         flush: False leaves the flushing to the system.
         progress: called with the number of bytes just written.
         check: called when all is written; if it raises, nothing gets the name.
+        out: how the command line names the target, for what is to be typed.
     """
     parent = _parent(path)
-    with system_errors(path, "cannot write"), _claimed_file(path, force) as existing:
-        check_room(parent, _total(pieces) if total is None else total)
+    with system_errors(path, "cannot write", out), _claimed_file(path, force, out) as existing:
+        check_room(parent, _total(pieces) if total is None else total, out)
         mode = existing.st_mode if existing is not None else _mode(like)
         temporary = _beside(path, "tmp")
         try:
@@ -105,12 +107,13 @@ def _parent(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _claimed_file(path: str, force: bool) -> Iterator[os.stat_result | None]:
+def _claimed_file(path: str, force: bool, out: str) -> Iterator[os.stat_result | None]:
     """The target, checked; one that is there is locked, so that no second rewrite of it can run."""
     status = _existing(path)
     link = status is not None and stat.S_ISLNK(status.st_mode)
     if status is not None and stat.S_ISDIR(status.st_mode):
-        hint = f"Name a file in it: -o {os.path.join(path, 'OUT')}"
+        option, _, word = out.partition(" ")
+        hint = f"Name a file in it: {option} {os.path.join(path, word)}"
         raise UnsupportedError("it is a directory, not a file to be replaced", path=path, hint=hint)
     if status is not None and not force:
         which = f" (a symbolic link to {os.readlink(path)}; the link would be replaced)" if link else ""
@@ -395,7 +398,7 @@ def put_back(path: str) -> bool:
     aside = [stray for stray in leftovers(path) if ".ckpt-old-" in os.path.basename(stray)]
     if os.path.lexists(path) or len(aside) != 1:
         return False
-    with system_errors(path, "cannot move it back"):
+    with system_errors(path, "cannot move it back", ""):
         os.rename(aside[0], path)
         sync_directory(os.path.dirname(path))
     return True

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from shlex import quote
 
 from ..errors import CorruptError, FileError, MissingFileError, UnsupportedError
 from ..model.source import FileSource, Source, _reason, _special
@@ -85,7 +86,7 @@ def recover(path: str, *, moved: bool = False) -> str:
         UnsupportedError: something else has written to the file since; undoing would destroy that.
     """
     path = followed(path)
-    with system_errors(path, "cannot undo the edit"):
+    with system_errors(path, "cannot undo the edit", ""):
         if put_back(path):
             return f"{path}: moved back to where it was before an interrupted replacement"
         os.lstat(path)
@@ -154,7 +155,7 @@ def claimed(directory: str, names: Iterable[str], *, undo: bool = False) -> Iter
 
 
 def _open_locked(path: str, undo: bool) -> int:
-    with system_errors(path, "cannot change it in place"):
+    with system_errors(path, "cannot change it in place", "" if undo else "-o OUT"):
         _check_kind(path, os.lstat(path), undo)
         fd = os.open(path, OPEN)
         try:
@@ -202,4 +203,7 @@ def _check_kind(path: str, status: os.stat_result, undo: bool) -> None:
             hint=NEW_FILE,
         )
     if not status.st_mode & 0o222:  # root would be let through
-        raise FileError("not in place: it is marked read-only", path=path, hint=f"chmod u+w it. {NEW_FILE}")
+        # Nobody else may change the mode.
+        mine = getattr(os, "geteuid", int)() in (0, status.st_uid)
+        hint = f"chmod u+w {quote(path)}, or write to a new file: -o OUT" if mine else NEW_FILE
+        raise FileError("not in place: it is marked read-only", path=path, hint=hint)

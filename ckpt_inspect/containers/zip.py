@@ -25,6 +25,7 @@ END64 = Struct("<4sQ2H2I4Q")  # 4.3.14 zip64 end of central directory record
 LOCATOR64 = Struct("<4sIQI")  # 4.3.15 zip64 end of central directory locator
 
 LOCAL_MAGIC = b"PK\x03\x04"
+ENTRY_MAGIC = b"PK\x01\x02"
 _END_SEARCH = 0xFFFF + END.size  # miniz and zipfile both look this far back
 _STORED, _DEFLATED = 0, 8
 _NO_VALUE = 0xFFFFFFFF
@@ -357,20 +358,37 @@ def _check_spans(archive: ZipArchive, spans: list[tuple[int, int]]) -> None:
 
 
 def _read_local_headers(archive: ZipArchive) -> None:
-    """A cut archive: its first record, from its local header; the lengths of others are not there (formats 1.1)."""
-    source = archive.source
-    header = source.read_at(0, LOCAL.size)
-    if len(header) < LOCAL.size:
-        return
-    _, _, flags, method, _, _, _, _, _, name_size, extra_size = LOCAL.unpack(header)
-    raw_name = source.read_at(LOCAL.size, name_size)
-    start = LOCAL.size + name_size + extra_size
-    name = raw_name.decode("utf-8", "surrogateescape")
-    archive.root, slash, rest = name.partition("/")
-    archive.root += slash
-    if flags & 1 or method != _STORED or start >= source.size or not rest:
-        return
-    record = ZipRecord(rest, source.size - start, source.slice(start, source.size - start))
-    record.archive, record.raw_name, record.flags, record.method = archive, raw_name, flags, method
-    record.compressed, record.header_offset = record.nbytes, 0
-    archive.records[rest] = record
+    """A cut archive: its records as far as local headers tell their lengths, and the first that tells none.
+
+    torch's headers never do (formats 1.1), those of most other programs do.
+    """
+    source, position = archive.source, 0
+    while True:
+        header = source.read_at(position, LOCAL.size)
+        if len(header) < LOCAL.size or header[:4] != LOCAL_MAGIC:
+            return
+        _, _, flags, method, _, _, crc, compressed, nbytes, name_size, extra_size = LOCAL.unpack(header)
+        raw_name = source.read_at(position + LOCAL.size, name_size)
+        start = position + LOCAL.size + name_size + extra_size
+        name = raw_name.decode("utf-8", "surrogateescape")
+        if not position:
+            archive.root, slash, _ = name.partition("/")
+            archive.root += slash
+        if flags & 1 or start >= source.size or not name.startswith(archive.root):
+            return
+        told = not flags & 8
+        if not told:
+            compressed = nbytes = source.size - start
+        if (not told and method != _STORED) or start + compressed > source.size:
+            return
+        if name != archive.root and not name.endswith("/") and method in (_STORED, _DEFLATED):
+            stored = source.slice(start, compressed)
+            short = name[len(archive.root) :]
+            record = ZipRecord(short, nbytes, stored if method == _STORED else Inflated(stored, nbytes, short))
+            record.archive, record.raw_name, record.flags, record.method = archive, raw_name, flags, method
+            record.compressed, record.header_offset = compressed, position
+            record.crc = (crc or None) if told else None
+            archive.records.setdefault(short, record)
+        if not told:
+            return
+        position = start + compressed

@@ -119,6 +119,7 @@ def read_source(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
 def _similar(path: str) -> str | None:
     """Names like the one that is not there."""
     from difflib import get_close_matches
+    from shlex import quote
 
     folder, name = os.path.split(path)
     try:
@@ -126,4 +127,4 @@ def _similar(path: str) -> str | None:
     except OSError:
         return None
     close = get_close_matches(name, names, n=3, cutoff=0.6)
-    return f"Did you mean {' or '.join(os.path.join(folder, match) for match in close)}?" if close else None
+    return f"Did you mean {' or '.join(quote(os.path.join(folder, match)) for match in close)}?" if close else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
+from ..containers.zip_walk import is_as_described, listed_checksums
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
@@ -15,6 +16,7 @@ from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
 from . import official
 
+UNPROVED = "has lost its checksum: nothing proves that it is what was written"
 WRONG_CHECKSUM = "fails its checksum: it was damaged after it was written"
 
 
@@ -99,6 +101,11 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
             )
         raise
     container.graphs[name] = pickle
+    if archive.truncated:
+        proved = _is_proved(archive, record, pickle)
+        if not proved:
+            why = WRONG_CHECKSUM if proved is not None else UNPROVED
+            problems.append(Problem(f"record {name} {why}", name))
     if not archive.truncated:
         if record.crc is not None and _crc(source) != record.crc:
             problems.append(Problem(f"record {name} {WRONG_CHECKSUM}", name))
@@ -107,6 +114,15 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
         if pickle.end != record.nbytes:
             container.facts[f"{name} trailing"] = f"{record.nbytes - pickle.end:,} bytes after STOP"
     return pickle
+
+
+def _is_proved(archive: ZipArchive, record: ZipRecord, pickle: Pickle) -> bool | None:
+    """Whether the pickle of an archive without a directory is what was written; None: nothing tells."""
+    if not record.flags & 8:
+        return record.crc is None or _crc(record.source) == record.crc
+    described = is_as_described(record.source, 0, pickle.end)
+    listed = listed_checksums(archive.source, archive.root).get(record.name) if described is None else None
+    return described if listed is None else _crc(record.source.slice(0, pickle.end)) == listed or None
 
 
 def _crc(source: Source) -> int:
@@ -148,21 +164,23 @@ def _not_a_checkpoint(source: Source, archive: ZipArchive) -> CheckpointError:
             path=source.path,
             hint="Download or copy it again.",
         )
-    return FormatError(*_plain_zip(archive), path=source.path)
+    text, next_step = _plain_zip(archive, source.path)
+    return FormatError(text, path=source.path, hint=next_step)
 
 
-def _plain_zip(archive: ZipArchive) -> tuple[str]:
+def _plain_zip(archive: ZipArchive, path: str) -> tuple[str, str | None]:
+    """What it is, and what to type next."""
     everything = [archive.root + name for name in archive.records] + archive.outside
     listed = ", ".join(repr(name[:60]) for name in everything[:4]) + (", …" if len(everything) > 4 else "")
     if everything and all(name.endswith(".npy") for name in everything):
-        return ("a numpy .npz archive, not a checkpoint; open it with numpy.load",)
+        return "a numpy .npz archive, not a checkpoint", "Open it with numpy.load."
     if "[Content_Types].xml" in everything:
-        return ("an Office document (zip), not a checkpoint",)
+        return "an Office document (zip), not a checkpoint", None
     if "data.pkl" in archive.outside:
-        return ("a zip archive with data.pkl at its top, where torch.save writes NAME/data.pkl: torch refuses it",)
+        text = "a zip archive with data.pkl at its top, where torch.save writes NAME/data.pkl: torch refuses it"
+        return text, official.zipped_again(path)
     pickles = [name for name in everything if name.rpartition("/")[2] == "data.pkl"]
     if pickles:
-        return (
-            f"a zip archive around an unpacked checkpoint: {pickles[0][:80]!r} is deeper than torch looks; unzip it first",
-        )
-    return (f"a zip archive, not a checkpoint: it holds {listed or 'nothing'}",)
+        text = f"a zip archive around an unpacked checkpoint: {pickles[0][:80]!r} is deeper than torch looks"
+        return text, official.zipped_again(path, pickles[0].split("/")[:-1])
+    return f"a zip archive, not a checkpoint: it holds {listed or 'nothing'}", None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import closing
 from shlex import quote
 from typing import Any
 
-from ..errors import FileError, FormatError, SelectionError
+from ..errors import CheckpointError, FileError, FormatError, SelectionError
 from ..model.checkpoint import Checkpoint
 from ..pickles.limits import Limits
 from . import official, sharded
 
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".t7", ".th", ".pkl", ".tar")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<n>\d{5})-of-(?P<of>\d{5})(?P<suffix>\.\w+)")
 _NOT_WEIGHTS = frozenset(
     [
         "training_args.bin",
@@ -46,6 +49,8 @@ def read(path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpo
         )
     weights = [name for name in names if name.endswith(_WEIGHTS) and name not in _NOT_WEIGHTS and _is_file(path, name)]
     choice = indexes or weights
+    if not indexes:
+        _raise_if_shards(path, weights)
     if len(choice) == 1:
         checkpoint: Checkpoint = open_file(os.path.join(path, choice[0]))
         return _with_siblings(checkpoint, path, names, choice)
@@ -58,24 +63,62 @@ def read(path: str, open_file: Any, limits: Limits, open_source: Any) -> Checkpo
         )
     listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     raise FormatError(
-        f"a directory that holds no checkpoint ({listed or 'it is empty'})", path=path, hint=_look_inside(path, names)
+        f"a directory that holds no checkpoint ({listed or 'it is empty'})",
+        path=path,
+        hint=_look_inside(path, names, open_source),
     )
 
 
-def _look_inside(path: str, names: list[str]) -> str | None:
+def _raise_if_shards(path: str, weights: list[str]) -> None:
+    """Files that call themselves parts of one checkpoint, of which an index would say how they go together."""
+    found = [match for match in map(_SHARD.fullmatch, weights) if match is not None]
+    if len(found) != len(weights) or len({(match["stem"], match["of"], match["suffix"]) for match in found}) != 1:
+        return
+    stem, total, suffix = found[0]["stem"], int(found[0]["of"]), found[0]["suffix"]
+    if total < 2:
+        return
+    index = f"{stem}{suffix}.index.json"
+    count = f"{total:,}" if len(found) == total else f"{len(found):,} of {total:,}"
+    raise SelectionError(
+        f"{count} shards of one checkpoint, without the index that lists them: {index}",
+        path=path,
+        hint=f"Download the index too; or look at one shard: ckpt info {quote(os.path.join(path, found[0][0]))}",
+    )
+
+
+def _look_inside(path: str, names: list[str], open_source: Any) -> str | None:
     """Directories inside that look like checkpoints: ``checkpoint-500``, a hub's ``snapshots/HASH``."""
     below = [name for name in names if os.path.isdir(os.path.join(path, name))]
     if "snapshots" in below:
-        return _look_inside(os.path.join(path, "snapshots"), sorted(os.listdir(os.path.join(path, "snapshots"))))
+        snapshots = os.path.join(path, "snapshots")
+        return _look_inside(snapshots, sorted(os.listdir(snapshots)), open_source)
     for name in below[:100]:
         inner = os.path.join(path, name)
         try:
             found = os.listdir(inner)
         except OSError:
             continue
-        if any(file.endswith((*_WEIGHTS, ".index.json", ".distcp")) for file in found):
+        weights = [os.path.join(inner, file) for file in found if file.endswith(_WEIGHTS)]
+        if any(file.endswith((".index.json", ".distcp")) for file in found) or any(
+            _looks_like_one(file, open_source) for file in weights[:20]
+        ):
             return f"Look into it: ckpt info {quote(inner)}"
     return None
+
+
+def _looks_like_one(path: str, open_source: Any) -> bool:
+    """Whether a file begins as some format does: programs are called ``.bin`` too."""
+    from . import FORMATS
+
+    if not os.path.isfile(path):
+        return False
+    try:
+        opened, source, _ = open_source(path)
+    except CheckpointError:
+        return False
+    with closing(opened):
+        head = source.read_at(0, 4096)
+        return any(format.matches(head, source) for format in FORMATS)
 
 
 def _is_file(folder: str, name: str) -> bool:
@@ -83,7 +126,7 @@ def _is_file(folder: str, name: str) -> bool:
 
 
 def _with_siblings(checkpoint: Checkpoint, path: str, names: list[str], opened: list[str]) -> Checkpoint:
-    shards = {os.path.basename(container.path) for container in checkpoint.containers}
+    shards = {os.path.basename(container.path) for container in checkpoint.containers} | sharded.names(checkpoint)
     checkpoint.siblings = [name for name in names if name not in opened and name not in shards]
     checkpoint.path = path
     return checkpoint

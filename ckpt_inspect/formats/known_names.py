@@ -349,11 +349,12 @@ _ACTING_METHODS = frozenset(["share_memory_", "map_", "map2_", "apply_", "regist
 def torch_function(module: str, name: str) -> str | None:
     """``torch.relu`` for ``torch._C`` / ``_VariableFunctionsClass.relu``, which is how torch's own functions are pickled.
 
-    None for whatever else hangs on that class: private names, and functions that open files. Naming such a function is
-    usual in modules that were saved whole (``self.act = torch.relu``); calling it is not.
+    Before torch 1.5.1 that class was ``_VariableFunctions``. Naming such a function is usual in modules that were saved
+    whole (``self.act = torch.relu``), calling it is not. None for whatever else hangs there: private names, and functions
+    that open files.
     """
     owner, _, function = name.rpartition(".")
-    if module != "torch._C" or owner != "_VariableFunctionsClass" or not _PUBLIC(function):
+    if module != "torch._C" or owner not in ("_VariableFunctionsClass", "_VariableFunctions") or not _PUBLIC(function):
         return None
     full = f"torch.{function}"
     return full if _torch(full, ["torch", function]) != NO_BUSINESS else None

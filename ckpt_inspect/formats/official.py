@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from shlex import quote
 
 from ..errors import UnsupportedError
@@ -35,3 +36,20 @@ def unzipped(path: str) -> UnsupportedError:
         path=path,
         hint=f"Zip it again, uncompressed: (cd {quote(folder)} && zip -0 -r {quote(name + '.pt')} {quote(name)})",
     )
+
+
+def zipped_again(path: str, inside: Sequence[str] = ()) -> str | None:
+    """The hint for an archive whose pickle lies too high or, below ``inside``, too deep."""
+    if any(name in ("", ".", "..") or name.startswith("-") for name in inside):
+        return None  # no way that unzip and a shell would take as well
+    folder, name = os.path.split(path)
+    stem = os.path.splitext(name)[0]
+    unzipped, out = f"{stem}.unzipped", f"{stem}.zipped.pt"
+    up = [unzipped, *inside[:-1]]  # where the directory lies whose name is to lead every record
+    target = "/".join([".."] * len(up) + [out]) if inside else out
+    root = inside[-1] if inside else unzipped
+    enter = f"cd {quote('/'.join(up))} && " if inside else ""
+    command = f"unzip -q {quote(name)} -d {quote(unzipped)} && {enter}zip -q -0 -r {quote(target)} {quote(root)}"
+    if folder:
+        command = f"cd {quote(folder)} && {command}"
+    return f"Zip it again, one directory around it: ({command})"

@@ -40,12 +40,14 @@ class Stock(NamedTuple):
         head: its first bytes, as many as can be trusted; None: none of it.
         why: why not all of it can be.
         dtype: of the tensors in it, which says what it is filled with.
+        unproved: whether the file ends where its checksum should be.
     """
 
     nbytes: int
     head: Source | None
     why: str
     dtype: str
+    unproved: bool = False
 
     @property
     def there(self) -> int:
@@ -200,7 +202,9 @@ def zip_contents(
             known.add(name)
             contents.append(Content(name, stock.pieces(fill, "big" if big else "little")))
     others = [
-        name for name in container.records if name in whole and not name.startswith("data/") and name not in _LEFT_OUT
+        name
+        for name in container.records
+        if name in whole and not name.startswith("data/") and name not in _LEFT_OUT and _is_text(name)
     ]
     for name in others:
         if name not in ("data.pkl", "byteorder", "version"):
@@ -209,6 +213,15 @@ def zip_contents(
     version = container.records.get("version")
     text = version.source.read_at(0, 16) if version is not None and "version" in whole else b"3\n"
     return [*contents, Content("version", [text])]
+
+
+def _is_text(name: str) -> bool:
+    """A name with a bit flipped may be none: programs would refuse the whole archive for it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def zip_pieces(root: str, contents: list[Content]) -> Iterator[Piece]:

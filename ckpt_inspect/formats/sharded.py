@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from shlex import quote
 from typing import Any
 
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError
@@ -47,6 +48,12 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits, open_
     formats = dict.fromkeys(shard.format for shard in checkpoint.parts)
     checkpoint.facts["writer"] = f"{' and '.join(formats) or 'no'} shards"
     return finish(checkpoint)
+
+
+def names(checkpoint: Checkpoint) -> set[str]:
+    """The shards of a checkpoint by their names in the index, those that cannot be opened too."""
+    indexes = (container.graphs.get("index") for container in checkpoint.containers)
+    return {name for index in indexes if isinstance(index, dict) for name in index["weight_map"].values()}
 
 
 def _once(open_file: Any) -> Any:
@@ -101,9 +108,11 @@ def _add_shard(
         if isinstance(error, FileNotFoundError):
             listed = ", ".join(sorted(wanted))
             text = f"shard {name[:255]} is missing: {len(wanted)} tensors ({listed})"
-            checkpoint.problems.append(Problem(text, name, sorted(wanted)))
+            hint = f"Download what is missing again, into {quote(folder or '.')}"
+            checkpoint.problems.append(Problem(text, name, sorted(wanted), hint=hint))
         else:
-            checkpoint.problems.append(Problem(f"shard {name[:255]}: {error.message}", name, sorted(wanted)))
+            text = f"shard {name[:255]}: {error.message}"
+            checkpoint.problems.append(Problem(text, name, sorted(wanted), hint=error.hint))
         return
     checkpoint.size += shard.size
     checkpoint.parts.append(shard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..dtypes import DType
 from ..errors import CorruptError, LimitError
@@ -124,6 +124,76 @@ def _collect(storages: Storages, pickle: Pickle) -> None:
     storages.reached.clear()
 
 
+class Placed(NamedTuple):
+    """Where a storage lies, how many of its bytes can be trusted, and why that is not all of them."""
+
+    start: int
+    there: int
+    why: str
+    length_is_wrong: bool = False
+
+
+BROKEN = "bytes of it were lost, inserted or written over: what follows is not where it should be"
+UNKNOWN = "where it begins is not known: what lies before it is damaged"
+
+
+def survey(source: Source, offset: int, needed: list[tuple[int, int]]) -> list[Placed]:
+    """Where storages lie in a stream: before the bytes of each stands the number of its elements (formats 6).
+
+    Where the numbers do not fit any more, bytes were lost, inserted or written over in the storage before; those at the
+    end of the stream are found from there. A number that alone is wrong has hurt no bytes.
+
+    Args:
+        offset: of the first.
+        needed: bytes and elements of each as the pickle needs them, in the order of the stream.
+    """
+    starts: list[int] = []
+    fits: list[bool | None] = []
+    for nbytes, numel in needed:
+        count = source.read_at(offset, 8)
+        fits.append(None if len(count) < 8 else int.from_bytes(count, "little", signed=True) == numel)
+        starts.append(offset + 8)
+        offset += 8 + nbytes
+    telling = [index for index, (_, numel) in enumerate(needed) if numel]  # a length of 0 is what zeros say too
+    broken = None
+    for index, following in zip(telling, [*telling[1:], None], strict=False):
+        alone = offset == source.size if following is None else fits[following] is True
+        if fits[index] is False and not alone:
+            broken = index
+            break
+    end = len(needed) if broken is None else broken
+    found = [
+        Placed(start, max(0, min(nbytes, source.size - start)), "", fit is False)
+        for start, (nbytes, _), fit in zip(starts[:end], needed, fits, strict=False)
+    ]
+    if broken is None:
+        # bytes that follow may have been put in before: then the last storages end with the file
+        behind = _from_the_end(source, needed, starts[0]) if needed and offset < source.size else []
+        return [*found[: len(found) - len(behind)], *behind]
+    last = max((index for index in telling if index < broken), default=None)
+    if last is not None:
+        found[last] = found[last]._replace(there=0, why=BROKEN)
+    behind = _from_the_end(source, needed[broken:], starts[broken])
+    missing = len(needed) - broken - len(behind)
+    return [*found, *[Placed(0, 0, UNKNOWN)] * missing, *behind]
+
+
+def _from_the_end(source: Source, needed: list[tuple[int, int]], least: int) -> list[Placed]:
+    """The last storages of a stream, as many as the numbers before them prove."""
+    found: list[Placed] = []
+    proved, position = 0, source.size
+    for nbytes, numel in reversed(needed):
+        position -= nbytes
+        if position < least - 8:
+            break
+        if int.from_bytes(source.read_at(position - 8, 8), "little", signed=True) != numel:
+            break
+        found.append(Placed(position, nbytes, ""))
+        proved = len(found) if numel else proved
+        position -= 8
+    return found[:proved][::-1]
+
+
 def _locate(
     container: Container,
     source: Source,
@@ -136,37 +206,49 @@ def _locate(
     if type(keys.root) is not list:
         problems.append("the list of storage keys is no list")
         return
-    for position, key in enumerate(keys.root):
+    listed: list[tuple[Storage, DType]] = []
+    for key in keys.root:
         known = storages.by_key.get(str(key)) if isinstance(key, (str, int)) else None
         if known is None:
             said = repr(str(key)[:40]) if isinstance(key, (str, int)) else "with a key that is no text"
             problems.append(f"storage {said} is in the list, but not in the pickle: what follows cannot be found")
-            return
-        count = source.read_at(offset, 8)
-        storage, dtype, _ = known
-        numel = int.from_bytes(count, "little", signed=True)
-        start = offset + 8
-        if len(count) < 8 or start + storage.nbytes > source.size:
-            _cut(problems, source, offset, storages, {str(key) for key in keys.root[:position]})
-            return
-        if numel * dtype.itemsize != storage.nbytes:
+            break
+        listed.append(known[:2])
+    placed = survey(source, offset, [(s.nbytes, s.nbytes // max(dtype.itemsize, 1)) for s, dtype in listed])
+    whole: set[str] = set()
+    for (storage, dtype), place in zip(listed, placed, strict=True):
+        if place.why:
+            problems.append(Problem(f"storage {storage.id[:40]}: {place.why}", storage.id))
+            continue
+        offset = place.start + storage.nbytes
+        if place.there < storage.nbytes or place.start > source.size:
+            _cut(problems, source, place.start - 8, storages, whole)
+            break
+        if place.length_is_wrong:
+            numel = int.from_bytes(source.read_at(place.start - 8, 8), "little", signed=True)
             text = (
-                f"storage {str(key)[:40]}: the stream has {numel:,} elements where the pickle needs "
-                f"{storage.nbytes // max(dtype.itemsize, 1):,}; what follows cannot be found"
+                f"storage {storage.id[:40]}: the stream has {numel:,} elements where the pickle needs "
+                f"{storage.nbytes // max(dtype.itemsize, 1):,}: torch refuses that, its bytes are there"
             )
             problems.append(Problem(text, storage.id))
-            return
-        record = Record(str(key), storage.nbytes, source.slice(start, storage.nbytes))
-        container.records[record.name] = record
-        storage.record = record
-        offset = start + storage.nbytes
-    for part, root, _, _ in storages.views.values():
-        part.record = root.record
+        whole.add(storage.id)
+        storage.record = container.records[storage.id] = Record(
+            storage.id, storage.nbytes, source.slice(place.start, storage.nbytes)
+        )
+    if len(listed) < len(keys.root) or len(whole) < len(listed):
+        _views(storages)
+        return
+    _views(storages)
     for key_text, (storage, _, _) in storages.by_key.items():
         if storage.record is None and storage.location != "meta":
             problems.append(Problem(f"storage {key_text[:40]} is missing: {storage.nbytes:,} bytes", storage.id))
     if offset < source.size:
         container.facts["trailing"] = f"{source.size - offset:,} bytes after the last storage"
+
+
+def _views(storages: _LegacyStorages) -> None:
+    for part, root, _, _ in storages.views.values():
+        part.record = root.record
 
 
 def _cut(problems: list[str], source: Source, offset: int, storages: Storages, whole: set[str] | None = None) -> None:

@@ -56,8 +56,8 @@ def locate(
     found = walk(archive.source, archive.root, sizes, search)
     for name, walked in found.items():
         if walked.whole and name != "data.pkl":
-            source = archive.source.slice(walked.start, walked.nbytes)
-            container.records[name] = Record(name, walked.nbytes, source, walked.crc)
+            source = walked.content(archive.source)
+            container.records[name] = Record(name, source.size, source, walked.crc)
             if name in known:
                 known[name].record = container.records[name]
     order = container.records.get("byteorder")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LimitError, MissingKeyError, SelectionError
 from . import pointer as pointers
+from .spelling import quoted, unescape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,7 +124,9 @@ class Checkpoint:
             return found[0][2]
         if found:
             names = ", ".join(candidate for candidate, _, _ in found[:5])
-            raise SelectionError(f"{name!r} is in several sections: {names}", path=self.path)
+            raise SelectionError(
+                f"{name!r} is in several sections: {names}", path=self.path, hint=f"Name one: {quoted(found[0][0])}"
+            )
         raise MissingKeyError(f"no tensor is called {name!r}", path=self.path, hint=self._close_matches(name))
 
     def _find(self, name: str) -> list[tuple[str, Section, TensorInfo]]:
@@ -141,7 +145,7 @@ class Checkpoint:
             spelled for full, _, info in islice(self.tensors(), 20_000) for spelled in (full, info.key)
         )
         close = get_close_matches(name, known, n=3, cutoff=0.5) or [key for key in known if name in key][:3]
-        return f"Did you mean {' or '.join(repr(match) for match in close)}?" if close else None
+        return f"Did you mean {' or '.join(map(quoted, close))}?" if close else None
 
     # -- sections -------------------------------------------------------------------------------------
 
@@ -177,6 +181,10 @@ class Checkpoint:
         inside = {name: s for name, s in self.sections.items() if pointers.is_below(name, pointer)}
         values = [v for v in self.values if pointers.is_below(v.name, pointer) and v.name != pointer]
         if not inside and not values:
+            meant = unescape(pointer)  # as it is printed
+            if meant is not None:
+                with suppress(MissingKeyError):
+                    return self.select(meant)
             known = list(dict.fromkeys([*self.candidates(), *self.sections, *self.containers_of_values()]))
             close = get_close_matches(pointer, known, n=3, cutoff=0.5)
             listed = close or [name for name in known if name][:6]

@@ -29,6 +29,14 @@ class InputSpec(NamedTuple):
         bounds = "" if self.low is None or self.high is None else f" in {self.low:g}…{self.high:g}"
         return f"{dims} {self.dtype}{bounds}"
 
+    def typed(self, dtype: str | None = None) -> str:
+        """As it is typed, or as it would be with another dtype and the bounds that it has by itself."""
+        shape = ",".join(map(str, self.shape)) or "()"
+        if dtype is not None:
+            return f"{shape}:{dtype}"
+        bounds = "" if self.low is None or self.high is None else f":{self.low}..{self.high}"
+        return f"{shape}:{self.dtype}{bounds}" if bounds or self.dtype != "float32" else shape
+
 
 def parse_input(text: str) -> InputSpec:
     """``SHAPE[:DTYPE[:LOW..HIGH]]``; ``()`` is the shape of a scalar.

@@ -13,24 +13,28 @@ class Problem(str):
         record: name of the member of the archive, or id of the storage; None: not one of them.
         names: tensors that the problem names itself; others follow from the record.
         node: the graph node of a tensor that could not be described.
+        hint: what to do about it; None where that is not known.
         damage: False for what is odd, or not understood here, in a file that may be sound.
     """
 
-    __slots__ = ("damage", "names", "node", "record")
+    __slots__ = ("damage", "hint", "names", "node", "record")
 
     record: str | None
     names: tuple[str, ...]
     damage: bool
     node: Any
+    hint: str | None
 
     def __new__(
-        cls, text: str, record: str | None = None, names: Sequence[str] = (), damage: bool = True, node: Any = None
-    ) -> Problem:
+        cls, text: str, record: str | None = None, names: Sequence[str] = (), damage: bool = True, node: Any = None,
+        hint: str | None = None,
+    ) -> Problem:  # fmt: skip
         self = super().__new__(cls, text)
         self.record = record
         self.names = tuple(names)
         self.damage = damage
         self.node = node
+        self.hint = hint
         return self
 
     @classmethod
@@ -41,4 +45,4 @@ class Problem(str):
     def in_shard(self, name: str) -> Problem:
         """The same, as the whole says it that the shard is a part of."""
         record = f"{name}:{self.record}" if self.record else None
-        return Problem(f"shard {name}: {self}", record, self.names, self.damage, self.node)
+        return Problem(f"shard {name}: {self}", record, self.names, self.damage, self.node, self.hint)

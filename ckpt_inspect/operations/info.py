@@ -74,6 +74,7 @@ class Info:
         self.oversized = _oversized(checkpoint)
         self.globals = _globals(checkpoint)
         self.weights_only = verdict_of(checkpoint)
+        self.pickled = bool(_pickles(checkpoint))
         self.load = _load_line(self)
         self.hints = _hints(self)
 
@@ -301,7 +302,8 @@ def _hints(found: Info) -> list[Hint]:
                 if len(big.names) > 1
                 else f"{big.names[0] or 'it'} uses"
             )
-            message = f"{names} {big.used:,} of the {big.stored:,} bytes stored for it"
+            them = "them" if len(big.names) > 1 else "it"
+            message = f"{names} {big.used:,} of the {big.stored:,} bytes stored for {them}"
             if checkpoint.format in _CONVERTED:
                 arguments = f"{quoted} --slim -o {_quote(_beside(checkpoint.path, 'slim'))}"
                 hints.append(_hint("oversized", message, "convert", arguments))

@@ -13,6 +13,7 @@ from ..model.tensor import TensorInfo
 from .plain import safe, safe_dict
 
 SCHEMA = "ckpt-inspect/ls/1"
+WHOLE_KEYS = "Patterns are matched against the whole key; * crosses dots: --filter '*.weight'"
 _LARGE = 1 << 53
 
 
@@ -97,13 +98,22 @@ def pattern(globs: Sequence[str]) -> Any:
     return re.compile("|".join(translate(glob) for glob in globs)).match
 
 
+def matches_any(checkpoint: Checkpoint, globs: Sequence[str]) -> bool:
+    """Whether any tensor's key or name matches."""
+    matches = pattern(globs)
+    return any(
+        matches(checkpoint.key_in_selection(section, info.key)) or matches(name)
+        for name, section, info in checkpoint.tensors()
+    )
+
+
 def matches_nothing(globs: Sequence[str], path: str | None = None) -> RuleError:
     """What a check says that would look at nothing: that is no success."""
-    listed = ", ".join(repr(glob) for glob in globs)
-    return RuleError(
-        f"--filter {listed} matches no tensor: nothing would be checked", path=path,
-        hint="Patterns are matched against the whole key; * crosses dots: --filter '*.weight'",
-    )  # fmt: skip
+    return RuleError(f"{no_match(globs)}: nothing would be checked", path=path, hint=WHOLE_KEYS)
+
+
+def no_match(globs: Sequence[str]) -> str:
+    return f"--filter {', '.join(repr(glob) for glob in globs)} matches no tensor"
 
 
 def row_dict(row: Row) -> dict[str, Any]:

@@ -16,6 +16,11 @@ def selected(checkpoint: Checkpoint) -> str:
     return checkpoint.path if checkpoint.selected is None else f"{checkpoint.path}#{checkpoint.selected}"
 
 
+def after_options(*words: str) -> list[str]:
+    """Arguments, with what is needed before them where one looks like an option."""
+    return ["--", *words] if any(word.startswith("-") for word in words) else list(words)
+
+
 def model_words(model: Model) -> list[str]:
     """``pkg.mod:Net --kwargs '{"classes": 2}'``"""
     words = [model.spec]

@@ -48,7 +48,7 @@ def save_npy(checkpoint: Checkpoint, name: str, out: str, slice: str | None = No
     header = f"{{'descr': '{_CODES[dtype]}', 'fortran_order': False, 'shape': {shape}, }}"
     header += " " * (-(len(header) + 11) % 64) + "\n"
     head = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode("latin-1")
-    replace_file(out, (piece for part in ([head], body) for piece in part), force=force)
+    replace_file(out, (piece for part in ([head], body) for piece in part), force=force, out="--save FILE")
     return dtype
 
 

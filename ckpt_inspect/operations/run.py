@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from shlex import join
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SelectionError
+from ..errors import ModelError, SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
-from .naming import selected
+from .naming import model_words, selected
 from .plain import safe
-from .trial import forward_dict, load
+from .trial import as_indices, forward_dict, load
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,7 +121,12 @@ def run(
         module = load_script(checkpoint.path, target)
         name = str(getattr(module, "original_name", type(module).__name__))
     fed = make_inputs(inputs, seed, target)
-    parts, why = watch(module, fed)
+    try:
+        parts, why = watch(module, fed)
+    except ModelError as error:
+        words = ["ckpt", "run", selected(checkpoint), *(["--model", *model_words(model)] if model is not None else [])]
+        error.hint = as_indices(error, inputs, words) or error.hint
+        raise
     why = "; ".join(filter(None, [why, rebuilt[1] if rebuilt is not None else None])) or None
     forward = run_forward(module, fed)
     parts[0] = parts[0]._replace(outputs=[output.shape for output in forward.outputs])

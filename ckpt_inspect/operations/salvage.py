@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -10,10 +11,13 @@ from typing import Any
 from ..containers import output
 from ..containers.copying import Piece, size_of
 from ..containers.zip import without_directory
-from ..containers.zip_walk import Walked, checksum
+from ..containers.zip_walk import Walked, crc_of
+from ..dtypes import ITEMSIZE
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
 from ..formats import open_checkpoint, open_source, salvaging, split_section, torch_zip
+from ..formats.archive import WRONG_CHECKSUM
 from ..formats.salvaging import Stock, end_of
+from ..formats.torch_legacy import survey
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
@@ -23,12 +27,13 @@ from ..model.storage import Container, Record, Storage
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT
 from .plain import safe
-from .verify import Verification, archive_of, components, verify
+from .verify import Verification, archive_of, components, verify, verify_file
 
 SCHEMA = "ckpt-inspect/salvage/1"
 FILLS = (salvaging.ZEROS, salvaging.NAN)
 FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
 _CHANGED = "its bytes fail their checksum"
+_UNSUMMED = "nothing proves the values: it was written without checksums"
 
 
 class Salvage:
@@ -105,11 +110,23 @@ def salvage(path: str, out: str | None = None, *, fill: str | None = None, force
                 hint=f"See what is hurt: ckpt verify {path}",
             )
         _plan(found, checkpoint)
-        if not found.rescued:
+        if not found.rescued and (found.lost or found.damaged):
             raise CorruptError("nothing in it is whole", path=path, hint=found.lost[0].why if found.lost else None)
         if out is not None:
             _write(found, checkpoint, out, force, progress)
+            unsound = _unsound(out)
+            found.notes += unsound
+            found.damaged = found.damaged or bool(unsound)
     return found
+
+
+def _unsound(out: str) -> list[str]:
+    """What ``verify`` says against what was written: some damage to a pickle is taken along, for nothing shows it."""
+    try:
+        whys = [damage.why for damage in verify_file(out).damaged]
+    except CheckpointError as error:
+        whys = [error.message]
+    return [f"what was written is not sound: {whys[0]}"] if whys else []
 
 
 def _open(path: str, found: Salvage) -> Checkpoint:
@@ -119,6 +136,9 @@ def _open(path: str, found: Salvage) -> Checkpoint:
     except LimitError:
         raise
     except CorruptError as error:
+        if os.path.isdir(path):
+            error.hint = "Each shard is a checkpoint of its own: ckpt salvage SHARD -o OUT"
+            raise
         _, source, _ = open_source(path)
         archive = without_directory(source)
         if not archive.records:
@@ -138,6 +158,8 @@ def _plan(found: Salvage, checkpoint: Checkpoint) -> None:
     checked = verify(checkpoint)
     found.damaged = not checked.ok
     found.notes += [note for note in checked.notes if "record has a checksum" in note or "edit in place" in note]
+    if any(part.format in ("torch-legacy", "safetensors") for part in (checkpoint, *checkpoint.parts)):
+        found.notes.append("nothing proves the values: this format has no checksums")
     why = {damage.record: damage.why for damage in checked.damaged if damage.record is not None}
     if checkpoint.format == "sharded":
         _plan_shards(found, checkpoint, checked, why)
@@ -148,15 +170,18 @@ def _plan(found: Salvage, checkpoint: Checkpoint) -> None:
 def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[str, str]) -> None:
     container = checkpoint.containers[0]
     pickle = _pickle_of(container)
-    if pickle is not None and "data.pkl" in why and "checksum" in why["data.pkl"]:
+    if pickle is not None and why.get("data.pkl", "").endswith(WRONG_CHECKSUM):
         raise CorruptError(
             "its pickle fails its checksum: which tensor is which cannot be told for certain",
             path=checkpoint.path,
             record="data.pkl",
             hint="If it still loads with torch.load, look at the result with care and save it anew.",
         )
-    stocks = _stocks(checkpoint, container, why)
+    if pickle is not None and "data.pkl" in why:
+        found.notes.append(f"record data.pkl {why['data.pkl']}: which tensor is which is as it says")
+    stocks = _stocks(checkpoint, container, why, found.notes)
     lost, kept = _sort(checkpoint, stocks)
+    _note_unproved(found, checkpoint, stocks, set(kept))
     for problem in map(Problem.of, checkpoint.problems):
         if problem.node is not None:  # a tensor that could not even be described
             lost[id(problem.node)] = [Lost(name, problem.partition(": ")[2]) for name in problem.names]
@@ -181,6 +206,22 @@ def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[s
         found.archives[name] = (archive.root, contents)
 
 
+def _note_unproved(found: Salvage, checkpoint: Checkpoint, stocks: Mapping[str, Stock], kept: set[str]) -> None:
+    """Name the tensors in the one record that ends with the file: its checksum would have stood behind it."""
+    names = [
+        name
+        for name, _, info in checkpoint.tensors()
+        if name in kept
+        and any(
+            part.storage is not None and part.storage.id in stocks and stocks[part.storage.id].unproved
+            for part in components(info)
+        )
+    ]
+    if names:
+        listed = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+        found.notes.append(f"the file ends where the checksum of {listed} should be: nothing proves those bytes")
+
+
 def _pickle_of(container: Container) -> Pickle | None:
     graph = container.graphs.get("data.pkl") or container.graphs.get("object")
     return graph if isinstance(graph, Pickle) else None
@@ -200,7 +241,7 @@ def _readable(record: Record) -> bool:
         return False
 
 
-def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str]) -> dict[str, Stock]:
+def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str], notes: list[str]) -> dict[str, Stock]:
     """What there is of each storage, by its id; of a legacy view, that of the storage it is a view of."""
     walked: dict[str, Walked] = {}
     archive = archive_of(container)
@@ -213,7 +254,7 @@ def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str]
             storage = part.storage
             if storage is None or storage.id in found or storage.location == "meta":
                 continue
-            found[storage.id] = _stock(part, storage, container, walked.get(storage.id), why)
+            found[storage.id] = _stock(part, storage, container, walked.get(storage.id), why, notes)
     if checkpoint.format == "torch-legacy":
         found.update(_legacy_stocks(checkpoint, container, found))
     return found
@@ -232,14 +273,26 @@ def _storages_by_name(checkpoint: Checkpoint) -> Any:
 
 
 def _stock(
-    info: TensorInfo, storage: Storage, container: Container, walked: Walked | None, why: Mapping[str, str]
+    info: TensorInfo,
+    storage: Storage,
+    container: Container,
+    walked: Walked | None,
+    why: Mapping[str, str],
+    notes: list[str],
 ) -> Stock:
     nbytes, reason = storage.nbytes, why.get(storage.id, "")
     if walked is not None:
-        if walked.whole and walked.crc is not None and _crc_of(container, walked) != walked.crc:
+        if walked.why:
+            return Stock(nbytes, None, walked.why, info.dtype)
+        if walked.whole and walked.crc is not None and crc_of(container.source, walked) != walked.crc:
             return Stock(nbytes, None, _CHANGED, info.dtype)
+        unproved = walked.whole and not walked.proof
+        if walked.whole and walked.proof == "length" and _UNSUMMED not in notes:
+            notes.append(_UNSUMMED)
+        content = walked.content(container.source)
+        there = content.size if walked.whole or walked.inflated is None else 0  # of a deflated one all or nothing
         return Stock(
-            nbytes, container.source.slice(walked.start, walked.there), _short(walked.there, nbytes), info.dtype
+            nbytes, content.slice(0, min(there, nbytes)), _short(min(there, nbytes), nbytes), info.dtype, unproved
         )
     record = storage.record
     if record is None:
@@ -259,10 +312,6 @@ def _short(there: int, nbytes: int) -> str:
     return "" if there == nbytes else f"{there:,} of its {nbytes:,} bytes are there"
 
 
-def _crc_of(container: Container, walked: Walked) -> int:
-    return checksum(container.source, walked.start, walked.nbytes)
-
-
 def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[str, Stock]) -> dict[str, Stock]:
     """Storages of a legacy stream one after the other, by the lengths that the pickle needs."""
     from ..formats.rebuild import is_storage, storage_dtype
@@ -278,16 +327,13 @@ def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[
         if dtype is not None and type(node.pid[4]) is int and isinstance(node.pid[2], (str, int)):
             lengths.setdefault(str(node.pid[2]), max(0, node.pid[4]) * dtype.itemsize)
             types.setdefault(str(node.pid[2]), dtype.name)
+    listed = [str(key) if isinstance(key, (str, int)) else "" for key in keys.root]
+    known_ones = list(itertools.takewhile(lengths.__contains__, listed))  # what follows another cannot be found
+    needed = [(lengths[name], lengths[name] // ITEMSIZE[types[name]]) for name in known_ones]
     found: dict[str, Stock] = {}
-    source, offset = container.source, keys.end
-    for key in keys.root:
-        name = str(key) if isinstance(key, (str, int)) else ""
-        if name not in lengths:
-            break  # what follows cannot be found
-        start, nbytes = offset + 8, lengths[name]
-        there = max(0, min(nbytes, source.size - start))
-        found[name] = Stock(nbytes, source.slice(start, there), _short(there, nbytes), types[name])
-        offset = start + nbytes
+    for name, (start, there, why, _) in zip(known_ones, survey(container.source, keys.end, needed), strict=True):
+        nbytes = lengths[name]
+        found[name] = Stock(nbytes, container.source.slice(start, there), why or _short(there, nbytes), types[name])
     return found
 
 
@@ -325,26 +371,50 @@ def _plan_shards(found: Salvage, checkpoint: Checkpoint, checked: Verification, 
     index = checkpoint.containers[0]
     folder = os.path.dirname(index.path)
     weight_map: dict[str, str] = index.graphs["index"]["weight_map"]
-    placed: set[str] = set()
+    placed: dict[str, str] = {}  # key -> the shard that it is in, whole or not
+    rescued: dict[str, str] = {}
+    nbytes: dict[str, int] = {}
     for shard in checkpoint.parts:
         name = os.path.relpath(shard.containers[0].path, folder or ".").replace(os.sep, "/")
         mine = {r.removeprefix(f"{name}:"): text for r, text in why.items() if r.startswith(f"{name}:")}
         _restore_ids(shard, f"{name}:")
+        of_shard = Salvage(shard.path, found.fill)
         try:
-            _plan_file(found, shard, name, mine)
+            _plan_file(of_shard, shard, name, mine)
         except CorruptError as error:
-            found.lost += [Lost(key, error.message) for key in shard.sections[""]]
-        placed.update(shard.sections[""].keys())
-    keys = [pointers.unescape(name) for name in found.rescued]
-    rescued = {key for key in keys if key in weight_map}
-    left_out = [key for key in keys if key not in weight_map]
-    if left_out:
-        found.notes.append(f"{len(left_out)} tensors in shards were not in the index: they are kept in their shards")
+            of_shard.lost = [Lost(key, error.message) for key in shard.sections[""]]
+        found.notes += [note for note in of_shard.notes if note not in found.notes]
+        found.lost += of_shard.lost
+        found.files.update(of_shard.files)
+        found.archives.update(of_shard.archives)
+        for key, info in shard.sections[""].items():
+            if key not in placed or weight_map.get(key) == name:
+                placed[key], nbytes[key] = name, info.nbytes
+        for key in map(pointers.unescape, of_shard.rescued):
+            if key not in rescued or weight_map.get(key) == name:
+                rescued[key] = name
+    found.rescued = [pointers.escape(key) for key in rescued]
+    found.lost = [lost for lost in found.lost if pointers.unescape(lost.name) not in rescued]
+    missing = [key for key in rescued if key not in weight_map]
+    if missing:
+        found.notes.append(
+            f"the index did not name {len(missing):,} tensor{'s' * (len(missing) != 1)} of the shards: it does now"
+        )
     reasons = {pointers.unescape(name): damage.why for damage in checked.damaged for name in damage.names}
     found.lost += [Lost(key, reasons.get(key, "its shard is missing")) for key in weight_map if key not in placed]
     written = {*found.files, *found.archives}
-    kept = {k: n for k, n in weight_map.items() if n in written and (k in rescued or (found.fill and k in placed))}
-    text = json.dumps({**index.graphs["index"], "weight_map": kept}, indent=2) + "\n"
+    filled = placed if found.fill else {}
+    kept = {
+        k: (rescued.get(k) or filled[k]) for k in dict.fromkeys([*weight_map, *rescued]) if k in rescued or k in filled
+    }
+    for name in written - set(kept.values()):  # what is in it is in another shard, or lost
+        found.files.pop(name, None)
+        found.archives.pop(name, None)
+    document = {**index.graphs["index"], "weight_map": kept}
+    metadata = document.get("metadata")
+    if kept != weight_map and isinstance(metadata, dict) and "total_size" in metadata:
+        document["metadata"] = {**metadata, "total_size": sum(nbytes[key] for key in kept)}
+    text = json.dumps(document, indent=2) + "\n"
     found.files[os.path.basename(index.path)] = [text.encode()]
 
 

@@ -103,9 +103,9 @@ def _edited(file: NewFile) -> int:
     return sum(len(data) for _, data in plan.overwrite) + sum(map(len, plan.append)) + len(plan.last)
 
 
-def save_text(text: str, out: str, *, force: bool = False) -> None:
-    """Write a small text file whole or not at all."""
-    output.replace_file(out, [text.encode("utf-8", "surrogateescape")], force=force)
+def save_text(text: str, out: str, option: str, *, force: bool = False) -> None:
+    """Write a small text file whole or not at all; ``option`` is how the command line names it."""
+    output.replace_file(out, [text.encode("utf-8", "surrogateescape")], force=force, out=option)
 
 
 def recover(path: str) -> str:

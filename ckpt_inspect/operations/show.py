@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from math import prod
-from shlex import quote
+from shlex import join, quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.copying import Progress
@@ -21,9 +21,11 @@ from ..model.checkpoint import Checkpoint
 from ..model.graph import Opaque, Pickle
 from ..model.problem import Problem
 from ..model.section import Section, Value
+from ..model.spelling import unescape
 from ..model.tensor import TensorInfo
 from .damage import damage_of
 from .ls import Row, row_dict
+from .naming import after_options, selected
 from .operands import numbers_of, operand
 from .plain import safe, safe_dict
 from .stats import TensorStats, measure, stats_dict
@@ -141,7 +143,10 @@ def show(
         lost = [problem for problem in checkpoint.problems if name in Problem.of(problem).names]
         if lost:
             raise CorruptError(f"{name!r} cannot be shown: {lost[0]}", path=checkpoint.path) from None
-        if not _other(found, checkpoint, name, all_of_it):
+        meant = unescape(name)
+        if not _other(found, checkpoint, name, all_of_it) and (
+            meant is None or not _other(found, checkpoint, meant, all_of_it)
+        ):
             raise
         if slice is not None:
             raise SelectionError(f"{name!r} is no tensor: it has no slices", path=checkpoint.path) from None
@@ -152,8 +157,18 @@ def show(
 
 
 def find(checkpoint: Checkpoint, name: str) -> tuple[str, Section, TensorInfo]:
-    """The tensor of this name or key."""
-    info = checkpoint[name]
+    """The tensor of this name or key; where none is called so, of the one that is printed so."""
+    try:
+        info = checkpoint[name]
+    except MissingKeyError:
+        meant = unescape(name)
+        if meant is None or meant not in checkpoint:
+            raise
+        info = checkpoint[meant]
+    except SelectionError as error:
+        key = next(full for full, _, info in checkpoint.tensors() if info.key == name)
+        error.hint = f"Name one of them: {join(['ckpt', 'show', selected(checkpoint), *after_options(key)])}"
+        raise
     return next(row for row in checkpoint.tensors() if row[2] is info)
 
 

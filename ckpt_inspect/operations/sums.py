@@ -131,7 +131,7 @@ def write(checkpoint: Checkpoint, out: str, progress: Any = None, force: bool = 
     from .save import save_text
 
     made = document(checkpoint, progress)
-    save_text(json.dumps(made, indent=0) + "\n", out, force=force)
+    save_text(json.dumps(made, indent=0) + "\n", out, "--write-sums SUMS", force=force)
     return sum(len(entry["crc32"]) for entry in made["files"].values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from shlex import join
 from time import perf_counter
@@ -105,7 +106,11 @@ def trial(
     module, loaded, seconds = load(checkpoint, model, section, device)
     if not inputs:
         return Trial(loaded, seconds)
-    forward = run(module, inputs, seed, loaded)
+    try:
+        forward = run(module, inputs, seed, loaded)
+    except ModelError as error:
+        error.hint = as_indices(error, inputs, check_words(checkpoint, model)) or error.hint
+        raise
     if against is None:
         return Trial(loaded, seconds, inputs, seed, forward)
     from ..torch.forward import compare
@@ -138,6 +143,20 @@ def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str)
     except OutOfMemoryError as error:
         raise ModelError(f"{device} has no room for the weights", hint="Take another: --device cpu") from error
     return module, loaded, perf_counter() - start
+
+
+# What torch says of embeddings and subscripts that were given other numbers.
+_WANTS_INDICES = re.compile(
+    r"scalar types: (Long|Int)|type Long|used as indices|indices.*(integer|Long|Int)|Long, ?Int"
+)
+
+
+def as_indices(error: ModelError, inputs: Sequence[InputSpec], words: list[str]) -> str | None:
+    """The command with whole numbers where a model takes its input for indices; None if that is not what it says."""
+    typed = [one.typed("int64") if one.dtype == "float32" else one.typed() for one in inputs]
+    if not _WANTS_INDICES.search(error.message) or typed == [one.typed() for one in inputs]:
+        return None
+    return f"It takes them for indices: {join([*words, *(word for text in typed for word in ('--input', text))])}"
 
 
 def run(module: nn.Module, inputs: Sequence[InputSpec], seed: int, loaded: Loaded) -> Forward:

@@ -9,7 +9,7 @@ from ..containers.checksums import Span, checksums
 from ..containers.copying import check_unchanged
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
-from ..errors import CheckpointError, CorruptError, LimitError, UnsupportedError
+from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
 from ..formats.archive import WRONG_CHECKSUM
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
@@ -251,8 +251,8 @@ _NOTABLE = ("oddities", "trailing", "edit in place")
 
 def archive_of(container: Container) -> ZipArchive | None:
     """The zip archive that a container is, None if it is none."""
-    first = next(iter(container.records.values()), None)
-    return first.archive if isinstance(first, ZipRecord) else None
+    members = (record.archive for record in container.records.values() if isinstance(record, ZipRecord))
+    return next(members, None)
 
 
 def is_whole(info: TensorInfo) -> bool:
@@ -271,18 +271,24 @@ def _is_there(storage: Storage) -> bool:
 
 def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> None:
     """What reading the structure met already."""
-    cut = []
+    cut, summed = [], _summed(checkpoint)
     if any("file is cut" in problem for problem in checkpoint.problems):
         cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info)]
     for text in checkpoint.problems:
         problem = Problem.of(text)
-        if problem.endswith(WRONG_CHECKSUM):
+        if problem.endswith(WRONG_CHECKSUM) and str(problem.record).rpartition(":")[2] in summed:
             continue  # the checksums of all records come below
         if not problem.damage:
             found.notes.append(problem)
             continue
-        why = problem.removeprefix(f"record {problem.record} ")
+        why = problem.removeprefix(f"record {problem.record} ").removeprefix(f"storage {problem.record}: ")
         found.add(problem.record, why, cut if "file is cut" in problem else names.of_problem(problem))
+
+
+def _summed(checkpoint: Checkpoint) -> set[str]:
+    """Records whose checksums are compared anyway; of an archive without a directory, the pickle's is not."""
+    members = (item for container in checkpoint.containers for item in container.records.items())
+    return {name for name, record in members if record.crc is not None}
 
 
 def _check_archive(
@@ -364,6 +370,8 @@ def _check_values(found: Verification, checkpoint: Checkpoint) -> None:
     for same in views.values():
         try:
             counted = not_finite(same[0][1])
+        except FileError:  # the disk does not give them
+            raise
         except CheckpointError:  # not there, which is said already, or a dtype without plain values
             skipped += 1
             continue

@@ -125,10 +125,13 @@ def _value(value: Value, all_of_it: bool) -> Line:
 def _weights_only(info: Info, all_of_it: bool) -> Iterator[Line]:
     found = info.weights_only
     torch = found.to_dict()["torch"]
-    if not found.ok:
+    if info.checkpoint.problems:
+        if info.pickled:  # a file without pickles has no such question
+            yield from _row("weights_only", f"no, for torch {torch}: see problems", "bad")
+    elif not found.ok:
         shown = found.blocked if all_of_it else found.blocked[:6]
         left = len(found.blocked) - len(shown)
         blocked = ", ".join(shown) + (f" and {left} more" if left else "")
         yield from _row("weights_only", f"no, for torch {torch}: {escape(blocked)}", "bad")
-    elif info.globals:  # a file without pickles has no such question
+    elif info.globals:
         yield from _row("weights_only", f"yes: torch {torch} loads it with weights_only=True", "good")

@@ -27,10 +27,13 @@ def lines(found: Shown, columns: int | None = None) -> Iterator[Line]:
         yield _labelled("slice", f"shape {shape(found.sliced)}")
         if found.note:
             yield _labelled("values", escape(found.note))
-        yield from _values(found.values, columns)
+        if 0 in found.sliced:
+            yield _labelled("values", "none")
+        else:
+            yield from _values(found.values, columns)
         return
     yield from _numbers(found)
-    if found.values is not None:
+    if found.values is not None and found.row.info.numel:
         yield from _values(found.values, columns)
 
 
@@ -74,6 +77,9 @@ def _numbers(found: Shown) -> Iterator[Line]:
     if found.note:
         yield _labelled("values", escape(found.note))
     if found.stats is None:
+        return
+    if not found.row or not found.row.info.numel:
+        yield _labelled("values", "none")
         return
     facts = stats_dict(found.stats)
     shown = [

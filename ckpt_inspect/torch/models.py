@@ -6,6 +6,7 @@ this package imports code of the user's, and nothing that a checkpoint names is 
 
 from __future__ import annotations
 
+import ast
 import copy
 import difflib
 import importlib
@@ -151,7 +152,7 @@ def _find(spec: str) -> Any:
     if not is_spec(spec) or (os.path.isfile(where) and not where.endswith(".py")):
         _refuse_spec(spec)
     _append_path(os.getcwd())
-    module = _import_file(where, spec) if where.endswith(".py") else importlib.import_module(where)
+    module = _import_file(where, spec) if where.endswith(".py") else _import_module(where, spec)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -168,10 +169,39 @@ def _append_path(folder: str) -> None:
         sys.path.append(folder)
 
 
+def _import_module(where: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if not f"{where}.".startswith(f"{error.name}."):  # one that their code wants
+            raise
+        there = _code_in(os.getcwd())
+        hint = "It is looked for in this directory and among what is installed; or name its file: path/to/file.py:Net"
+        raise ModelError(
+            f"{spec} cannot be imported: {said(error)}", hint=_nearly(f"{where}.py", there, spec) or hint
+        ) from error
+
+
+def _code_in(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder or ".") if name.endswith(".py"))
+    except OSError:
+        return []
+
+
+def _nearly(name: str, there: list[str], spec: str) -> str | None:
+    close = difflib.get_close_matches(name.removesuffix(".py"), [file.removesuffix(".py") for file in there], n=1)
+    return f"Did you mean {close[0]}.py:{spec.rpartition(':')[2]}?" if close else None
+
+
 def _import_file(path: str, spec: str) -> ModuleType:
     path = os.path.abspath(path)
     if not os.path.isfile(path):
-        raise ModelError("there is no such file of Python code", path=spec.rpartition(":")[0])
+        given = spec.rpartition(":")[0]
+        shown = os.path.dirname(given)
+        there = [os.path.join(shown, name) for name in _code_in(shown)]
+        hint = f"There is: {', '.join(there[:6])}" if there else "Name it as seen from here: path/to/file.py:Net"
+        raise ModelError("there is no such file of Python code", path=given, hint=_nearly(given, there, spec) or hint)
     folder, name = os.path.dirname(path), os.path.basename(path)[: -len(".py")]
     dotted = name
     while os.path.exists(os.path.join(folder, "__init__.py")):  # of a package: its relative imports work then
@@ -210,7 +240,26 @@ def _refuse_spec(spec: str) -> NoReturn:
         )
     meant = spec.rpartition(".")
     hint = f"For example: {meant[0]}:{meant[2]}" if meant[0] and ":" not in spec and not spec.endswith(".py") else None
+    file = spec if spec.endswith(".py") else spec.replace(".", os.sep) + ".py"
+    if hint is None and ":" not in spec and os.path.isfile(file):
+        hint = _classes_in(file, spec)
     raise ModelError(f"{spec!r} is no model: name it pkg.mod:Net or path/to/file.py:Net", hint=hint)
+
+
+def _classes_in(path: str, spec: str) -> str | None:
+    """The classes of modules in a file, which is read and not run."""
+    try:
+        with open(path, "rb") as file:
+            body = ast.parse(file.read()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    found: list[str] = []
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            bases = [ast.unparse(base) for base in node.bases]
+            if any(base.startswith(("nn.", "torch.nn.")) or base.endswith("Module") or base in found for base in bases):
+                found.append(node.name)
+    return f"There is: {', '.join(f'{spec}:{name}' for name in found[:6])}" if found else None
 
 
 def _place(module: ModuleType) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import FIXTURES, Run
+from tests.conftest import FIXTURES, Run, in_process
 
 TENSOR_KEYS = [
     "name", "section", "key", "dtype", "shape", "stride", "storage_offset", "device", "nbytes", "storage",
@@ -217,6 +218,15 @@ def test_odd_keys_stay_on_one_line(ckpt: Run, tmp_path: Path) -> None:
     assert [row["key"] for row in rows] == keys
 
 
+@pytest.mark.parametrize("command", ["ls", "tree"])
+def test_a_filter_that_matches_nothing_is_said(command: str, ckpt: Run) -> None:
+    done = ckpt(command, "lenet.pt", "run.ckpt", "--filter", "*.wieght")
+    assert done.returncode == 0  # nothing found (design 3)
+    assert "--filter '*.wieght' matches no tensor" in done.stderr
+    assert not ckpt(command, "lenet.pt", "run.ckpt", "--filter", "module.fc2.weight").stderr
+    assert not ckpt(command, "lenet.pt", "--filter", "*.wieght", "--json").stderr
+
+
 def test_filter_and_sort(ckpt: Run) -> None:
     biases = [line.split("\t")[0] for line in ckpt("ls", "lenet.pt", "--filter", "*.bias").stdout.splitlines()]
     assert biases == ["conv1.bias", "conv2.bias", "fc1.bias", "fc2.bias", "fc3.bias"]
@@ -273,3 +283,57 @@ def test_completion(ckpt: Run) -> None:
     assert complete(ckpt, "ckpt tree run.ckpt#mod") == ["run.ckpt#model_state_dict"]
     assert complete(ckpt, "ckpt ls run.ckpt --filter module.fc2") == ["module.fc2.weight", "module.fc2.bias"]
     assert complete(ckpt, "ckpt tree run.ck") == []  # the shell itself knows files
+
+
+ODD = ["we ird 'k\"ey\n", "\u202eevil", "x\x1b[31m", "back\\slash\n", "\\n", "tab\t/s"]
+
+
+def test_printed_names_can_be_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*arguments: str) -> str:
+        assert in_process(list(arguments)) == 0, arguments
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    torch.save({name: {"w": torch.full((2,), float(i))} for i, name in enumerate(ODD)}, "odd.pt")
+    rows = said("ls", "odd.pt").splitlines()
+    assert len(rows) == len(ODD)
+    for i, row in enumerate(rows):
+        name = row.split("\t")[0]
+        assert json.loads(said("show", "odd.pt", name, "--slice", ":", "--json"))["values"] == [i, i]
+        assert said("ls", f"odd.pt#{name.rpartition('/')[0]}").startswith("w\tfloat32")
+    # the newline and the two characters that spell it: each is what it is called
+    torch.save({"a\n": torch.zeros(1), "a\\n": torch.ones(1)}, "both.pt")
+    assert json.loads(said("show", "both.pt", "a\\n", "--slice", ":", "--json"))["values"] == [1]
+
+
+def test_what_was_meant_is_a_word_of_the_shell(tmp_path: Path, ckpt: Run) -> None:
+    torch.save({ODD[0]: torch.ones(2), "b": {"w": torch.ones(1)}, "c": {"w": torch.ones(1)}}, tmp_path / "odd.pt")
+    done = ckpt("show", "odd.pt", "we ird key", cwd=tmp_path)
+    word = done.stderr.splitlines()[1].strip().removeprefix("Did you mean ").removesuffix("?")
+    assert ckpt("show", "odd.pt", *shlex.split(word), cwd=tmp_path).returncode == 0
+    hint = ckpt("show", "odd.pt", "w", cwd=tmp_path).stderr.splitlines()[1]
+    command = shlex.split(hint.partition("of them: ")[2])
+    assert command == ["ckpt", "show", "odd.pt", "b/w"]
+    assert ckpt(*command[1:], cwd=tmp_path).returncode == 0
+
+
+def test_a_file_that_looks_like_an_option(tmp_path: Path, ckpt: Run) -> None:
+    torch.save({"w": torch.ones(1)}, tmp_path / "-dash x.pt")
+    for argument in ("-dash x.pt", "-dash x.pt#w"):
+        done = ckpt("ls", argument, cwd=tmp_path)
+        assert done.returncode == 2
+        assert shlex.split(done.stderr.partition("is meant: ")[2]) == ["ckpt", "ls", f"./{argument}"]
+    assert ckpt("ls", "./-dash x.pt", cwd=tmp_path).returncode == 0
+    assert "--help" in ckpt("ls", "--nope", cwd=tmp_path).stderr
+
+
+def test_an_oversized_storage_is_said_in_whole_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    big = torch.zeros(5000)
+    torch.save({"w": big[:2], "b": big[5]}, tmp_path / "two.pt")
+    torch.save({"w": big[:2]}, tmp_path / "one.pt")
+    for name, said in (("two.pt", "w and 1 more use 12 of the 20,000 bytes stored for them"),
+                       ("one.pt", "w uses 8 of the 20,000 bytes stored for it")):  # fmt: skip
+        assert in_process(["info", str(tmp_path / name)]) == 0
+        assert said in capsys.readouterr().out

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import FIXTURES, Run
+from tests.conftest import FIXTURES, Run, in_process
 
 
 @pytest.fixture
@@ -253,3 +256,64 @@ def test_bytes_read_and_written(tmp_path: Path) -> None:
     assert costs["large.pt"][0] <= costs["small.pt"][0] + 100_000  # the end record is sought in the last 64 KiB
     assert costs["large.pt"][1] <= costs["small.pt"][1] + 1000
     assert max(costs["large.pt"]) < 500_000  # modules that are imported are among it
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], int]]:
+    """Runs ``ckpt`` in a directory of somebody else's, where nothing may be written."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories are closed to others
+        folder, root = Path(name), os.geteuid() == 0
+        shutil.copy(FIXTURES / "run.ckpt", folder / "run.ckpt")
+        monkeypatch.chdir(folder)
+
+        def run(arguments: list[str]) -> int:
+            (folder / "run.ckpt").chmod(0o644)
+            assert in_process(arguments) == 0  # what it imports lies where only this user may read
+            for made in set(os.listdir(folder)) - {"run.ckpt"}:
+                (folder / made).unlink()
+            (folder / "run.ckpt").chmod(0o444)
+            folder.chmod(0o555)
+            if root:
+                os.seteuid(65534)
+            try:
+                return in_process(arguments)
+            finally:
+                if root:
+                    os.seteuid(0)
+                folder.chmod(0o755)
+
+        yield run
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="users of POSIX")
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["verify", "run.ckpt", "--write-sums", "x"], "--write-sums SUMS"),
+        (["show", "run.ckpt", "model_state_dict/module.fc2.bias", "--save", "x.npy"], "--save FILE"),
+        (["remap", "run.ckpt", "--rule", "module.** -> **", "--save-rules", "x", "--dry-run"], "--save-rules FILE"),
+        (["strip-prefix", "run.ckpt", "-o", "x.ckpt"], "-o OUT"),
+    ],
+)
+def test_another_place_is_named_as_the_command_names_it(
+    arguments: list[str], option: str, foreign: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert foreign(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1].strip() == f"Write to a place that is yours: {option}"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="users of POSIX")
+def test_only_the_owner_is_told_to_change_the_mode(
+    ckpt: Run, run_ckpt: Path, foreign: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_ckpt.chmod(0o444)
+    said = ckpt("strip-prefix", run_ckpt, "--in-place").stderr
+    command, _, rest = said.splitlines()[-1].strip().partition(", or ")
+    assert rest == "write to a new file: -o OUT"
+    subprocess.run(shlex.split(command), check=True)
+    assert ckpt("strip-prefix", run_ckpt, "--in-place").returncode == 0
+    if os.geteuid() == 0:
+        assert foreign(["add-prefix", "run.ckpt", "x", "--in-place"]) == 2
+        said = capsys.readouterr().err
+        assert "read-only" in said
+        assert said.splitlines()[-1].strip() == "Write to a new file: -o OUT"

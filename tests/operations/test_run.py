@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +318,24 @@ def test_run_on_a_gpu(tmp_path: Path) -> None:
     assert found.device == "cuda"
     assert found.ok
     assert found.parts[0].flops == counted(zoo.Cnn1(), "cnn1")[0]
+
+
+def test_a_model_that_takes_indices_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "worded.py").write_text(
+        "import torch\nfrom torch import nn\nclass Words(nn.Embedding):\n    def __init__(self):\n"
+        "        super().__init__(9, 4)\nclass Picks(nn.Linear):\n    def __init__(self):\n"
+        "        super().__init__(4, 9)\n    def forward(self, i):\n        return self.weight[i]\n"
+    )
+    torch.save(nn.Embedding(9, 4).state_dict(), "w.pt")
+    torch.save(nn.Linear(4, 9).state_dict(), "p.pt")
+    for command, file, name in (("run", "w.pt", "Words"), ("check", "w.pt", "Words"), ("run", "p.pt", "Picks")):
+        assert in_process([command, file, "--model", f"worded.py:{name}", "--input", "1,8"]) == 2
+        hint = capsys.readouterr().err.splitlines()[-1]
+        words = shlex.split(hint.partition("for indices: ")[2])
+        assert words[-1] == "1,8:int64"
+        assert in_process(words[1:]) == 0
+        capsys.readouterr()

@@ -329,6 +329,100 @@ def test_shards(tmp_path: Path) -> None:
     assert verify_file(str(out)).ok
 
 
+def _shards(folder: Path, **shards: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A directory of shards as given, whose index says the last of them for a key that is in several."""
+    folder.mkdir()
+    for name, tensors in shards.items():
+        save_file(tensors, folder / f"{name}.safetensors")
+    keys = {key: f"{name}.safetensors" for name, tensors in shards.items() for key in tensors}
+    state = {key: tensor for tensors in shards.values() for key, tensor in tensors.items()}
+    total = sum(tensor.nbytes for tensor in state.values())
+    index = {"metadata": {"total_size": total}, "weight_map": keys}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return state
+
+
+def _index_of(folder: Path) -> Any:
+    return json.loads((folder / "model.safetensors.index.json").read_text())
+
+
+def test_a_tensor_in_two_shards_counts_once(tmp_path: Path) -> None:
+    same = torch.arange(4.0)
+    state = _shards(tmp_path / "in", one={"a": torch.ones(3), "twice": same}, two={"b": torch.zeros(5), "twice": same})
+    found = salvage(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert sorted(found.rescued) == sorted(state)
+    assert not found.lost
+    assert _index_of(tmp_path / "out") == _index_of(tmp_path / "in")
+    (tmp_path / "in" / "two.safetensors").unlink()  # what it had twice is in the other
+    found = salvage(str(tmp_path / "in"), str(tmp_path / "second"))
+    assert sorted(found.rescued) == ["a", "twice"]
+    assert [lost.name for lost in found.lost] == ["b"]
+    index = _index_of(tmp_path / "second")
+    assert index == {"metadata": {"total_size": 28}, "weight_map": dict.fromkeys(["twice", "a"], "one.safetensors")}
+    assert verify_file(str(tmp_path / "second")).ok
+
+
+def test_the_index_follows_the_shards(tmp_path: Path) -> None:
+    _shards(
+        tmp_path / "in", one={"a": torch.ones(3), "c": torch.ones(2), "d": torch.ones(1)}, two={"b": torch.zeros(5)}
+    )
+    index = _index_of(tmp_path / "in")
+    index["weight_map"]["c"] = "two.safetensors"
+    del index["weight_map"]["a"]
+    (tmp_path / "in" / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = salvage(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert sorted(found.rescued) == ["a", "b", "c", "d"]
+    assert _index_of(tmp_path / "out")["weight_map"] == {
+        "c": "one.safetensors", "d": "one.safetensors", "b": "two.safetensors", "a": "one.safetensors",
+    }  # fmt: skip
+    assert verify_file(str(tmp_path / "out")).ok
+    (tmp_path / "in" / "model.safetensors.index.json").write_text('{"weight_map": {')
+    with pytest.raises(CheckpointError) as caught:
+        salvage(str(tmp_path / "in"))
+    assert "ckpt salvage SHARD -o OUT" in str(caught.value.hint)
+
+
+def test_a_name_that_is_no_text_is_left_behind(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _numbered(3, 10)
+    torch.save(state, path)
+    data = bytearray(path.read_bytes())
+    data[data.find(b"a/version") + 2] ^= 0x80
+    path.write_bytes(data)
+    _check(salvage(str(path), str(out)), out, state)
+    with zipfile.ZipFile(out) as archive:
+        assert archive.testzip() is None
+
+
+def test_a_result_that_is_not_sound_is_said(tmp_path: Path) -> None:
+    """A bit of a pickle without a checksum may be taken along: then the result does not pass ``verify`` either."""
+    path, out = tmp_path / "a.pth", tmp_path / "out.pth"
+    torch.save({"a": torch.ones(2, 3), "b": torch.ones(4)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    container = ckpt_inspect.open(path).containers[0]
+    start, end = container.graphs["object"].start, container.graphs["storage keys"].end
+    said = 0
+    for at in range(start, end):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+        with contextlib.suppress(CheckpointError):
+            found = salvage(str(path), str(out), fill="nan", force=True)
+            unsound = any("not sound" in note for note in found.notes)
+            try:
+                assert verify_file(str(out)).ok == (not unsound)
+            except CheckpointError:
+                assert unsound
+            said += unsound
+    assert said > 3
+
+
+def test_a_file_without_tensors_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": 1}, path)
+    found = salvage(str(path), str(tmp_path / "out.pt"))
+    assert not found.damaged
+    assert torch.load(tmp_path / "out.pt") == {"a": 1}
+
+
 def test_keys_with_slashes(tmp_path: Path) -> None:
     path, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
     state = {"a/b": torch.arange(4.0), "a~b": torch.arange(5.0), "z": torch.arange(500.0)}
@@ -444,3 +538,181 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "--force" in capsys.readouterr().err
     assert run(["salvage", str(FIXTURES / "run.ckpt"), "-o", str(out), "--force"]) == 0
     assert "nothing is damaged" in capsys.readouterr().out
+
+
+# -- bytes lost, inserted, written over -------------------------------------------------------------------------
+
+
+def _hurt(data: bytes, how: str, chance: random.Random, first: int, last: int) -> bytes:
+    """``data`` with one stretch between two offsets gone, doubled, or written over."""
+    at, count = chance.randrange(first, last), chance.choice([1, 4, 16, 512, 4096])
+    if how == "lost":
+        return data[:at] + data[at + count :]
+    if how == "inserted":
+        return data[:at] + chance.randbytes(count) + data[at:]
+    if how == "twice":
+        return data[: at + count] + data[at:]
+    over = data[:at] + (bytes(count) if how == "zeros" else chance.randbytes(count)) + data[at + count :]
+    return over[: len(data)]
+
+
+def _numbered(count: int, length: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    return {f"t{n}": torch.randn(length + n, generator=generator) for n in range(count)}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("how", ["lost", "inserted", "twice", "zeros", "noise"])
+def test_no_tensor_of_a_zip_comes_back_with_other_bytes(how: str, cut: bool, tmp_path: Path) -> None:
+    """Wherever it is hurt, with the directory or without: a checksum proves what is called whole."""
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _numbered(8, 300)
+    torch.save(state, path)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        directory = archive.start_dir
+    first = _extents(path)["data/0"][0]
+    chance = random.Random(f"{how} {cut}")
+    for _ in range(60):
+        hurt = _hurt(data, how, chance, first, directory)
+        path.write_bytes(hurt[: directory + len(hurt) - len(data)] if cut else hurt)
+        found = salvage(str(path), str(out), force=True)
+        _check(found, out, state)
+        assert len(found.lost) <= 5  # 4,096 bytes reach over four
+
+
+@pytest.mark.parametrize("how", ["lost", "inserted", "twice"])
+def test_no_tensor_of_a_legacy_stream_comes_back_with_other_bytes(how: str, tmp_path: Path) -> None:
+    """There are no checksums, but the lengths before the storages do not fit any more."""
+    path, out = tmp_path / "a.pth", tmp_path / "out.pth"
+    state = _numbered(8, 300)
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    sound = ckpt_inspect.open(path)
+    starts = sorted(place[1] for r in sound.containers[0].records.values() if (place := r.source.file_range()))
+    chance = random.Random(how)
+    for _ in range(60):
+        path.write_bytes(_hurt(data, how, chance, starts[0], starts[-1] - 8))
+        found = salvage(str(path), str(out), force=True)
+        assert found.lost or how == "twice"  # behind the last storage nothing is hurt
+        _check(found, out, state)
+        whole = verify_file(str(path))
+        assert {name for hurt in whole.damaged for name in hurt.names} == {lost.name for lost in found.lost}
+
+
+def test_the_rest_of_a_legacy_stream_written_over_with_zeros(tmp_path: Path) -> None:
+    """A download into a file that was made as long as it is to be."""
+    path, out = tmp_path / "a.pth", tmp_path / "out.pth"
+    state = {**_numbered(6, 300), "empty": torch.empty(0), "also": torch.empty(0, 3)}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    for half in range(len(data) // 3, len(data) - 2000, 997):
+        path.write_bytes(data[:half] + bytes(len(data) - half))
+        found = salvage(str(path), str(out), force=True)
+        _check(found, out, state)
+
+
+def _swap_of_names(data: bytes) -> bytes:
+    """The pickle says ``a`` where it said ``b``."""
+    one, other = data.find(b"X\x01\0\0\0a") + 5, data.find(b"X\x01\0\0\0b") + 5
+    changed = bytearray(data)
+    changed[one], changed[other] = changed[other], changed[one]
+    return bytes(changed)
+
+
+def test_a_pickle_that_was_changed_is_not_believed_without_a_directory(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.ones(3), "b": torch.zeros(3)}, path)
+    with zipfile.ZipFile(path) as archive:
+        start = archive.start_dir
+    data = path.read_bytes()
+    for cut in (data[:start], data[:-22]):
+        path.write_bytes(_swap_of_names(cut))
+        with pytest.raises(CorruptError, match="its pickle fails its checksum"):
+            salvage(str(path))
+        assert not verify_file(str(path)).ok
+    descriptor = data.find(b"PK\x07\x08")
+    path.write_bytes(data[:descriptor] + bytes(4) + data[descriptor + 4 : start])  # nothing is known to be wrong
+    found = salvage(str(path))
+    assert set(found.rescued) == {"a", "b"}
+    assert any("nothing proves" in note for note in found.notes)
+
+
+def test_an_older_checkpoint_inside_a_tensor_gives_nothing(tmp_path: Path) -> None:
+    """Its tensors have the names and lengths of those that are lost, and right checksums."""
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    torch.save({"a": torch.randn(8), "blob": torch.zeros(64, dtype=torch.uint8), "c": torch.randn(8)}, path)
+    blob = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    state = {"a": torch.randn(8), "blob": blob, "c": torch.randn(8), "d": torch.randn(100)}
+    torch.save(state, path)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        directory = archive.start_dir
+        a, b = (archive.infolist()[index].header_offset for index in (4, 5))
+    for nbytes in (30, b + 40 - a, 512):
+        for end in (directory, len(data)):
+            path.write_bytes((data[:a] + bytes(nbytes) + data[a + nbytes :])[:end])
+            found = salvage(str(path), str(out), force=True)
+            assert {"c", "d"} <= set(found.rescued)
+            _check(found, out, state)
+
+
+@pytest.mark.parametrize("options", [["-D"], ["-D", "-0"], ["-0"]], ids=" ".join)
+def test_archives_of_other_programs_can_be_cut(options: list[str], tmp_path: Path) -> None:
+    """Their local headers have lengths; members are deflated, folders stand before them, the pickle need not be the first."""
+    state = _numbered(8, 300)
+    torch.save(state, tmp_path / "a.pt")
+    path, out = tmp_path / "b.pt", tmp_path / "out.pt"
+    compression = zipfile.ZIP_STORED if "-0" in options else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(path, "w", compression) as new:
+        if "-D" not in options:
+            new.mkdir("a")
+            new.mkdir("a/data")
+        for info in old.infolist():
+            new.writestr(info.filename, old.read(info))
+    data, extents = path.read_bytes(), _extents(path)
+    for share in (0.5, 0.8, 1.0):
+        length = int(share * (len(data) - 700))
+        path.write_bytes(data[:length])
+        found = salvage(str(path), str(out), force=True)
+        _check(found, out, state)
+        if compression == zipfile.ZIP_STORED:
+            assert {lost.name for lost in found.lost} == {f"t{n}" for n in range(8) if extents[f"data/{n}"][1] > length}
+        assert found.rescued
+
+
+def test_archives_without_checksums_can_be_cut(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _numbered(4, 300)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    data = path.read_bytes()
+    path.write_bytes(data[:-30])
+    found = salvage(str(path), str(out))
+    assert len(found.rescued) == 4
+    assert "written without checksums" in found.notes[0]
+    _check(found, out, state)
+
+
+@pytest.mark.parametrize(("suffix", "other"), [(".pt", ".safetensors"), (".safetensors", ".pt")])
+def test_another_format_takes_two_steps(
+    suffix: str, other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = {f"l{i}.weight": torch.randn(8, 8) for i in range(8)}
+    whole, cut, out = Path(f"w{suffix}"), Path(f"cut{suffix}"), Path(f"y{other}")
+    torch.save(state, whole) if suffix == ".pt" else save_file(state, whole)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert run(["salvage", str(cut), "-o", str(out)]) == 2
+    said, hint = capsys.readouterr().err.splitlines()
+    assert "salvage keeps the format" in said
+    assert not out.exists()
+    first, second = hint.partition("steps: ")[2].split("; ")
+    assert run(first.split()[1:]) == 1
+    assert run(second.split()[1:]) == 0
+    left = _load(out)
+    assert left
+    assert all(_same(value, state[name]) for name, value in left.items())

@@ -281,6 +281,12 @@ def test_a_function_of_torch_may_be_a_value(function: str, protocol: int, tmp_pa
     assert f"would import torch.{function}" in [finding.text for finding in found.findings]
 
 
+def test_older_torch_called_that_class_otherwise(tmp_path: Path) -> None:
+    getattr_, owner = build.name("__builtin__", "getattr"), build.name("torch._C", "_VariableFunctions")
+    assert _of(tmp_path, build.checkpoint(build.call(getattr_, owner, build.text("relu")))).ok
+    assert not _of(tmp_path, build.checkpoint(build.call(getattr_, owner, build.text("from_file")))).ok
+
+
 @pytest.mark.parametrize(
     "attribute", ["from_file", "_softmax", "__self__", "__class__", "relu.__self__", "relu.__call__", "os", ""]
 )

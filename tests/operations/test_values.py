@@ -543,3 +543,10 @@ def test_a_scalar_of_two_values_in_a_byte(tmp_path: Path, capsys: pytest.Capture
     torch.save({"pair": pair[0]}, tmp_path / "pair.pt")
     assert in_process(["show", str(tmp_path / "pair.pt"), "pair", "--slice", "", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["values"] == [0.5, 1.0]  # 4 bits each: sign, two of exponent, one more
+
+
+def test_an_empty_tensor_has_no_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved({"e": torch.zeros(0, 4)}, tmp_path)
+    for more in ([], ["--slice", ":"]):
+        assert in_process(["show", str(tmp_path / "x.pt"), "e", *more]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["values", "none"]
