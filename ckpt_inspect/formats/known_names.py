@@ -84,7 +84,9 @@ _COMPUTING = frozenset(
         "datetime": "date datetime time timedelta timezone",
         "decimal": "Decimal",
         "fractions": "Fraction",
+        "logging": "getLogger",
         "random": "Random",
+        "re": "_compile",
         "uuid": "UUID",
     }.items()
     for name in names.split()
@@ -338,8 +340,13 @@ def is_attribute(module: str, name: str) -> bool:
     if last.startswith("__") or not owner:
         return False
     if f"{module}.{owner}" in _TENSORS:
-        return not last.startswith("_") and last not in _ACTING_METHODS
+        return not acts(last)
     return computes(module, owner)
+
+
+def acts(method: str) -> bool:
+    """Whether a method of a tensor or an array is private, calls what it is given, or opens a file."""
+    return method.startswith("_") or method in _ACTING_METHODS or method in _OPENING
 
 
 _TENSORS = frozenset(["torch._C.TensorBase", "torch._C._TensorBase", "torch.Tensor", "torch._tensor.Tensor"])

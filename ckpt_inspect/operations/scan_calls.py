@@ -15,6 +15,7 @@ from ..formats.known_names import (
     NO_BUSINESS,
     UNKNOWN,
     WAYS_OUT,
+    acts,
     classify,
     classify_call,
     computes,
@@ -22,7 +23,6 @@ from ..formats.known_names import (
     python3,
     torch_function,
 )
-from ..formats.torch_classes import kind_of
 from ..model.graph import Dict, Global, Opaque, Persistent, Set
 
 _GETATTR = frozenset(["builtins.getattr", "__builtin__.getattr"])
@@ -173,7 +173,7 @@ class Calls:
             return "", NO_BUSINESS
         kind = _kind(*owner)
         if kind == HARMLESS and not computes(*owner):
-            kind = UNKNOWN if kind_of(*owner) else NO_BUSINESS
+            kind = UNKNOWN if owner[0].startswith(("torch.", "numpy.")) and not acts(args[1]) else NO_BUSINESS
         return call.qualname, kind
 
     def type(self, call: Opaque) -> Judged:

@@ -198,7 +198,8 @@ BENIGN: dict[str, Any] = {
     "patterns": re.compile("a.*"),
     "partial": functools.partial(torch.nn.Linear, 3),
     "exceptions": [ValueError("x"), KeyError, FileNotFoundError(2, "x"), UserWarning("x"), ZeroDivisionError(), TimeoutError],
-    "methods": ["abc".upper, [].append, torch.Tensor.add, datetime.datetime.now, dict.fromkeys, torch.nn.ReLU().forward],
+    "methods": ["abc".upper, [].append, torch.Tensor.add, datetime.datetime.now, dict.fromkeys, torch.nn.ReLU().forward,
+                re.compile("a").match, logging.getLogger("x").info, np.random.default_rng().random, np.ones(1).mean],
     "classes": [Outer.Inner(), Colour.RED],
     "empty": [b"", np.zeros((0, 3))],
     "random states": [np.random.default_rng(0), np.random.SeedSequence(1), np.random.Generator(np.random.Philox(2)),
@@ -500,6 +501,9 @@ BY_ARGUMENTS: dict[str, tuple[bytes, str, str]] = {
     "method of what evaluates": (_EVALUATED, "call", "builtins.getattr"),
     "method of what writes": (_WRITTEN, "call", "builtins.getattr"),
     "method of a storage": (_got(build.storage(), "_write_file"), "call", "builtins.getattr"),
+    "method of an array": (
+        _got(build.call(_n("numpy.core.multiarray._reconstruct"), _n("numpy.ndarray"), build.sizes(0), build.text("b")), "tofile"),
+        "call", "builtins.getattr"),
     "factory": (build.call(_n("collections.defaultdict"), _BOUND), "call", "collections.defaultdict"),
     "factory that a partial calls": (
         build.call(_n("collections.defaultdict"), _partial(_n("builtins.map"), _BOUND)), "call", "collections.defaultdict"),
