@@ -10,16 +10,7 @@ from typing import Any, NamedTuple
 from ..containers.copying import CHANGED
 from ..errors import CheckpointError, FileError, FormatError, LimitError
 from ..formats import open_checkpoint, open_source, split_section
-from ..formats.known_names import (
-    HARMLESS,
-    NO_BUSINESS,
-    UNKNOWN,
-    WAYS_OUT,
-    classify,
-    classify_call,
-    python3,
-    torch_function,
-)
+from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, classify, torch_function
 from ..formats.streams import Found, Streams
 from ..formats.weights_only import TORCH, Verdict, verdict
 from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Pickle, Set
@@ -27,13 +18,12 @@ from ..model.source import stamp
 from ..pickles.limits import DEFAULT, Limits
 from .info import verdict_of
 from .plain import safe
+from .scan_calls import Calls, path_of
 
 SCHEMA = "ckpt-inspect/scan/1"
 
 _GETATTR = frozenset(["builtins.getattr", "__builtin__.getattr"])
 _TYPE = frozenset(["builtins.type", "__builtin__.type"])
-_CALLING = frozenset(["builtins.map", "builtins.filter", "functools.reduce", "_functools.reduce"])
-_IMPORT = frozenset(["importlib.import_module", "builtins.__import__", "__builtin__.__import__"])
 _MOST_FILES = 10_000  # of a directory
 _MOST_FINDINGS = 1000
 _LONGEST = 200
@@ -217,6 +207,7 @@ class _Judge:
 
     def __init__(self, found: Scan) -> None:
         self.found = found
+        self.calls = Calls()
         self.facts: dict[tuple[str, str, str, str, str, int], int] = {}
         self.kinds: dict[str, str] = {}
         self.counts: Counter[str] = Counter()  # how often a name stands in a pickle
@@ -255,13 +246,20 @@ class _Judge:
             name = node.qualname
             self.counts[name] += 1
             kind = self._kind(node.module, node.name)
-            if node.state is not None:
-                text = f"would change {name}: {describe(node.state[0])}"
-                self.note("patch", NO_BUSINESS, text, name, where, offset)
+            self._patched(node, name, where, offset)
             if kind != HARMLESS and name not in called:
                 self.note(
                     "import" if kind == NO_BUSINESS else "unknown", kind, f"would import {name}", name, where, offset
                 )
+
+        for persistent in pickle.persistent:  # a class of the user's, in files of old
+            if (path := path_of(persistent)) is not None:
+                self._patched(persistent, ".".join(path), where, offset)
+
+    def _patched(self, node: Global | Persistent, name: str, where: str, offset: int) -> None:
+        if node.state is not None:
+            text = f"would change {name}: {describe(node.state[0])}"
+            self.note("patch", NO_BUSINESS, text, name, where, offset)
 
     def _kind(self, module: str, name: str) -> str:
         full = f"{module}.{name}"
@@ -272,15 +270,17 @@ class _Judge:
     def _calls(self, pickle: Pickle, where: str, offset: int) -> set[str]:
         """Judge every call; the names that were called."""
         called: set[str] = set()
-        plain: dict[int, tuple[str, str]] = {}  # by identity of the callee: kind and name of those that need no look
+        plain: dict[tuple[int, str], tuple[str, str]] = {}  # by callee and opcode: those that need no look
         for call in pickle.calls:
-            known = plain.get(id(call.callee))
+            known = plain.get((id(call.callee), call.how))
             if known is None:
-                name, kind, once = self._judge(call)
+                name, kind, once = self.calls.judge(call)
                 if once and kind != NO_BUSINESS:
-                    plain[id(call.callee)] = (kind, name)
+                    plain[id(call.callee), call.how] = (name, kind)
             else:
-                kind, name = known
+                name, kind = known
+            if call.ops is not None and kind != NO_BUSINESS and self.calls.tampers(call):
+                self._tampered(call, name, where, offset)
             called.add(name)
             self.called[name] += 1
             if kind == NO_BUSINESS and (self._described < 3 * _MOST_FINDINGS or self.called[name] == 1):
@@ -295,6 +295,14 @@ class _Judge:
                 self.note("unknown", kind, f"would import {name} and {what}", name, where, offset)
         return called
 
+    def _tampered(self, call: Opaque, name: str, where: str, offset: int) -> None:
+        if self._described < 3 * _MOST_FINDINGS:
+            self._described += 1
+            done = ", ".join(describe(payload) for _, payload in (call.ops or ())[:3])
+            self.note("patch", NO_BUSINESS, f"would change {describe(call)}: {done}", name, where, offset)
+        else:
+            self.left += 1
+
     def _got(self, call: Opaque, where: str, offset: int) -> None:
         """What a ``getattr`` gives is named like a global."""
         path = path_of(call)
@@ -305,43 +313,6 @@ class _Judge:
             self.counts[name] += 1
         self.note("unknown", UNKNOWN, f"would import {name}", name if path is not None else "", where, offset)
 
-    def _judge(self, call: Opaque) -> tuple[str, str, bool]:
-        """Name and kind of a call, and whether all calls of this callee are alike."""
-        path = path_of(call.callee)
-        if path is None:
-            return call.qualname or "what a call gives", NO_BUSINESS, False
-        name = ".".join(filter(None, path))
-        if name in _GETATTR:
-            return name, self._getattr(call), False
-        if name in _TYPE:
-            return name, HARMLESS if type(call.args) is tuple and len(call.args) == 1 else NO_BUSINESS, False
-        kind = self._kind(*path)
-        if ".".join(python3(*path)) in _CALLING:
-            return name, self._calling(call), False
-        called = not call.how.startswith("NEWOBJ")  # OBJ and INST call functions too
-        return name, classify_call(*path) if kind != NO_BUSINESS and called else kind, True
-
-    def _calling(self, call: Opaque) -> str:
-        """``map(f, …)`` calls f sooner or later."""
-        path = path_of(call.args[0]) if type(call.args) is tuple and call.args else None
-        return classify_call(*path) if path is not None else NO_BUSINESS
-
-    def _getattr(self, call: Opaque) -> str:
-        """``getattr(x, 'name')`` is how Python 2 pickled methods and nested classes: it is what it gives."""
-        args = call.args
-        if type(args) is not tuple or len(args) != 2 or not isinstance(args[1], str) or args[1] in WAYS_OUT:
-            return NO_BUSINESS
-        path = path_of(call)
-        if path is not None:  # no call of it yet; but nothing else is made with what hangs on torch's modules
-            return UNKNOWN if torch_function(*path) is not None else classify_call(*path)
-        target = args[0]
-        if isinstance(target, (str, bytes, int, float, list, tuple, Dict, Set)) and not args[1].startswith("__"):
-            return HARMLESS  # a method of a plain value
-        if type(target) is Opaque and not args[1].startswith("__"):
-            owner = path_of(target.callee)
-            return self._kind(*owner) if owner is not None else NO_BUSINESS
-        return NO_BUSINESS
-
     def finish(self) -> None:
         found = self.found
         found.names = {name: (self.kinds.get(name, UNKNOWN), self.called[name] or n) for name, n in self.counts.items()}
@@ -351,26 +322,6 @@ class _Judge:
         found.findings = sorted(findings, key=lambda finding: finding.level != NO_BUSINESS)
         if self.left:
             found.notes.append(f"{self.left:,} more findings of the same kinds are not listed")
-
-
-def path_of(node: Any, depth: int = 0) -> tuple[str, str] | None:
-    """Module and attribute path that a node stands for, None if it is no name.
-
-    Follows ``getattr(x, 'name')`` and ``import_module('name')``, through which names are hidden.
-    """
-    if type(node) is Global:
-        return node.module, node.name
-    if type(node) is Persistent and type(node.pid) is tuple and len(node.pid) > 1 and node.pid[0] == "module":
-        return path_of(node.pid[1], depth + 1) if depth < 8 else None
-    if type(node) is not Opaque or type(node.args) is not tuple or not node.args or depth > 8:
-        return None
-    args = node.args
-    if node.qualname in _GETATTR and len(args) >= 2 and isinstance(args[1], str):
-        owner = path_of(args[0], depth + 1)
-        return (owner[0], f"{owner[1]}.{args[1]}" if owner[1] else str(args[1])) if owner is not None else None
-    if node.qualname in _IMPORT and isinstance(args[0], str):
-        return str(args[0]), ""
-    return None
 
 
 def describe(node: Any) -> str:

@@ -36,8 +36,9 @@ SCANNED = {name: expected for expected, names in json.loads(_TABLE.read_text()).
 
 
 def overwrite(outcomes: dict[str, str]) -> None:
+    SCANNED.update(outcomes)  # each group writes the table: what the groups before it found stays
     table: dict[str, list[str]] = {}
-    for name, said in sorted({**SCANNED, **outcomes}.items()):
+    for name, said in sorted(SCANNED.items()):
         if name in ATTACKS:
             table.setdefault(said, []).append(name)
     _TABLE.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n")

@@ -12,13 +12,17 @@ import datetime
 import decimal
 import enum
 import functools
+import http
 import io
 import itertools
 import json
+import logging
 import math
 import operator
+import os
 import pathlib
 import pickle
+import platform
 import re
 import typing
 import uuid
@@ -176,6 +180,10 @@ class Outer:
         pass
 
 
+class Listed(list[int]):
+    pass
+
+
 class Colour(enum.Enum):
     RED = 1
 
@@ -189,13 +197,23 @@ BENIGN: dict[str, Any] = {
     "paths": [pathlib.PurePosixPath("/a"), pathlib.Path("b")],
     "patterns": re.compile("a.*"),
     "partial": functools.partial(torch.nn.Linear, 3),
-    "exceptions": [ValueError("x"), KeyError],
-    "methods": ["abc".upper, [].append],
+    "exceptions": [ValueError("x"), KeyError, FileNotFoundError(2, "x"), UserWarning("x"), ZeroDivisionError(), TimeoutError],
+    "methods": ["abc".upper, [].append, torch.Tensor.add, datetime.datetime.now, dict.fromkeys, torch.nn.ReLU().forward,
+                re.compile("a").match, logging.getLogger("x").info, np.random.default_rng().random, np.ones(1).mean],
     "classes": [Outer.Inner(), Colour.RED],
+    "empty": [b"", np.zeros((0, 3))],
+    "random states": [np.random.default_rng(0), np.random.SeedSequence(1), np.random.Generator(np.random.Philox(2)),
+                      np.random.get_state(), np.random.Generator(np.random.SFC64(1)), torch.Generator()],
+    "what torch gives": [torch.max(torch.ones(2, 2), 0), torch.sort(torch.ones(3)), torch.linalg.svd(torch.ones(2, 2))],
+    "factories": [collections.defaultdict(functools.partial(collections.defaultdict, int)), torch.amp.GradScaler("cpu"),
+                  collections.defaultdict(functools.partial(torch.zeros, 3)), collections.defaultdict(Outer)],
+    "schedulers": torch.optim.swa_utils.SWALR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1), 0.1),
+    "of the library": [logging.getLogger("x"), operator.itemgetter(1), http.HTTPStatus.OK, platform.uname(), os.stat("/")],
     "torch": [torch.float16, torch.Size([1]), torch.device("cpu"), torch.ones(2), torch.nn.Sequential(torch.nn.ReLU())],
     "buffers": io.BytesIO(b"x"),
     "types": [list[int], int | None, typing.List[int], collections.abc.Callable[[int], str], typing.Optional[dict]],  # noqa: UP006, UP045
-    "iterators": [enumerate([1]), zip([1], [2], strict=False), reversed([1]), iter([1]), iter({}), itertools.count()],
+    "iterators": [enumerate([1]), zip([1], [2], strict=False), reversed([1]), iter([1]), iter({}), itertools.count(),
+                  itertools.cycle([1]), itertools.accumulate([1]), itertools.permutations([1, 2])],
     "functions": [print, max, len, sorted, math.sqrt, ..., NotImplemented, functools.partial(min, key=len), operator.add],
 }  # fmt: skip
 
@@ -211,6 +229,27 @@ def test_no_wolf_is_cried(name: str, protocol: int, tmp_path: Path) -> None:
     raw = tmp_path / "a.pkl"
     raw.write_bytes(pickle.dumps(BENIGN[name], protocol))
     assert scan(str(raw)).ok
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+@pytest.mark.parametrize(
+    "name", ["Namespace", "numpy", "collections", "classes", "torch", "paths", "random states", "numbers"]
+)
+def test_nor_over_the_protocols_of_old(name: str, protocol: int, tmp_path: Path) -> None:
+    """They make objects by ``copyreg._reconstructor``."""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"x": BENIGN[name], "net": torch.nn.ReLU(), "opt": Listed([1])}, protocol))
+    found = scan(str(path))
+    assert found.ok, _texts(found)
+    assert f"would import {__name__}.Listed and make one" in [finding.text for finding in found.findings]
+
+
+def test_a_factory_of_ones_own_is_unknown(tmp_path: Path) -> None:
+    made = build.call(build.name("models", "Net"))
+    method = build.call(build.name("builtins", "getattr"), made, build.text("make"))
+    found = _of(tmp_path, build.pickled(build.call(build.name("collections", "defaultdict"), method)))
+    assert found.ok
+    assert "would import models.Net and make one" in [finding.text for finding in found.findings]
 
 
 def test_old_getattr_is_what_it_gives(tmp_path: Path) -> None:
@@ -306,6 +345,11 @@ def test_what_torch_writes_is_not_cried_over(name: str, tmp_path: Path) -> None:
         ("torch.load", NO_BUSINESS), ("numpy.load", NO_BUSINESS), ("builtins.eval", NO_BUSINESS), ("posix.system", NO_BUSINESS),
         ("urllib2.urlopen", NO_BUSINESS), ("torch.os.system", NO_BUSINESS), ("pathlib.Path.write_text", NO_BUSINESS),
         ("typing.get_type_hints", NO_BUSINESS), ("math.sin", HARMLESS), ("requests.get", NO_BUSINESS),
+        ("torch.distributed.checkpoint.utils.Stats", UNKNOWN), ("torch.distributed.checkpoint.metadata.Metadata", HARMLESS),
+        ("torch.distributed._shard.checkpoint.metadata.Metadata", HARMLESS), ("torch.quantization.observer.MinMaxObserver", HARMLESS),
+        ("torch.distributed.checkpoint._async_process_executor._AsyncCheckpointProcess", UNKNOWN),
+        ("torch.ao.quantization.fx._lower_to_native_backend.GraphModule", UNKNOWN), ("test.Net", UNKNOWN),
+        ("test.support.script_helper.assert_python_ok", NO_BUSINESS), ("exceptions.OSError", HARMLESS),
     ],
 )  # fmt: skip
 def test_names(name: str, kind: str) -> None:
@@ -425,6 +469,147 @@ BY_RULE: dict[str, Callable[[], bytes]] = {
 def test_functions_that_are_no_rebuilds_are_found_without_a_list(what: str, tmp_path: Path) -> None:
     (text,) = _texts(_of(tmp_path, BY_RULE[what]()))
     assert text.startswith("would call ")
+
+
+def _n(full: str) -> bytes:
+    return build.name(*full.rsplit(".", 1))
+
+
+def _got(owner: bytes, attribute: str) -> bytes:
+    return build.call(_n("builtins.getattr"), owner, build.text(attribute))
+
+
+def _partial(function: bytes, *args: bytes) -> bytes:
+    return build.call(_n("functools.partial"), function, *args)
+
+
+# What is behind it all: text that is evaluated, files that are written, by names of which each is harmless by itself.
+_TEXT = build.call(_n("typing.ForwardRef"), build.text("f()"))
+_EVALUATED = _got(_TEXT, "_evaluate")
+_WRITTEN = _got(build.call(_n("pathlib.PosixPath"), build.text("/tmp/x")), "write_text")
+_BOUND = _partial(build.name("torch", "UntypedStorage.from_file"), build.text("/tmp/x"), build.TRUE, build.number(9))
+_NAMESPACE = build.call(_n("argparse.Namespace"))
+_NET = build.new(_n("torch.nn.modules.activation.ReLU"), build.DICT)
+
+
+def _by_obj(function: bytes, *args: bytes) -> bytes:
+    return build.MARK + function + b"".join(args) + b"o"
+
+
+# what each would do: ``call`` or ``change``, and of which name
+BY_ARGUMENTS: dict[str, tuple[bytes, str, str]] = {
+    "method of what evaluates": (_EVALUATED, "call", "builtins.getattr"),
+    "method of what writes": (_WRITTEN, "call", "builtins.getattr"),
+    "method of a storage": (_got(build.storage(), "_write_file"), "call", "builtins.getattr"),
+    "method of an array": (
+        _got(build.call(_n("numpy.core.multiarray._reconstruct"), _n("numpy.ndarray"), build.sizes(0), build.text("b")), "tofile"),
+        "call", "builtins.getattr"),
+    "factory": (build.call(_n("collections.defaultdict"), _BOUND), "call", "collections.defaultdict"),
+    "factory that a partial calls": (
+        build.call(_n("collections.defaultdict"), _partial(_n("builtins.map"), _BOUND)), "call", "collections.defaultdict"),
+    "factory that BUILD replaces": (
+        build.call(_n("collections.defaultdict")) + build.tuple_of(build.NONE, build.dict_of(build.text("default_factory"), _BOUND))
+        + build.BUILD, "call", "collections.defaultdict"),
+    "partial that BUILD replaces": (
+        build.call(_n("builtins.map"), _partial(_n("builtins.int"))
+                   + build.tuple_of(_n("torch.ones"), build.EMPTY, build.DICT, build.NONE) + build.BUILD, build.LIST),
+        "call", "builtins.map"),
+    "made by a function": (
+        build.call(_n("copyreg.__newobj__"), _n("builtins.map"), _n("torch.ones"), build.LIST), "call", "copyreg.__newobj__"),
+    "made by a function with names": (
+        build.call(_n("copyreg.__newobj_ex__"), _n("sympy.core.add.Add"), build.tuple_of(build.text("f()")), build.DICT),
+        "call", "copyreg.__newobj_ex__"),
+    "base that starts something": (
+        build.call(_n("copyreg._reconstructor"), _n("models.Net"), _n("torch._C.PyTorchFileWriter"), build.text("/tmp/x")),
+        "call", "copyreg._reconstructor"),
+    "class that was made": (
+        build.call(_n("copyreg._reconstructor"), build.call(_n("collections.namedtuple"), build.text("X"), build.EMPTY),
+                   _n("builtins.object"), build.NONE), "call", "copyreg._reconstructor"),
+    "factory behind an alias": (
+        build.call(_n("collections.defaultdict"), build.call(_n("types.GenericAlias"), _n("torch.ones"), build.EMPTY)),
+        "call", "collections.defaultdict"),
+    "factory without end": (
+        build.call(_n("collections.defaultdict"), functools.reduce(lambda f, _: _partial(f), range(40), _n("builtins.int"))),
+        "call", "collections.defaultdict"),
+    "missing key": (
+        build.call(_n("_operator.getitem"), build.call(_n("collections.defaultdict"), _n("builtins.int")), build.text("k")),
+        "call", "_operator.getitem"),
+    "iterated": (build.call(_n("builtins.iter"), _BOUND, build.NONE), "call", "builtins.iter"),
+    "accumulated": (build.call(_n("itertools.accumulate"), build.LIST, _n("torch.ones")), "call", "itertools.accumulate"),
+    "spread": (build.call(_n("itertools.starmap"), _n("builtins.getattr"), build.LIST), "call", "itertools.starmap"),
+    "rebuilt by what is no rebuild": (
+        build.call(_n("torch._tensor._rebuild_from_type_v2"), build.name("torch", "UntypedStorage.from_file"), _n("torch.Tensor"),
+                   build.tuple_of(build.text("/tmp/x")), build.DICT), "call", "torch._tensor._rebuild_from_type_v2"),
+    "rebuilt by a partial": (
+        build.call(_n("torch._tensor._rebuild_from_type_v2"), _BOUND, _n("torch.Tensor"), build.EMPTY, build.DICT),
+        "call", "torch._tensor._rebuild_from_type_v2"),
+    "made from bits that are none": (
+        build.call(_n("numpy.random._pickle.__generator_ctor"), build.text("x"), _n("torch.jit.CompilationUnit")),
+        "call", "numpy.random._pickle.__generator_ctor"),
+    "class that is made": (
+        build.call(_n("abc.ABCMeta"), build.text("X"), build.EMPTY, build.dict_of(build.text("__len__"), _BOUND)),
+        "call", "abc.ABCMeta"),
+    "class of an object": (build.call(_n("builtins.type"), _NAMESPACE), "call", "builtins.type"),
+    "class that is patched": (
+        _got(build.name("models", "linear"), "Linear") + build.tuple_of(build.NONE, build.DICT) + build.BUILD,
+        "change", "builtins.getattr"),
+    "alias of a class that is patched": (
+        build.call(_n("_operator.getitem"), _n("models.Linear"), _n("builtins.int")) + build.tuple_of(build.NONE, build.DICT)
+        + build.BUILD, "change", "_operator.getitem"),
+    "class of a file of old that is patched": (
+        build.tuple_of(build.text("module"), _n("models.Net"), build.text("a.py"), build.text("")) + build.PID
+        + build.dict_of(build.text("forward"), _BOUND) + build.BUILD, "change", "models.Net"),
+    "logger of all": (
+        build.call(_n("logging.getLogger"), build.text("torch")) + build.dict_of(build.text("handle"), _BOUND) + build.BUILD,
+        "change", "logging.getLogger"),
+    "function that opens a file": (build.name("torch", "UntypedStorage.from_file"), "import", "torch.UntypedStorage.from_file"),
+    "what adds": (_NAMESPACE + build.dict_of(build.text("add"), _BOUND) + build.BUILD + b"(N\x90", "change", "argparse.Namespace"),
+    "what appends": (
+        _NAMESPACE + build.dict_of(build.text("extend"), _BOUND) + build.BUILD + build.NONE + build.APPEND,
+        "change", "argparse.Namespace"),
+    "what sets the state": (
+        _NET + build.dict_of(build.text("__setstate__"), _BOUND) + build.BUILD + build.NONE + build.BUILD,
+        "change", "torch.nn.modules.activation.ReLU"),
+    "attributes without BUILD": (
+        build.call(_n("types.SimpleNamespace"), build.dict_of(build.text("add"), _BOUND)), "call", "types.SimpleNamespace"),
+    "parameter with a state": (
+        build.call(_n("torch._utils._rebuild_parameter_with_state"), build.GOOD, build.TRUE, build.ORDERED,
+                   build.dict_of(build.text("__setstate__"), _BOUND)) + build.NONE + build.BUILD,
+        "change", "torch._utils._rebuild_parameter_with_state"),
+    "module that is called, not made": (
+        build.call(_n("torch.optim.lr_scheduler.LambdaLR"), _NET, _BOUND), "call", "torch.optim.lr_scheduler.LambdaLR"),
+    "function by OBJ": (
+        _by_obj(build.name("numpy", "ndarray.tofile"), build.call(_n("numpy.ndarray"), build.sizes(3)), build.text("/tmp/x")),
+        "call", "numpy.ndarray.tofile"),
+    "timer": (_by_obj(_n("torch.utils.benchmark.utils.timer.Timer"), build.text("f()")), "call",
+              "torch.utils.benchmark.utils.timer.Timer"),
+    "function by INST": (
+        build.MARK + build.text("/tmp/x") + b"itorch\nUntypedStorage.from_file\n", "call", "torch.UntypedStorage.from_file"),
+    "connection by another name": (
+        build.call(_n("torch.distributed.checkpoint._async_process_executor.TCPStore"), build.text("host"), build.number(9)),
+        "call", "torch.distributed.checkpoint._async_process_executor.TCPStore"),
+    "file of torch's": (build.call(_n("torch._C.PyTorchFileWriter"), build.text("/tmp/x")), "call", "torch._C.PyTorchFileWriter"),
+    "text that sympy evaluates": (build.call(_n("sympy.core.sympify.sympify"), build.text("f()")), "call",
+                                  "sympy.core.sympify.sympify"),
+    "object of sympy's": (_n("sympy.core.add.Add") + build.tuple_of(build.text("f()")) + build.NEWOBJ, "call", "sympy.core.add.Add"),
+    "typing of newer Pythons": (build.call(_n("typing_extensions.evaluate_forward_ref"), _TEXT), "call",
+                                "typing_extensions.evaluate_forward_ref"),
+    "tests of Python": (build.call(_n("test.support.script_helper.assert_python_ok"), build.text("-c")), "call",
+                        "test.support.script_helper.assert_python_ok"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BY_ARGUMENTS)
+def test_a_harmless_name_is_harmless_only_as_honest_pickles_use_it(what: str, tmp_path: Path) -> None:
+    node, does, name = BY_ARGUMENTS[what]
+    for data in (
+        build.pickled(node),
+        build.checkpoint(build.dict_of(build.text("a"), build.GOOD, build.text("b"), node)),
+    ):
+        found = _of(tmp_path, data)
+        assert found.status == 1
+        said = {finding.name: finding.text for finding in found.no_business}
+        assert said[name].startswith(f"would {does} "), said
 
 
 UNREAD: dict[str, Callable[[], bytes]] = {
