@@ -185,7 +185,7 @@ def _run(path: str) -> dict[str, Any]:
         watching = False  # Typer compiles annotations of its own
         texts = command(path)
         raw += unsafe(texts)
-        said = said or texts[1:]
+        said = said or texts
     except BaseException:
         watching = False
         leaked = "".join(traceback.format_exc(limit=-6))[-3000:]
