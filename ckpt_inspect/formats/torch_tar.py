@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..dtypes import DType
-from ..errors import CorruptError, FormatError
+from ..errors import CorruptError, FormatError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Persistent
 from ..model.problem import Problem
@@ -21,31 +22,86 @@ from .sections import Builder
 
 NAME = "torch-tar"
 _BLOCK = 512
+_MOST = 10_000  # entries; torch wrote four
+_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, directories, FIFOs, whatever size they claim
+_OF_GNU = (b"L", b"K", b"S")
+RENAMING = (b"1", b"2", b"x", b"g", b"X", *_OF_GNU)  # what makes other names of files, or their bytes of pieces
+_NO_FILES = (*_WITHOUT_DATA, *RENAMING)
 _i32 = Struct("<i").unpack
 _i64 = Struct("<q").unpack
 
 
+class Entry(NamedTuple):
+    """One entry of a tar, of whatever type."""
+
+    name: str
+    kind: bytes
+    record: Record
+
+    @property
+    def is_file(self) -> bool:
+        """As Python's tarfile has it: types that nobody knows are files."""
+        return self.kind not in _NO_FILES and not (self.kind == b"\0" and self.name.endswith("/"))
+
+
 def matches(head: bytes, source: Source) -> bool:
-    return head[257:262] == b"ustar"
+    return head[257:262] == b"ustar" or _is_header(head[:_BLOCK])
+
+
+def _is_header(header: bytes) -> bool:
+    """Whether a header's checksum is right: what came before POSIX has no magic number, and Python reads it too."""
+    text = header[148:156].split(b"\0")[0].strip(b" ")
+    if len(header) < _BLOCK or not text.isdigit() or text.translate(None, b"01234567"):
+        return False
+    rest = header[:148] + b" " * 8 + header[156:]
+    return int(text, 8) in (sum(rest), sum(byte - 256 if byte > 127 else byte for byte in rest))
+
+
+def entries(source: Source) -> Iterator[Entry]:
+    """Entries of an uncompressed tar in order (POSIX ustar: name at 0, octal size at 124, type at 156, prefix at 345).
+
+    Raises:
+        CorruptError: a header without a size; or there are more entries than anybody writes.
+    """
+    offset = 0
+    for _ in range(_MOST):
+        header = source.read_at(offset, _BLOCK)
+        if len(header) < _BLOCK or (not header[0] and not _is_header(header)):
+            return
+        name, prefix = (
+            field.split(b"\0")[0].decode("utf-8", "surrogateescape") for field in (header[:100], header[345:500])
+        )
+        kind = header[156:157]
+        entry = Entry(f"{prefix}/{name}" if prefix and kind not in _OF_GNU else name, kind, Record("", 0))
+        nbytes = _size(header, source, offset) if entry.kind not in _WITHOUT_DATA else 0
+        if entry.kind == b"\0" and not entry.is_file:  # a directory, as it was written once
+            nbytes = 0
+        offset += _BLOCK
+        there = max(0, min(nbytes, source.size - offset))
+        yield entry._replace(record=Record(entry.name, nbytes, source.slice(offset, there)))
+        offset += -(-nbytes // _BLOCK) * _BLOCK
+    if len(source.read_at(offset, _BLOCK)) == _BLOCK:
+        raise LimitError(f"a tar of more than {_MOST:,} entries: refused", path=source.path, offset=offset)
+
+
+def _size(header: bytes, source: Source, offset: int) -> int:
+    if header[124] == 0x80:  # GNU's way to write what octal digits have no room for
+        return int.from_bytes(header[125:136], "big")
+    text = header[124:136].strip(b" \0")
+    if not text.isdigit() or text.translate(None, b"01234567"):
+        raise CorruptError("a tar header without a size", path=source.path, offset=offset)
+    return int(text, 8)
 
 
 def members(source: Source) -> dict[str, Record]:
-    """Members of an uncompressed tar by name (POSIX ustar: name at 0, octal size at 124, type at 156)."""
-    found: dict[str, Record] = {}
-    offset = 0
-    while len(header := source.read_at(offset, _BLOCK)) == _BLOCK and header[0]:
-        name = header[:100].split(b"\0")[0].decode("utf-8", "surrogateescape").removeprefix("./")
-        text = header[124:136].strip(b" \0")
-        if not text.isdigit() or text.translate(None, b"01234567"):
-            raise CorruptError("a tar header without a size", path=source.path, offset=offset)
-        nbytes = int(text, 8)
-        if header[156:157] in (b"0", b"\0"):
-            there = max(0, min(nbytes, source.size - offset - _BLOCK))
-            found[name] = Record(name, nbytes, source.slice(offset + _BLOCK, there))
-        offset += _BLOCK + -(-nbytes // _BLOCK) * _BLOCK
-        if len(found) > 10_000:
-            break
-    return found
+    """Files of a tar by name. Of two with the same name the last counts, as for tarfile."""
+    exact: dict[str, Record] = {}
+    dotted: dict[str, Record] = {}
+    for entry in entries(source):
+        if entry.is_file:
+            short = entry.name.removeprefix("./")
+            (exact if short == entry.name else dotted)[short] = entry.record
+    return {**dotted, **exact}
 
 
 def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
