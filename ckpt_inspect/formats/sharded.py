@@ -49,6 +49,15 @@ def read(index_path: str, shown_path: str, open_file: Any, limits: Limits, open_
     return finish(checkpoint)
 
 
+def shards(index_path: str, limits: Limits, open_source: Any) -> list[str]:
+    """Names of the files that an index speaks of, relative to its directory.
+
+    Raises:
+        CheckpointError: it is no index, or names files outside its directory.
+    """
+    return list(dict.fromkeys(_read_index(index_path, limits, open_source).graphs["index"]["weight_map"].values()))
+
+
 def _once(open_file: Any) -> Any:
     """``open_file``, but for files that were opened before by another name: links make endless names of one file."""
     seen: set[tuple[int, int]] = set()

@@ -37,6 +37,18 @@ _ANYTHING, _BYTES, _NUMBERS = range(3)
 _STORAGE = re.compile(
     r"(?:^|/)(?:data|constants|traced_inputs|\.data|weights)/(?:\d+|\d+\.storage|weight_\d+|tensor_\d+)$"
 )
+# Members with code that is in no pickle.
+_CODE = (
+    (
+        re.compile(r"(?:^|/)(?:models/.+|serialized_exported_program)\.json$"),
+        "a program of torch.export: torch.export.load evaluates expressions in it, which are not looked into",
+    ),
+    (
+        re.compile(r"(?:^|/)\.data/extern_modules$"),
+        "a torch.package archive: importing from it runs its Python code, which is not looked into",
+    ),
+    (re.compile(r"\.(?:so|dll|dylib|pyd)$"), "compiled code, which is not looked into"),
+)
 _NPY = b"\x93NUMPY"
 _LOADER = "torch.storage._load_from_bytes"
 # What readers of pickles unpack by themselves (joblib, pandas), and what a person would.
@@ -304,6 +316,7 @@ class Streams:
         exact: bool = True,
     ) -> Iterator[Found]:
         """Every pickle in a member, stored or deflated."""
+        self.unread += [f"{place}: {what}" for name, what in _CODE if name.search(place)]
         kind = _NUMBERS if _STORAGE.search(place) else _ANYTHING
         if method == 0:
             yield from self.of(stored, place, depth + 1, note, exact, kind)

@@ -6,17 +6,21 @@ The oracle of what is called is Python's own unpickler, run on harmless stand-in
 from __future__ import annotations
 
 import argparse
+import bz2
 import collections
 import csv
 import datetime
 import decimal
 import enum
 import functools
+import gzip
 import io
 import itertools
 import json
+import lzma
 import math
 import operator
+import os
 import pathlib
 import pickle
 import re
@@ -748,6 +752,68 @@ def test_a_directory_is_scanned_file_by_file(tmp_path: Path) -> None:
     found = scan(str(tmp_path))
     assert [finding.where for finding in found.no_business] == ["inner/optimizer.bin"]
     assert len(found.streams) == 2
+
+
+def test_an_index_is_scanned_with_its_shards(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "1.bin")
+    (tmp_path / "2.bin").write_bytes(
+        build.checkpoint(build.dict_of(build.text("b"), build.tensor(), build.text("c"), EVIL))
+    )
+    index = tmp_path / "model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.bin", "b": "2.bin", "d": "gone.bin"}}))
+    found = scan(str(index))
+    assert found.format == "sharded"
+    assert [finding.where for finding in found.no_business] == ["2.bin:data.pkl"]
+    assert any("gone.bin: there is no such file" in text for text in found.unread)
+    index.write_text(json.dumps({"weight_map": {"a": "1.bin"}}))
+    assert (scan(str(index)).status, len(scan(str(index)).streams)) == (0, 1)
+    index.write_text(json.dumps({"weight_map": {"a": "../2.bin"}}))
+    with pytest.raises(CheckpointError, match="outside its directory"):
+        scan(str(index))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zlib"])
+def test_what_is_packed_is_said_to_be_unread(suffix: str, tmp_path: Path) -> None:
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        "gz": gzip.compress,
+        "bz2": bz2.compress,
+        "xz": lzma.compress,
+        "zlib": zlib.compress,
+    }
+    torch.save({"a": torch.ones(1)}, tmp_path / "model.pt")
+    (tmp_path / f"x.pkl.{suffix}").write_bytes(packers[suffix](build.pickled(EVIL)))
+    found = scan(str(tmp_path))
+    assert (found.status, len(found.unread)) == (2, 1)
+    assert "is not unpacked" in found.unread[0]
+
+
+def test_what_a_directory_passes_over_is_said(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run / "step-1", other):
+        folder.mkdir(parents=True)
+        torch.save({"a": torch.ones(1)}, folder / "model.pt")
+    (run / "latest").symlink_to("step-1")  # it is in the walk
+    (run / "gone").symlink_to("nowhere")
+    assert scan(str(run)).status == 0
+    (run / "link").symlink_to("../other")
+    found = scan(str(run))
+    assert (found.status, found.unread) == (2, ["link: a link to another directory, which is not followed"])
+    (run / "link").unlink()
+    os.mkfifo(run / "pipe")
+    assert scan(str(run)).unread == ["pipe: neither a file nor a directory"]
+
+
+def test_code_outside_of_pickles_is_said_to_be_unread(tmp_path: Path) -> None:
+    """torch.export.load evaluates text of its JSON; torch.package runs Python."""
+    exported, packaged = tmp_path / "a.pt2", tmp_path / "b.pt"
+    torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(2),)), exported)
+    with torch.package.PackageExporter(packaged) as exporter:
+        exporter.save_source_string("code", "x = 1")
+        exporter.save_pickle("data", "x.pkl", {"a": 1})
+    for path, says in ((exported, "torch.export.load evaluates"), (packaged, "runs its Python code")):
+        found = scan(str(path))
+        assert (found.status, found.ok) == (2, True)
+        assert any(says in text for text in found.unread), found.unread
 
 
 def test_weights_of_random_bytes_are_no_pickles(tmp_path: Path) -> None:
