@@ -163,9 +163,7 @@ class Streams:
             if index == 0 and found.pickle.root == torch_legacy.MAGIC:  # however the number is spelled
                 expected = len(torch_legacy.PARTS)
             if _tells(found) or (index < expected and found.pickle.protocol):
-                self.count += 1
-                if self.count > _MOST:
-                    raise LimitError(f"more than {_MOST:,} pickles in one file: refused", path=source.path)
+                self._count(source)
                 yield found
                 yield from self._nested(found, depth)
             if found.breaks is not None:
@@ -207,6 +205,11 @@ class Streams:
         if kind and not _is_bad(pickle) and not _has_protocol(source, offset):
             return None
         return Found(where, offset, pickle, None, note)
+
+    def _count(self, source: Source) -> None:
+        self.count += 1
+        if self.count > _MOST:
+            raise LimitError(f"more than {_MOST:,} pickles in one file: refused", path=source.path)
 
     def _might_run(self, error: CheckpointError, partial: Pickle) -> bool:
         if may_go_on(error) or (self._cut and ends_early(error)):
@@ -362,7 +365,7 @@ class Streams:
             if found is None:
                 self.unread.append(f"{where}: what follows byte {offset:,}, where a pickle should be")
                 return
-            self.count += 1
+            self._count(source)
             yield found
             yield from self._nested(found, depth)
             if found.breaks is not None:

@@ -66,8 +66,8 @@ def entries(source: Source) -> Iterator[Entry]:
     offset = 0
     for _ in range(_MOST):
         header = source.read_at(offset, _BLOCK)
-        if len(header) < _BLOCK or (not header[0] and not _is_header(header)):
-            return
+        if len(header) < _BLOCK or ((not header[0] or offset) and not _is_header(header) and not _says_size(header)):
+            return  # where tarfile stops too
         name, prefix = (
             field.split(b"\0")[0].decode("utf-8", "surrogateescape") for field in (header[:100], header[345:500])
         )
@@ -84,13 +84,18 @@ def entries(source: Source) -> Iterator[Entry]:
         raise LimitError(f"a tar of more than {_MOST:,} entries: refused", path=source.path, offset=offset)
 
 
-def _size(header: bytes, source: Source, offset: int) -> int:
-    if header[124] == 0x80:  # GNU's way to write what octal digits have no room for
-        return int.from_bytes(header[125:136], "big")
+def _says_size(header: bytes) -> bool:
     text = header[124:136].strip(b" \0")
-    if not text.isdigit() or text.translate(None, b"01234567"):
+    return text.isdigit() and not text.translate(None, b"01234567")
+
+
+def _size(header: bytes, source: Source, offset: int) -> int:
+    if _says_size(header):
+        return int(header[124:136].strip(b" \0"), 8)
+    wide = int.from_bytes(header[125:136], "big")  # GNU's way to write what octal digits have no room for
+    if header[124] != 0x80 or wide > source.size:
         raise CorruptError("a tar header without a size", path=source.path, offset=offset)
-    return int(text, 8)
+    return wide
 
 
 def members(source: Source) -> dict[str, Record]:

@@ -575,7 +575,7 @@ def _frame(m: Machine) -> None:
 
 
 def _extension(m: Machine) -> None:
-    m.differ("an extension code: it means something only to the process that wrote it")
+    m.fail("an extension code: it means something only to the process that wrote it")
 
 
 def _buffer(m: Machine) -> None:
