@@ -22,8 +22,8 @@ from .sections import Builder
 NAME = "pickle"
 
 
-# What a pickle can begin with: PROTO, or the opcode of a first value in protocols 0 and 1.
-_FIRST = b"\x80(c}]){IJKMLGFSUTVXNi"
+# What a pickle can begin with: PROTO, or any opcode that needs no value before it.
+_FIRST = b"\x80(c}])IJKMLGFSUTVXNPBC\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96"
 _SMALLEST = 256  # no stream of a storage is shorter
 _NAME = re.compile(r"[\w.<>]{1,200}")
 

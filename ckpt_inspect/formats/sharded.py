@@ -78,6 +78,16 @@ def _odd_size(metadata: Any, checkpoint: Checkpoint) -> Iterator[str]:
         yield f"total_size says {f'{said:,}'[:40]} bytes, the tensors have {each:,}"
 
 
+def shards(index_path: str, limits: Limits, open_source: Any) -> list[str]:
+    """Names of the files that an index speaks of, relative to its directory.
+
+    Raises:
+        CheckpointError: it is no index, or names files outside its directory.
+    """
+    index, _ = _read_index(index_path, limits, open_source, None, ())
+    return list(dict.fromkeys(index.graphs["index"]["weight_map"].values()))
+
+
 def _once(open_file: Any) -> Any:
     """``open_file``, but for files that were opened before by another name: links make endless names of one file."""
     seen: set[tuple[int, int]] = set()

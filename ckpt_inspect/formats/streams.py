@@ -1,7 +1,8 @@
 """Every pickle that is in a file, whatever the file is: of all members, listed or not, behind a STOP, inside bytes.
 
 Readers of checkpoints look where the format says; this looks everywhere. Nothing is refused for breaking a rule of its
-container: what is hidden there is what is looked for.
+container: what is hidden there is what is looked for. No first byte is trusted to say that something is no pickle: the
+machine tries, and where it stops but Python's might go on (:func:`may_go_on`), that is said.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..containers.zip import LOCAL, LOCAL_MAGIC, Inflated, ZipRecord, read_archive
+from ..containers.zip import LOCAL, LOCAL_MAGIC, ZipRecord, read_archive
 from ..containers.zip_check import check_record, content_start
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
-from ..model.graph import Blob, Dict, Pickle, Set
+from ..model.graph import Dict, Global, Persistent, Pickle, Set
 from ..model.source import BytesSource, Source
 from ..pickles.limits import DEFAULT, Limits
-from ..pickles.machine import read_pickle
-from . import plain_pickle, torch_legacy, torch_tar
+from ..pickles.machine import ends_early, may_go_on, read_pickle
+from . import plain_pickle, safetensors, torch_legacy, torch_tar
 from .inline import bytes_of, source_of
 from .known_names import NO_BUSINESS, classify
 from .rebuild import storage_dtype
@@ -26,9 +27,38 @@ _DEEPEST = 6  # archives in archives, pickles in pickles
 _MOST = 20_000  # pickles of one file
 _BEHIND = 64  # pickles one after the other, in what is no legacy stream
 _WINDOW = 1 << 20
-_NAMES = (".pkl", ".pickle", ".p", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".joblib", ".dat", ".data", ".metadata")
-_STORAGE = re.compile(r"(?:^|/)(?:data|constants|traced_inputs|\.data|weights)/[^/]+$")
+_PEEK = 1 << 12  # of every deflated member, whatever the others took
+_SMALLEST = 6  # no pickle that names something is shorter
+_PARSED = (8 << 20, 8)  # bytes that are parsed in all: so many, and as many times the file's size
+# What is where a pickle is looked for: whatever it is; bytes that nobody is known to load, where only what names
+# forbidden things is one; numbers, among which a text that says so is an accident.
+_ANYTHING, _BYTES, _NUMBERS = range(3)
+# Members that torch writes raw numbers into.
+_STORAGE = re.compile(
+    r"(?:^|/)(?:data|constants|traced_inputs|\.data|weights)/(?:\d+|\d+\.storage|weight_\d+|tensor_\d+)$"
+)
+# Members with code that is in no pickle.
+_CODE = (
+    (
+        re.compile(r"(?:^|/)(?:models/.+|serialized_exported_program)\.json$"),
+        "a program of torch.export: torch.export.load evaluates expressions in it, which are not looked into",
+    ),
+    (
+        re.compile(r"(?:^|/)\.data/extern_modules$"),
+        "a torch.package archive: importing from it runs its Python code, which is not looked into",
+    ),
+    (re.compile(r"\.(?:so|dll|dylib|pyd)$"), "compiled code, which is not looked into"),
+)
 _NPY = b"\x93NUMPY"
+_LOADER = "torch.storage._load_from_bytes"
+# What readers of pickles unpack by themselves (joblib, pandas), and what a person would.
+_PACKED = (
+    (b"\x1f\x8b", "gzip-compressed"), (b"BZh", "bzip2-compressed"), (b"\xfd7zXZ\0", "xz-compressed"),
+    (b"\x5d\0\0", "lzma-compressed"), (b"\x28\xb5\x2f\xfd", "zstd-compressed"), (b"\x04\x22\x4d\x18", "lz4-compressed"),
+    (b"\x78\x01", "zlib-compressed"), (b"\x78\x5e", "zlib-compressed"), (b"\x78\x9c", "zlib-compressed"),
+    (b"\x78\xda", "zlib-compressed"), (b"ZF", "compressed by an old joblib"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+)  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -65,12 +95,21 @@ class Streams:
         self.notes: list[str] = []
         self.count = 0
         self._size = 0  # of the file
-        self._room = 64 << 20  # bytes that may still be inflated or looked at inside pickles
+        self._parsed = 0  # bytes that were parsed so far
+        self._inflated = 0  # bytes that were inflated so far
+        self._cut = False  # whether what is looked at is only the beginning of something
+        self._full = False
 
     def of(
-        self, source: Source, where: str = "", depth: int = 0, note: str = "", exact: bool = True
+        self,
+        source: Source,
+        where: str = "",
+        depth: int = 0,
+        note: str = "",
+        exact: bool = True,
+        kind: int = _ANYTHING,
     ) -> Iterator[Found]:
-        """Every pickle in ``source``; it is not ``exact`` where more may be in it than belongs to it."""
+        """Every pickle in ``source``. It is not ``exact`` where more may be in it than belongs to it."""
         if depth > _DEEPEST:
             self.unread.append(f"{where}: nested more than {_DEEPEST} deep")
             return
@@ -79,71 +118,115 @@ class Streams:
         if head.startswith(LOCAL_MAGIC):
             yield from self._zip(source, where, depth)
             return
+        before = self.count
         # an archive behind something else, which is looked at too
-        if exact and not _STORAGE.search(where) and _ends_as_zip(source):
+        if exact and not kind and _ends_as_zip(source):
             yield from self._zip(source, where, depth)
-        if torch_tar.matches(head, source):
+        if not kind and torch_tar.matches(head, source):
             yield from self._tar(source, where, depth)
-        elif head.startswith(_NPY):
-            start = _npy_data(head)
-            if b"'O'" in head[:start] or b"|O" in head[:start]:
-                yield from self._one_after_the_other(source, start, where, depth, "of an array of objects")
-        elif torch_legacy.matches(head, source):
-            yield from self._one_after_the_other(source, 0, where, depth, note, len(torch_legacy.PARTS))
-        elif _may_be_pickle(head, where):
-            yield from self._one_after_the_other(source, 0, where, depth, note)
+        if head.startswith(_NPY):
+            yield from self._npy(source, head, where, depth)
+        else:
+            named = False
+            for found in self._one_after_the_other(source, 0, where, depth, note, kind):
+                named = named or bool(found.pickle.globals or found.pickle.calls)
+                yield found
+            if named and not kind and safetensors.matches(head, source):
+                self.tricks.append((where, "it is a safetensors file, and a pickle too"))
+        packed = next((what for magic, what in _PACKED if head.startswith(magic)), None)
+        if packed is not None and not kind and self.count == before:
+            self.unread.append(f"{where or 'the file'}: {packed}, which is not unpacked")
+
+    def _npy(self, source: Source, head: bytes, where: str, depth: int) -> Iterator[Found]:
+        """The pickle of an array of objects; of other arrays numpy unpickles nothing."""
+        wide = head[6:7] != b"\x01"
+        start = (12 if wide else 10) + int.from_bytes(head[8:12] if wide else head[8:10], "little")
+        if start > _WINDOW:
+            self.unread.append(f"{where or 'the file'}: an array with a header of {start:,} bytes")
+            return
+        objects = re.search(rb"O|object|\\", source.read_at(10, start - 10)) is not None  # however it is spelled
+        yield from self._one_after_the_other(
+            source, start, where, depth, "of an array of objects", _ANYTHING if objects else _NUMBERS
+        )
 
     # -- pickles ------------------------------------------------------------------------------------------------
 
     def _one_after_the_other(
-        self, source: Source, offset: int, where: str, depth: int, note: str = "", expected: int = 1
+        self, source: Source, offset: int, where: str, depth: int, note: str = "", kind: int = _ANYTHING
     ) -> Iterator[Found]:
-        """The pickle at ``offset``, what is nested in it, and those that follow its STOP, beyond the ``expected`` ones."""
+        """The pickle at ``offset``, what is nested in it, and those that follow its STOP."""
+        expected = 1
         for index in range(_BEHIND):
-            found = self._pickle(
-                source, offset, where, note if index < expected else "behind the STOP of another pickle"
-            )
-            if found is None or (index >= expected and not _tells(found)):
+            found = self._pickle(source, offset, where, note if index < expected else _BEHIND_STOP, kind)
+            if found is None:
                 return
-            yield found
-            yield from self._nested(found, depth)
+            if index == 0 and found.pickle.root == torch_legacy.MAGIC:  # however the number is spelled
+                expected = len(torch_legacy.PARTS)
+            if _tells(found) or (index < expected and found.pickle.protocol):
+                self._count(source)
+                yield found
+                yield from self._nested(found, depth)
             if found.breaks is not None:
                 return
             offset = found.pickle.end
-            if offset >= source.size or not _may_be_pickle(source.read_at(offset, 16), ""):
+            if offset >= source.size:
                 return
+            if index + 1 >= expected > 1:
+                kind = _BYTES  # behind the parts of a legacy stream lie its storages
         self.unread.append(f"{where or 'the file'}: what follows {_BEHIND} pickles, one after the other")
 
-    def _pickle(self, source: Source, offset: int, where: str, note: str) -> Found | None:
-        self.count += 1
-        if self.count > _MOST:
-            raise LimitError(f"more than {_MOST:,} pickles in one file: refused", path=source.path)
+    def _pickle(self, source: Source, offset: int, where: str, note: str, kind: int = _ANYTHING) -> Found | None:
+        """The pickle at ``offset``, None if there certainly is none.
+
+        One that breaks is one if Python's machine might go on, or if PROTO or forbidden names say so; not so text that
+        begins like a pickle, as "cat\\ndog\\n" does, and of raw numbers only what names such things.
+        """
+        if self._parsed > _PARSED[0] + _PARSED[1] * self._size:
+            if not self._full:  # once: what comes after it goes unread too
+                self._full = True
+                self.unread.append(f"{where or 'the file'}, and what comes after it: there is too much to look into")
+            return None
+        if kind == _NUMBERS and not _has_protocol(source, offset):
+            return None
+        limits = self.limits if not kind else self.limits._replace(string=min(self.limits.string, _WINDOW))
         try:
-            return Found(where, offset, read_pickle(source, offset, self.limits), None, note)
+            pickle = read_pickle(source, offset, limits)
         except FileError:
             raise
         except CheckpointError as error:
             partial: Pickle | None = error.__dict__.get("partial")
-            if partial is None or not plain_pickle.is_certain(error):
+            reached = error.__dict__.get("reached", offset)
+            self._parsed += max(_LEAST, (error.offset or offset) - offset, reached - offset - _PEEK)
+            if partial is None:
                 return None
-            doubtful = partial.protocol < 2 or _STORAGE.search(where)  # text, or raw numbers
-            if doubtful and not any(classify(g.module, g.name) == NO_BUSINESS for g in partial.globals):
-                return None  # text that begins like a pickle, as "cat\\ndog\\n" does
-            return Found(where, offset, partial, error, note)
+            is_one = _is_bad(partial) or (not kind and self._might_run(error, partial))
+            return Found(where, offset, partial, error, note) if is_one else None
+        self._parsed += max(_LEAST, pickle.end - offset)
+        if kind and not _is_bad(pickle) and not _has_protocol(source, offset):
+            return None
+        return Found(where, offset, pickle, None, note)
+
+    def _count(self, source: Source) -> None:
+        self.count += 1
+        if self.count > _MOST:
+            raise LimitError(f"more than {_MOST:,} pickles in one file: refused", path=source.path)
+
+    def _might_run(self, error: CheckpointError, partial: Pickle) -> bool:
+        if may_go_on(error) or (self._cut and ends_early(error)):
+            return True
+        return partial.protocol >= 2 and plain_pickle.is_certain(error)
 
     def _nested(self, found: Found, depth: int) -> Iterator[Found]:
         """Pickles in the bytes of a pickle: nested storages, and what is hidden so."""
-        for content, owner in _contents(found.pickle):
-            inner = source_of(content, "")
-            size = content.nbytes if type(content) is Blob else len(content)
-            if size < 4 or not _is_inner_pickle(inner.read_at(0, 64)):
-                continue
+        for content, owner, loaded in _contents(found.pickle):
             place = f"{found.where}: bytes {owner}"[:300]
-            self._room -= size
-            if self._room < 0:
-                self.unread.append(f"{place}: there is too much of it")
-                return
-            yield from self.of(inner, place, depth + 1)
+            if content is None:
+                self.unread.append(f"{place}: how they are made is not followed")
+                continue
+            inner = source_of(content, "")
+            if loaded or (inner.size >= _SMALLEST and _may_begin(inner.read_at(0, 64))):
+                kind = _ANYTHING if loaded or _has_protocol(inner, 0) else _BYTES
+                yield from self.of(inner, place, depth + 1, kind=kind)
 
     # -- archives -----------------------------------------------------------------------------------------------
 
@@ -219,45 +302,60 @@ class Streams:
             length = compressed if 0 < compressed <= room else room
             before = self.count
             stored = source.slice(begin, length)
-            yield from self._member(stored, method, nbytes or _WINDOW, place, depth, note, length == compressed)
+            yield from self._member(stored, method, nbytes or _UNKNOWN, place, depth, note, length == compressed)
             if flags & 1 and self.count > before:
                 self.tricks.append((place, "it is marked as encrypted and is not, so that scanners pass it by"))
             elif flags & 1:
                 self.unread.append(f"{place}: encrypted")
 
     def _member(
-        self, stored: Source, method: int, nbytes: int, place: str, depth: int, note: str = "", exact: bool = True
+        self,
+        stored: Source,
+        method: int,
+        nbytes: int,
+        place: str,
+        depth: int,
+        note: str = "",
+        exact: bool = True,
     ) -> Iterator[Found]:
         """Every pickle in a member, stored or deflated."""
+        self.unread += [f"{place}: {what}" for name, what in _CODE if name.search(place)]
+        kind = _NUMBERS if _STORAGE.search(place) else _ANYTHING
         if method == 0:
-            yield from self.of(stored, place, depth + 1, note, exact)
+            yield from self.of(stored, place, depth + 1, note, exact, kind)
             return
-        self._room -= min(nbytes, _WINDOW)
-        if self._room < 0:
-            self.unread.append(f"{place}: deflated, and there is too much of that")
-            return
-        limits, most = self.limits, self.limits.inflated + 4 * self._size
-        any_found = False
-        self.limits = limits.of_deflated(min(nbytes, most))
-        for found in self.of(_inflated(stored, min(nbytes, most), place), place, depth + 1, note):
-            any_found = True
-            yield found
-        self.limits = limits
-        if nbytes > most and any_found:
-            self.unread.append(f"{place}: what follows its first {most:,} bytes, inflated")
+        # All members together inflate to so much, of so much; of what is more, the beginning says whether it is a pickle.
+        left = self.limits.inflated + 4 * self._size - self._inflated
+        most = min(nbytes, max(left, _PEEK))
+        content, fed = _inflated(stored, most)
+        self._inflated += max(len(content), fed)
+        known = BytesSource(content, stored.path)
+        limits, cut, before = self.limits, self._cut, self.count
+        self.limits, self._cut = limits.of_deflated(known.size), cut or known.size >= most < nbytes
+        yield from self.of(known, place, depth + 1, note, kind=kind)
+        if self._cut and not cut and self.count > before:
+            self.unread.append(f"{place}: what follows its first {known.size:,} bytes, inflated")
+        self.limits, self._cut = limits, cut
 
     def _tar(self, source: Source, where: str, depth: int) -> Iterator[Found]:
+        said: set[bytes] = set()
         try:
-            members = torch_tar.members(source)
+            for entry in torch_tar.entries(source):
+                place = f"{where}/{entry.name}" if where else entry.name
+                if entry.kind in torch_tar.RENAMING and entry.kind not in said:
+                    said.add(entry.kind)
+                    self.unread.append(
+                        f"{place}: a tar entry of type {entry.kind!r}, which gives others names or bytes"
+                    )
+                name = entry.name.removeprefix("./")
+                if not entry.is_file:
+                    continue
+                if name in ("storages", "tensors"):
+                    yield from self._tar_entries(entry.record.source, place, depth, name)
+                else:
+                    yield from self.of(entry.record.source, place, depth + 1)
         except CorruptError as error:
             self.unread.append(f"{where or 'the file'}: {error.message}")
-            return
-        for name, record in members.items():
-            place = f"{where}/{name}" if where else name
-            if name in ("storages", "tensors"):
-                yield from self._tar_entries(record.source, place, depth, name)
-            else:
-                yield from self.of(record.source, place, depth + 1)
 
     def _tar_entries(self, source: Source, where: str, depth: int, kind: str) -> Iterator[Found]:
         """Members of the tar of 2016: pickles with raw numbers between them (formats 7)."""
@@ -265,7 +363,9 @@ class Streams:
         while offset < source.size:
             found = self._pickle(source, offset, where, "")
             if found is None:
+                self.unread.append(f"{where}: what follows byte {offset:,}, where a pickle should be")
                 return
+            self._count(source)
             yield found
             yield from self._nested(found, depth)
             if found.breaks is not None:
@@ -282,31 +382,49 @@ class Streams:
 
 
 _UNLISTED = "not in the directory of the archive"
+_BEHIND_STOP = "behind the STOP of another pickle"
+_UNKNOWN = 1 << 62  # bytes
+_LEAST = 32  # what a try costs, in bytes parsed
 
 
 def _ends_as_zip(source: Source) -> bool:
     return b"PK\x05\x06" in source.read_at(max(0, source.size - 65557), 65557)
 
 
-def _contents(pickle: Pickle) -> Iterator[tuple[Any, str]]:
-    """All bytes in a pickle, each once, and what holds them: given to a call, part of a state, or of plain containers."""
+def _contents(pickle: Pickle) -> Iterator[tuple[Any, str, bool]]:
+    """All bytes in a pickle, each once; what holds them: a call, a state, plain containers; and whether torch.load reads them.
+
+    None for bytes that it reads and whose making is not followed.
+    """
     seen: set[int] = set()
     for call in pickle.calls:
+        name = call.qualname or "a call"
+        if name.endswith(_LOADER):
+            given = call.args[0] if type(call.args) is tuple and call.args else None
+            if id(given) not in seen:
+                seen.add(id(given))
+                yield bytes_of(given), f"given to {name}", True
         for part in (call.args, call.kwargs):
-            yield from ((found, f"given to {call.qualname or 'a call'}") for found in _bytes_below(part, seen))
+            yield from _below(part, seen, f"given to {name}")
         if call.ops:
-            yield from (
-                (found, f"in what {call.qualname or 'an object'} holds") for found in _bytes_below(call.ops, seen)
-            )
-    yield from ((found, "in a container") for found in _bytes_below(pickle.root, seen))
+            yield from _below(call.ops, seen, f"in what {call.qualname or 'an object'} holds")
+    named: list[Global | Persistent] = [*pickle.globals, *pickle.persistent]
+    for node in named:
+        if node.state is not None:
+            yield from _below(node.state, seen, "in what would change a name")
+    yield from _below(pickle.root, seen, "in a container")
 
 
-def _bytes_below(node: Any, seen: set[int]) -> Iterator[Any]:
+def _below(node: Any, seen: set[int], owner: str) -> Iterator[tuple[Any, str, bool]]:
     """Bytes in plain containers; what calls made is not entered."""
     waiting = [node]
     while waiting:
         node = waiting.pop()
-        if node is None or isinstance(node, (str, int, float)) or id(node) in seen:
+        if isinstance(node, str):
+            if node == _LOADER.rpartition(".")[2]:  # the name, for who gets at it by getattr
+                yield None, owner, True
+            continue
+        if node is None or isinstance(node, (int, float)) or id(node) in seen:
             continue
         seen.add(id(node))
         if type(node) in (tuple, list):
@@ -315,34 +433,33 @@ def _bytes_below(node: Any, seen: set[int]) -> Iterator[Any]:
             waiting.extend(node.pairs)
         elif type(node) is Set:
             waiting.extend(node.members)
+        elif type(node) is Global:
+            if node.qualname.endswith(_LOADER):  # handed on, to be called later
+                yield None, f"{owner}, which is handed {node.qualname}", True
         elif (content := bytes_of(node)) is not None:
-            yield content
+            yield content, owner, False
 
 
-def _npy_data(head: bytes) -> int:
-    """Where the data of an .npy file begin: after magic, version, and a header with its length."""
-    wide = head[6:7] != b"\x01"
-    length = int.from_bytes(head[8:12] if wide else head[8:10], "little")
-    return min((12 if wide else 10) + length, 1 << 20)
+def _is_bad(pickle: Pickle) -> bool:
+    return any(classify(node.module, node.name) == NO_BUSINESS for node in pickle.globals)
 
 
-def _may_be_pickle(head: bytes, where: str) -> bool:
-    """Whether it is worth trying: PROTO of a number that exists; without it, any first opcode of protocols 0 and 1."""
-    if head[:1] == b"\x80":
-        return head[1:2] <= b"\x05"
-    if _STORAGE.search(where):
-        return False  # raw numbers
-    return head[:1] != b"" and plain_pickle.matches(head, BytesSource(head, ""))
+def _has_protocol(source: Source, offset: int) -> bool:
+    head = source.read_at(offset, 2)
+    return head[:1] == b"\x80" and head[1:] <= b"\x05"
 
 
-def _is_inner_pickle(head: bytes) -> bool:
-    return (head[:1] == b"\x80" and head[1:2] <= b"\x05") or head[:1] in (b"c", b"(", b"i") or head[:4] == LOCAL_MAGIC
+def _may_begin(head: bytes) -> bool:
+    """Whether bytes that nobody is known to load are worth a look: the first is one of a pickle, and short ones name something."""
+    if not plain_pickle.matches(head, BytesSource(head, "")):
+        return head.startswith(LOCAL_MAGIC)
+    return len(head) == 64 or any(code in head for code in (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84"))
 
 
 def _tells(found: Found) -> bool:
     """Whether bytes behind a pickle are one: they name or call something, or end as one that is not trivial."""
     pickle = found.pickle
-    return bool(pickle.globals or pickle.calls) or (found.breaks is None and pickle.end - pickle.start > 2)
+    return bool(pickle.globals or pickle.calls or found.breaks) or pickle.end - pickle.start > 2
 
 
 def _signatures(source: Source, start: int, stop: int) -> Iterator[int]:
@@ -357,31 +474,38 @@ def _signatures(source: Source, start: int, stop: int) -> Iterator[int]:
         offset += _WINDOW
 
 
-def _inflated(stored: Source, nbytes: int, place: str) -> Source:
-    """The beginning of a deflated member. If it inflates to less than it says, what there is counts."""
-    source = Inflated(stored, nbytes, place)
-    parts: list[bytes] = []
-    try:
-        while (have := sum(map(len, parts))) < nbytes:
-            parts.append(source.read_at(have, min(_WINDOW, nbytes - have)))
-    except CorruptError:
-        if not parts and nbytes > 1:
-            parts.append(_what_there_is(stored))
-    return BytesSource(b"".join(parts), stored.path)
+def _inflated(stored: Source, most: int) -> tuple[bytes, int]:
+    """The beginning of a deflated stretch, and how much of the stretch that took.
 
-
-def _what_there_is(stored: Source) -> bytes:
-    """What a deflated stretch inflates to before it breaks, within a megabyte."""
+    If it inflates to less than it says, or breaks, what there is counts.
+    """
     import zlib
 
-    data = stored.read_at(0, _WINDOW)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    found = b""
-    for index in range(0, len(data), 64):
+    parts: list[bytes] = []
+    offset, step = 0, _PEEK
+    while most > 0 and not inflater.eof and (data := inflater.unconsumed_tail or stored.read_at(offset, step)):
+        if not inflater.unconsumed_tail:
+            offset, step = offset + len(data), min(16 * step, _WINDOW)
+        before = inflater.copy()
         try:
-            found += inflater.decompress(data[index : index + 64], _WINDOW - len(found))
+            parts.append(inflater.decompress(data, most))
+        except zlib.error:
+            parts.append(_up_to_where_it_breaks(before, data, most))
+            break
+        most -= len(parts[-1])
+    return b"".join(parts), offset
+
+
+def _up_to_where_it_breaks(inflater: Any, data: bytes, most: int) -> bytes:
+    import zlib
+
+    found = b""
+    for index in range(0, min(len(data), _WINDOW), 64):
+        try:
+            found += inflater.decompress(data[index : index + 64], most - len(found))
         except zlib.error:
             break
-        if len(found) >= _WINDOW:
+        if len(found) >= most:
             break
     return found

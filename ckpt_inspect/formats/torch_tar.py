@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..dtypes import DType
-from ..errors import CorruptError, FormatError
+from ..errors import CorruptError, FormatError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Persistent
 from ..model.problem import Problem
@@ -21,58 +22,124 @@ from .sections import Builder
 
 NAME = "torch-tar"
 _BLOCK = 512
+_MOST = 10_000  # entries; torch wrote four
+_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, directories, FIFOs, whatever size they claim
+_OF_GNU = (b"L", b"K", b"S")
+RENAMING = (b"1", b"2", b"x", b"g", b"X", *_OF_GNU)  # what makes other names of files, or their bytes of pieces
+_NO_FILES = (*_WITHOUT_DATA, *RENAMING)
 _i32 = Struct("<i").unpack
 _i64 = Struct("<q").unpack
 
 
+class Entry(NamedTuple):
+    """One entry of a tar, of whatever type."""
+
+    name: str
+    kind: bytes
+    record: Record
+    offset: int
+    sound: bool  # whether the checksum of its header is right
+
+    @property
+    def is_file(self) -> bool:
+        """As Python's tarfile has it: types that nobody knows are files."""
+        return self.kind not in _NO_FILES and not (self.kind == b"\0" and self.name.endswith("/"))
+
+
 def matches(head: bytes, source: Source) -> bool:
-    return head[257:262] == b"ustar"
+    return head[257:262] == b"ustar" or _is_header(head[:_BLOCK])
 
 
-def members(source: Source, problems: list[str] | None = None) -> dict[str, Record]:
-    """Members of an uncompressed tar by name (POSIX ustar: name at 0, octal size at 124, type at 156).
+def _is_header(header: bytes) -> bool:
+    """Whether a header's checksum is right: what came before POSIX has no magic number, and Python reads it too."""
+    text = header[148:156].split(b"\0")[0].strip(b" ")
+    if len(header) < _BLOCK or not text.isdigit() or text.translate(None, b"01234567"):
+        return False
+    rest = header[:148] + b" " * 8 + header[156:]
+    return int(text, 8) in (sum(rest), sum(byte - 256 if byte > 127 else byte for byte in rest))
+
+
+def entries(source: Source, ends: list[str] | None = None) -> Iterator[Entry]:
+    """Entries of an uncompressed tar in order (POSIX ustar: name at 0, octal size at 124, type at 156, prefix at 345).
+
+    Raises:
+        CorruptError: a header without a size; or there are more entries than anybody writes.
+    """
+    offset = 0
+    for _ in range(_MOST):
+        header = source.read_at(offset, _BLOCK)
+        if len(header) < _BLOCK or ((not header[0] or offset) and not _is_header(header) and not _says_size(header)):
+            if any(header) and ends is not None:
+                ends.append(f"the tar header at byte {offset:,} is none: torch finds no member from there on")
+            return  # where tarfile stops too
+        name, prefix = (
+            field.split(b"\0")[0].decode("utf-8", "surrogateescape") for field in (header[:100], header[345:500])
+        )
+        kind = header[156:157]
+        entry = Entry(
+            f"{prefix}/{name}" if prefix and kind not in _OF_GNU else name,
+            kind,
+            Record("", 0),
+            offset,
+            _is_header(header),
+        )
+        nbytes = _size(header, source, offset) if entry.kind not in _WITHOUT_DATA else 0
+        if entry.kind == b"\0" and not entry.is_file:  # a directory, as it was written once
+            nbytes = 0
+        offset += _BLOCK
+        there = max(0, min(nbytes, source.size - offset))
+        yield entry._replace(record=Record(entry.name, nbytes, source.slice(offset, there)))
+        offset += -(-nbytes // _BLOCK) * _BLOCK
+    if len(source.read_at(offset, _BLOCK)) == _BLOCK:
+        raise LimitError(f"a tar of more than {_MOST:,} entries: refused", path=source.path, offset=offset)
+
+
+def _says_size(header: bytes) -> bool:
+    text = header[124:136].strip(b" \0")
+    return text.isdigit() and not text.translate(None, b"01234567")
+
+
+def _size(header: bytes, source: Source, offset: int) -> int:
+    if _says_size(header):
+        return int(header[124:136].strip(b" \0"), 8)
+    wide = int.from_bytes(header[125:136], "big")  # GNU's way to write what octal digits have no room for
+    if header[124] != 0x80 or wide > source.size:
+        raise CorruptError("a tar header without a size", path=source.path, offset=offset)
+    return wide
+
+
+def members(source: Source, problems: list[str] | None = None, ends: list[str] | None = None) -> dict[str, Record]:
+    """Files of a tar by name. Of two with the same name the last counts, as for tarfile.
 
     Args:
         source: the archive.
         problems: gets what is damaged.
+        ends: gets where the walk ended for a header that is none: what should follow is lost, if anything should.
     """
-    found: dict[str, Record] = {}
+    exact: dict[str, Record] = {}
+    dotted: dict[str, Record] = {}
     problems = [] if problems is None else problems
-    offset = 0
-    while len(header := source.read_at(offset, _BLOCK)) == _BLOCK and header[0]:
-        name = header[:100].split(b"\0")[0].decode("utf-8", "surrogateescape").removeprefix("./")
-        text = header[124:136].strip(b" \0")
-        if not text.isdigit() or text.translate(None, b"01234567"):
-            raise CorruptError("a tar header without a size", path=source.path, offset=offset)
-        nbytes = int(text, 8)
-        if not _sound(header):
+    for entry in entries(source, ends):
+        name = entry.name
+        if not entry.sound:
             what = f"the tar header of {name[:80]!r} fails its checksum: torch finds no member from there on"
-            problems.append(Problem(f"{what} (byte {offset:,})"))
-        if header[156:157] in (b"0", b"\0"):
-            there = max(0, min(nbytes, source.size - offset - _BLOCK))
-            found[name] = Record(name, nbytes, source.slice(offset + _BLOCK, there))
-            if there < nbytes:
-                problems.append(Problem(f"record {name} is cut: {there:,} of {nbytes:,} bytes are there", name))
-        offset += _BLOCK + -(-nbytes // _BLOCK) * _BLOCK
-        if len(found) > 10_000:
-            break
-    return found
-
-
-def _sound(header: bytes) -> bool:
-    """The checksum, octal at 148, is the sum of all bytes, its own being spaces; some once summed signed ones."""
-    text = header[148:156].split(b"\0")[0].strip()
-    plain = header[:148] + b" " * 8 + header[156:]
-    sums = (sum(plain), sum(byte - 256 if byte > 127 else byte for byte in plain))
-    return text.isdigit() and not text.translate(None, b"01234567") and int(text, 8) in sums
+            problems.append(Problem(f"{what} (byte {entry.offset:,})"))
+        if entry.is_file:
+            record = entry.record
+            short = name.removeprefix("./")
+            (exact if short == name else dotted)[short] = record
+            if (there := record.source.size) < record.nbytes:
+                problems.append(Problem(f"record {name} is cut: {there:,} of {record.nbytes:,} bytes are there", short))
+    return {**dotted, **exact}
 
 
 def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     damage: list[str] = []
-    records = members(source, damage)
+    ends: list[str] = []
+    records = members(source, damage, ends)
     if not {"pickle", "storages"} <= records.keys():
-        if damage:
-            raise CorruptError(damage[0], path=source.path)
+        if damage or ends:
+            raise CorruptError((damage or ends)[0], path=source.path)
         listed = ", ".join(list(records)[:4])
         raise FormatError(
             f"a tar archive, not a checkpoint: it holds {listed or 'nothing'}",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..containers.copying import CHANGED
 from ..errors import CheckpointError, FileError, FormatError, LimitError
-from ..formats import open_checkpoint, open_source, split_section
+from ..formats import open_checkpoint, open_source, sharded, split_section
 from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, classify, torch_function
 from ..formats.streams import Found, Streams
 from ..formats.weights_only import TORCH, Verdict, verdict
@@ -121,7 +121,7 @@ class Scan:
 
 
 def scan(path: str, limits: Limits = DEFAULT) -> Scan:
-    """Look at every pickle in a file, or in the files of a directory; nothing of it is imported or run.
+    """Look at every pickle in a file, its shards if it is an index, or the files of a directory; nothing of it is run.
 
     Raises:
         FormatError: it is no checkpoint, and there is no pickle in it.
@@ -132,7 +132,7 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
     found = Scan(path)
     opened: CheckpointError | None = None
     first: list[Pickle] = []
-    files = [(name, file, _stamp(file)) for name, file in _files(path)]
+    files = [(name, file, _stamp(file)) for name, file in _files(path, limits, found.unread)]
     try:
         with open_checkpoint(path, None, limits) as checkpoint:
             found.format = checkpoint.format
@@ -185,21 +185,53 @@ def _stamp(file: str) -> object:
         return None
 
 
-def _files(path: str) -> Iterator[tuple[str, str]]:
-    """The file, or all files of a directory as (relative name, path); links to directories are not followed."""
+def _files(path: str, limits: Limits, unread: list[str]) -> Iterator[tuple[str, str]]:
+    """The file and its shards, or all files of a directory, as (relative name, path).
+
+    What is passed over, though a program might load it, goes to ``unread``.
+    """
     if not os.path.isdir(path):
         yield "", path
+        yield from ((name, os.path.join(os.path.dirname(path), name)) for name in _shards(path, limits))
         return
     count = 0
-    for folder, folders, names in os.walk(path):
+
+    def failed(error: OSError) -> None:
+        unread.append(f"{_relative(str(error.filename), path)}: {(error.strerror or 'cannot be listed').lower()}")
+
+    inside = os.path.join(os.path.realpath(path), "")
+    for folder, folders, names in os.walk(path, onerror=failed):
         folders.sort()
+        for name in folders:
+            link = os.path.join(folder, name)
+            if os.path.islink(link) and not os.path.join(os.path.realpath(link), "").startswith(inside):
+                unread.append(f"{_relative(link, path)}: a link to another directory, which is not followed")
         for name in sorted(names):
             file = os.path.join(folder, name)
             count += 1
             if count > _MOST_FILES:
                 raise LimitError(f"a directory of more than {_MOST_FILES:,} files: refused", path=path)
             if os.path.isfile(file):
-                yield os.path.relpath(file, path), file
+                yield _relative(file, path), file
+            elif os.path.exists(file):
+                unread.append(f"{_relative(file, path)}: neither a file nor a directory")
+
+
+def _relative(file: str, path: str) -> str:
+    return os.path.relpath(file, path)
+
+
+def _shards(path: str, limits: Limits) -> list[str]:
+    """What an index names; what is wrong with one is said by opening it."""
+    if not path.endswith(".json"):
+        return []
+    try:
+        names = sharded.shards(path, limits, open_source)
+    except CheckpointError:
+        return []
+    if len(names) > _MOST_FILES:
+        raise LimitError(f"an index of more than {_MOST_FILES:,} files: refused", path=path)
+    return names
 
 
 class _Judge:

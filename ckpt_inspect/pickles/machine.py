@@ -77,7 +77,7 @@ class Machine:
     def expect(self, nbytes: int) -> None:
         left = self.source.size - self.base - self.pos
         if nbytes > left:
-            self.fail(f"the pickle ends early: a value of {nbytes:,} bytes is announced, {left:,} bytes are left")
+            self.early(f"the pickle ends early: a value of {nbytes:,} bytes is announced, {left:,} bytes are left")
 
     def line(self) -> bytes:
         """Text up to a newline, which is consumed."""
@@ -85,7 +85,7 @@ class Machine:
         size = _WINDOW
         while end < 0:
             if self.eof:
-                self.fail("the pickle ends inside a line of text")
+                self.early("the pickle ends inside a line of text")
             if size > self.limits.string:
                 self.limit("a line of more than a gigabyte")
             size *= 4
@@ -110,6 +110,14 @@ class Machine:
 
     def fail(self, message: str) -> NoReturn:
         raise CorruptError(message, offset=self.base + self.pos)
+
+    def early(self, message: str) -> NoReturn:
+        """The bytes end: more of them might be read."""
+        raise _marked("early", CorruptError(message, offset=self.base + self.pos))
+
+    def differ(self, message: str) -> NoReturn:
+        """Stop where Python's own machine might go on."""
+        raise _marked("differs", CorruptError(message, offset=self.base + self.pos))
 
     def limit(self, what: str) -> NoReturn:
         raise LimitError(f"the pickle makes {what}: refused", offset=self.base + self.pos)
@@ -144,7 +152,7 @@ class Machine:
             while True:
                 if self.pos >= self.refill_at:
                     if self.eof and self.pos >= len(self.data):
-                        self.fail("the pickle ends without STOP")
+                        self.early("the pickle ends without STOP")
                     if not self.eof:
                         self.refill(_LOOKAHEAD)
                 code = self.data[self.pos]
@@ -157,7 +165,7 @@ class Machine:
         except (IndexError, struct_error) as error:
             # bytes say "index out of range"; lists say "list index out of range" or "pop from empty list"
             if isinstance(error, struct_error) or str(error) == "index out of range":
-                raise CorruptError("the pickle ends early", offset=self.base + self.pos) from error
+                raise _marked("early", CorruptError("the pickle ends early", offset=self.base + self.pos)) from error
             raise CorruptError("the stack is empty where a value is needed", offset=self.base + self.pos) from error
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CorruptError(f"malformed opcode: {str(error)[:200]}", offset=self.base + self.pos) from error
@@ -165,6 +173,22 @@ class Machine:
             self.note("values are left on the stack at STOP")
         self.pickle.end = self.base + self.pos
         return self.pickle
+
+
+def _marked(mark: str, error: CorruptError) -> CorruptError:
+    """A local name for it where it is raised would make a cycle, and the collector is paused."""
+    error.__dict__[mark] = True
+    return error
+
+
+def may_go_on(error: CheckpointError) -> bool:
+    """Whether Python's own machine might run on where :func:`read_pickle` stopped: at a limit, or where ours is stricter."""
+    return isinstance(error, LimitError) or "differs" in error.__dict__
+
+
+def ends_early(error: CheckpointError) -> bool:
+    """Whether :func:`read_pickle` stopped because the bytes end."""
+    return "early" in error.__dict__
 
 
 def read_pickle(source: Source, offset: int = 0, limits: Limits = DEFAULT) -> Pickle:
@@ -179,4 +203,5 @@ def read_pickle(source: Source, offset: int = 0, limits: Limits = DEFAULT) -> Pi
         return machine.run()
     except CheckpointError as error:
         error.__dict__["partial"] = machine.pickle  # what it named and called before it broke
+        error.__dict__["reached"] = machine.base + len(machine.data)  # what was looked at
         raise

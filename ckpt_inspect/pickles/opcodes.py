@@ -5,6 +5,7 @@ The opcodes are those of Python's ``pickletools``; where engines differ, formats
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -58,10 +59,20 @@ def _long(m: Machine) -> None:
     m.stack.append(_decimal(m, m.line().removesuffix(b"L")))
 
 
+# What C's strtol and strtod might take for a number: octal, hexadecimal, whatever follows a zero byte.
+_NUMBER = re.compile(rb"\s*[+-]?(?:\.?[0-9]|inf|nan)[0-9a-z_.+-]*\s*(?:\0.*)?", re.DOTALL | re.IGNORECASE)
+
+
 def _decimal(m: Machine, text: bytes) -> int:
     if len(text) > 2.4 * m.limits.integer:
-        m.limit(f"an integer of {len(text):,} digits")
-    return int(text, 10)
+        what = f"an integer of {len(text):,} digits"
+        m.limit(what) if _NUMBER.fullmatch(text) else m.fail(what)
+    try:
+        return int(text, 10)
+    except ValueError as error:
+        if _NUMBER.fullmatch(text):
+            m.differ(f"a number spelled oddly: {str(error)[:100]}")
+        raise
 
 
 def _binint(m: Machine) -> None:
@@ -91,6 +102,7 @@ def _long4(m: Machine) -> None:
     m.pos += 4
     if nbytes < 0:
         m.fail("an integer of negative length")
+    m.expect(nbytes)
     if nbytes > m.limits.integer:
         m.limit(f"an integer of {nbytes:,} bytes")
     m.stack.append(int.from_bytes(m.take(nbytes), "little", signed=True))
@@ -99,8 +111,11 @@ def _long4(m: Machine) -> None:
 def _float(m: Machine) -> None:
     m.refuse("FLOAT")
     text = m.line()
+    number = _NUMBER.fullmatch(text)
     if len(text) > 1024:
-        m.fail("a number of more than 1,024 digits")
+        m.differ("a number of more than 1,024 digits") if number else m.fail("no number")
+    if number and b"\0" in text:
+        m.differ("a number spelled oddly")
     m.stack.append(float(text))
 
 
@@ -293,7 +308,7 @@ def _extend(m: Machine, target: Any, items: list[Any], op: str) -> None:
     elif type(target) is Opaque:
         _done_to(target, op, items)
     else:
-        m.fail(f"{op} on {_kind(target)}")
+        m.differ(f"{op} on {_kind(target)}")
 
 
 def _done_to(target: Opaque, op: str, payload: list[Any]) -> None:
@@ -338,7 +353,7 @@ def _set_items(m: Machine, target: Any, items: list[Any]) -> None:
     elif type(target) is Opaque:
         _done_to(target, "SETITEMS", items)
     else:
-        m.fail(f"SETITEMS on {_kind(target)}")
+        m.differ(f"SETITEMS on {_kind(target)}")
 
 
 def _empty_set(m: Machine) -> None:
@@ -355,7 +370,7 @@ def _additems(m: Machine) -> None:
     elif type(target) is Opaque:
         _done_to(target, "ADDITEMS", items)
     else:
-        m.fail(f"ADDITEMS on {_kind(target)}")
+        m.differ(f"ADDITEMS on {_kind(target)}")
 
 
 def _frozenset(m: Machine) -> None:
@@ -368,9 +383,13 @@ def _frozenset(m: Machine) -> None:
 # -- opcodes: objects -----------------------------------------------------------------------------------
 
 
+_NAME = re.compile(r"[\w.<>]*")
+
+
 def _named(m: Machine, module: str, name: str) -> Global:
     if len(module) + len(name) > m.limits.name:
-        m.limit(f"a name of {len(module) + len(name):,} characters")
+        what = f"a name of {len(module) + len(name):,} characters"
+        m.limit(what) if _NAME.fullmatch(module + name) else m.fail(what)  # no other can be imported
     node = Global(module, name)
     m.pickle.globals.append(node)
     return node
@@ -445,7 +464,7 @@ def _build(m: Machine) -> None:
             target.state = []
         target.state.append(state)
     else:
-        m.fail(f"BUILD on {_kind(target)}")
+        m.differ(f"BUILD on {_kind(target)}")
 
 
 def _kind(value: Any) -> str:
@@ -510,7 +529,7 @@ def _index(m: Machine) -> int:
     """A memo index as text, bounded like those of LONG_BINPUT: longer ones could be made to collide in the memo."""
     index = _decimal(m, m.line())
     if not 0 <= index < 1 << 32:
-        m.fail("a negative memo index" if index < 0 else "a memo index beyond 32 bits")
+        m.fail("a negative memo index") if index < 0 else m.differ("a memo index beyond 32 bits")
     return index
 
 
@@ -552,7 +571,7 @@ def _frame(m: Machine) -> None:
     nbytes = _u64(m.data, m.pos)[0]
     m.pos += 8
     if nbytes > m.source.size - m.base - m.pos:
-        m.fail(f"a frame of {nbytes:,} bytes reaches beyond the end")
+        m.early(f"a frame of {nbytes:,} bytes reaches beyond the end")
 
 
 def _extension(m: Machine) -> None:

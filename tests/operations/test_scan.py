@@ -6,17 +6,20 @@ The oracle of what is called is Python's own unpickler, run on harmless stand-in
 from __future__ import annotations
 
 import argparse
+import bz2
 import collections
 import csv
 import datetime
 import decimal
 import enum
 import functools
+import gzip
 import http
 import io
 import itertools
 import json
 import logging
+import lzma
 import math
 import operator
 import os
@@ -24,9 +27,12 @@ import pathlib
 import pickle
 import platform
 import re
+import struct
+import tarfile
 import typing
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,9 +42,12 @@ import pytest
 import torch
 
 from ckpt_inspect.cli.app import run
-from ckpt_inspect.errors import CheckpointError, FormatError
+from ckpt_inspect.errors import CheckpointError, FormatError, LimitError
+from ckpt_inspect.formats import streams
 from ckpt_inspect.formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, classify
+from ckpt_inspect.model.source import BytesSource
 from ckpt_inspect.operations.scan import Scan, scan
+from ckpt_inspect.pickles.machine import read_pickle
 from tests.conftest import FIXTURES
 from tests.hostile import build
 from tests.hostile.build import Member
@@ -143,6 +152,286 @@ HIDDEN: dict[str, Callable[[], bytes]] = {
                                        (b"storages", build.pickled(build.number(1)) + build.pickled(EVIL))]),
     "npy": lambda: b"\x93NUMPY\x01\x00\x26\x00" + b"{'descr': '|O', 'shape': (1,)}".ljust(37) + b"\n" + build.pickled(EVIL),
 }  # fmt: skip
+
+
+_FIRST = [b"\x880", b"\x890", b"\x8a\x01\x010", b"\x8b\1\0\0\0\x010", b"\x8c\x01a0", b"\x8d\1\0\0\0\0\0\0\0a0",
+          b"\x8e\1\0\0\0\0\0\0\0a0", b"\x8f0", b"\x95" + bytes(8), b"\x96\1\0\0\0\0\0\0\0a0", b"C\x01a0", b"B\1\0\0\0a0", b"N0"]  # fmt: skip
+_RAW = EVIL + b"."  # without PROTO
+_PLACES: dict[str, Callable[[bytes], bytes]] = {
+    "the file itself": lambda first: first + _RAW,
+    "data.pkl": lambda first: build.archive(build.members(first + _RAW)),
+    "sys_info": lambda first: (
+        build.MAGIC + build.pickled(build.number(1001)) + first + _RAW + build.pickled(build.NONE)
+    ),
+    "the object of a stream": lambda first: (
+        build.MAGIC + build.pickled(build.number(1001)) + build.pickled(build.DICT) + first + _RAW
+    ),
+    "a stream whose number is spelled otherwise": lambda first: (
+        b"N0" + build.MAGIC[2:] + build.pickled(build.number(1001)) + first + _RAW
+    ),
+    "behind another pickle": lambda first: build.pickled(build.list_of(build.NONE)) + first + _RAW,
+    "behind a trivial pickle": lambda first: build.pickled(build.list_of(build.NONE)) + b"N." + first + _RAW,
+    "bytes that torch loads": lambda first: build.pickled(_loads(_bytes(first + _RAW))),
+    "a member of some other name": lambda first: build.archive(
+        [*build.members(build.pickled(build.GOOD)), Member(b"a/data/model.pkl", first + _RAW)]
+    ),
+}
+
+
+def _loads(content: bytes) -> bytes:
+    return build.call(build.name("torch.storage", "_load_from_bytes"), content)
+
+
+@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("first", _FIRST, ids=[first[:1].hex() for first in _FIRST])
+def test_no_first_opcode_hides_a_pickle(first: bytes, place: str, tmp_path: Path) -> None:
+    made = _PLACES[place](first)
+    if place == "the file itself":
+        assert pickle.loads(made.replace(EVIL, build.NONE)) is None  # Python takes it
+    assert "system" in " ".join(_texts(_of(tmp_path, made)))
+
+
+# What stops our machine and not Python's.
+_DIFFER = {
+    "BUILD with None": b"}Nb0",
+    "an integer of 2,000 bytes": b"\x8b\xd0\x07\0\0" + b"\1" * 2000 + b"0",
+    "a long number": b"F" + b"0" * 1100 + b"1.5\n0",
+    "no items for what takes none": b"N(e0",
+    "an item of a list": b"](NNeK\0Ns0",
+    "appended to bytes": b"\x96\1\0\0\0\0\0\0\0aK\1a0",
+    "hexadecimal": b"I0x1f\n0",
+    "a zero byte in a number": b"I1\0 apples\n0",
+    "a zero byte in a float": b"F1.5\0 apples\n0",
+}
+
+
+@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("how", _DIFFER)
+def test_what_stops_only_our_machine_is_not_read(how: str, place: str, tmp_path: Path) -> None:
+    first = b"N0" + _DIFFER[how]
+    assert pickle.loads(first + b"N.") is None
+    found = _of(tmp_path, _PLACES[place](first))
+    assert (found.status, bool(found.unread)) == (2, True)
+
+
+TEXTS = [
+    b"cat\ndog\nbird", b"In the beginning " * 400, b"For all we know\n" * 9, b"License: see\nfile\n", b"Version 1.0\n", b"country," * 300 + b"\n1\n",
+    b"Python\n.venv\n", b"Build it.\nRun it.\n", b"(c) 2020\n", b"I am\n", b"{}", b"# Title\n", b"", b"[1]", b"]", b"Please read\nme\n",
+]  # fmt: skip
+
+
+def test_texts_are_no_pickles(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "model.pt")
+    for number, text in enumerate(TEXTS):
+        (tmp_path / f"{number}.txt").write_bytes(text)
+    found = scan(str(tmp_path))
+    assert (found.status, found.unread, found.notes) == (0, [], [])
+
+
+_ENCODE = ("_codecs", "encode")
+_INNER = build.pickled(EVIL)
+_INNER += b"." * (len(_INNER) % 2)
+SPELLED: dict[str, bytes] = {
+    "iso-8859-1": build.call(build.name(*_ENCODE), build.text(_INNER.decode("latin-1")), build.text("iso-8859-1")),
+    "utf-16": build.call(
+        build.name(*_ENCODE), build.text(_INNER.decode("utf-16-le", "surrogatepass")), build.text("UTF_16_le"), build.text("surrogatepass")
+    ),
+    "bytes of numbers": build.call(build.name("builtins", "bytes"), build.list_of(*map(build.number, _INNER))),
+    "bytearray of numbers": build.call(build.name("builtins", "bytearray"), build.tuple_of(*map(build.number, _INNER))),
+    "bytes of text": build.call(build.name("builtins", "bytes"), build.text(_INNER.decode("latin-1")), build.text("l1")),
+}  # fmt: skip
+MADE: dict[str, bytes] = {
+    "array": build.call(build.name("array", "array"), build.text("B"), build.list_of(*map(build.number, _INNER))),
+    "concat": build.call(build.name("_operator", "concat"), _bytes(_INNER[:1]), _bytes(_INNER[1:])),
+    "slice": build.call(
+        build.name("_operator", "getitem"), _bytes(b"x" + _INNER), build.call(build.name("builtins", "slice"), build.number(1), build.NONE)
+    ),
+    "an encoding that is not known": build.call(build.name(*_ENCODE), build.text("x"), build.text("rot13")),
+    "appended": build.call(build.name("builtins", "bytearray"), _bytes(b"")) + build.MARK + b"".join(map(build.number, _INNER)) + b"e",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SPELLED)
+def test_bytes_that_torch_loads_are_read_however_they_are_spelled(how: str, tmp_path: Path) -> None:
+    plain = build.pickled(SPELLED[how])
+    assert bytes(pickle.loads(plain, encoding="latin1")) == _INNER
+    assert "system" in " ".join(_texts(_of(tmp_path, build.pickled(_loads(SPELLED[how])))))
+
+
+@pytest.mark.parametrize("how", MADE)
+def test_bytes_that_torch_loads_and_nobody_can_read_are_said(how: str, tmp_path: Path) -> None:
+    found = _of(tmp_path, build.pickled(_loads(MADE[how])))
+    assert any("given to torch.storage._load_from_bytes: how they are made" in text for text in found.unread)
+    assert found.status
+
+
+@pytest.mark.parametrize(
+    "handed",
+    [
+        build.call(build.name("functools", "partial"), build.name("torch.storage", "_load_from_bytes"), _bytes(b"x")),
+        build.call(
+            build.name("__builtin__", "getattr"), build.name("torch", "storage"), build.text("_load_from_bytes")
+        ),
+    ],
+)
+def test_the_loader_handed_on_is_said(handed: bytes, tmp_path: Path) -> None:
+    assert any("_load_from_bytes" in text or "getattr" in text for text in _of(tmp_path, build.pickled(handed)).unread)
+
+
+_HEADERS = {
+    "double quotes": '{"descr": "O", "shape": (1,)}',
+    "object": "{'descr': 'object', 'shape': (1,)}",
+    "O8": "{'descr': 'O8', 'shape': (1,)}",
+    "escaped": "{'descr': '\\x4f', 'shape': (1,)}",
+    "far": "{" + " " * 5000 + "'descr': '|O', 'shape': (1,)}",
+}
+
+
+@pytest.mark.parametrize("how", _HEADERS)
+def test_arrays_of_objects_are_found_however_they_say_so(how: str, tmp_path: Path) -> None:
+    header = (_HEADERS[how][:-1] + ", 'fortran_order': False}").ljust(8000).encode() + b"\n"
+
+    def array(content: bytes) -> bytes:
+        return b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header + content
+
+    read = np.load(io.BytesIO(array(pickle.dumps(np.array([None], dtype=object)))), allow_pickle=True)
+    assert read.dtype == object
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("plain.npy", array(pickle.dumps(np.array([None], dtype=object))))
+        archive.writestr("x.npy", array(build.pickled(EVIL)))
+    assert "system" in " ".join(_texts(scan(str(tmp_path / "a.npz"))))
+
+
+def _tar(*entries: tuple[bytes, bytes, bytes]) -> bytes:
+    """Entries of (name, type, content), with the checksums that tarfile wants."""
+    out = []
+    for name, kind, content in entries:
+        one = bytearray(build.tar([(name, content)], kind=kind)[:-1024])
+        one[148:156] = b" " * 8
+        one[148:156] = b"%06o\0 " % sum(one[:512])
+        out.append(bytes(one))
+    return b"".join(out) + bytes(1024)
+
+
+_REST = [(b"tensors", b"0", build.pickled(build.number(0))), (b"storages", b"0", build.tar_storages())]
+_GOOD = build.pickled(build.DICT)
+TARS: dict[str, list[tuple[bytes, bytes, bytes]]] = {
+    "a name with a dot behind it": [(b"pickle", b"0", _INNER), *_REST, (b"./pickle", b"0", _GOOD)],
+    "contiguous": [(b"pickle", b"7", _INNER), *_REST],
+    "of a type that nobody knows": [(b"pickle", b"Z", _INNER), *_REST],
+    "another of the same name": [(b"pickle", b"0", _INNER), *_REST, (b"pickle", b"0", _GOOD)],
+    "behind a nameless one": [(b"", b"0", b""), (b"pickle", b"0", _INNER), *_REST],
+}
+
+
+@pytest.mark.parametrize("how", TARS)
+def test_what_a_tar_holds_is_found(how: str, tmp_path: Path) -> None:
+    made = _tar(*TARS[how])
+    with tarfile.open(fileobj=io.BytesIO(made)) as read:
+        assert any((entry.name == "pickle" and entry.isreg()) or entry.type == b"Z" for entry in read.getmembers())
+    assert "system" in " ".join(_texts(_of(tmp_path, made)))
+
+
+def test_a_tar_from_before_posix(tmp_path: Path) -> None:
+    made = bytearray(_tar((b"pickle", b"0", _INNER), *_REST))
+    at = 0
+    while any(made[at : at + 512]):
+        size = int(made[at + 124 : at + 135], 8)
+        made[at + 257 : at + 265] = bytes(8)
+        made[at + 148 : at + 156] = b" " * 8
+        made[at + 148 : at + 156] = b"%06o\0 " % sum(made[at : at + 512])
+        at += 512 + -(-size // 512) * 512
+    with tarfile.open(fileobj=io.BytesIO(made)) as read:
+        assert read.getnames() == ["pickle", "tensors", "storages"]
+    found = _of(tmp_path, bytes(made))
+    assert (found.format, found.status) == ("torch-tar", 1)
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ([(f"{n}".encode(), b"0", b"") for n in range(10_001)] + [(b"pickle", b"0", _INNER)], "more than 10,000"),
+        ([(b"x", b"2", b""), (b"pickle", b"0", _GOOD), *_REST], "a tar entry of type b'2'"),
+        ([(b"x", b"x", b"16 path=storages\n"), (b"y", b"0", _GOOD), (b"pickle", b"0", _GOOD), *_REST], "of type b'x'"),
+        (
+            [(b"pickle", b"0", _GOOD), (b"storages", b"0", build.pickled(build.NONE) + b"\xff" + _INNER)],
+            "follows byte 4",
+        ),
+    ],
+)
+def test_what_is_not_followed_in_a_tar_is_said(
+    entries: list[tuple[bytes, bytes, bytes]], says: str, tmp_path: Path
+) -> None:
+    with_pickle = [(b"sys_info", b"0", _GOOD), *entries]
+    found = _of(tmp_path, _tar(*with_pickle))
+    assert any(says in text for text in found.unread), found.unread
+    assert found.status == 2
+
+
+def test_safetensors_that_are_a_pickle_too(tmp_path: Path) -> None:
+    """Its first byte, of the header's length, is SHORT_BINBYTES; the newline that ends the header ends a UNICODE."""
+    from safetensors.torch import load_file
+
+    length, data = 0x60, b"0" + EVIL + b"."
+    size = 0x43 + 256 * length
+    header = b'{"__metadata__":{"a":"'
+    header += b"a" * (2 + length - 8 - len(header)) + b'Vxx"},"t":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (
+        len(data), len(data))  # fmt: skip
+    made = size.to_bytes(8, "little") + header.ljust(size - 1) + b"\n" + data
+    (tmp_path / "a.bin").write_bytes(made)
+    assert list(load_file(tmp_path / "a.bin")) == ["t"]
+    found = scan(str(tmp_path / "a.bin"))
+    assert (found.format, found.status) == ("safetensors", 1)
+    assert "would call os.system('id')" in _texts(found)
+    assert any("a safetensors file, and a pickle too" in text for text in _texts(found))
+
+
+def _local(name: bytes, method: int = 0, nbytes: int = 0) -> bytes:
+    return struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, method, 0, 0, 0, 0, nbytes, len(name), 0) + name
+
+
+def _deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+BUDGET: dict[str, Callable[[], bytes]] = {
+    "headers in pickles": lambda: (_local(b"\n") + b"N0") * 20_000 + b".",
+    "headers in lines": lambda: (_local(b"a") + b"c") * 20_000,
+    "headers of deflated pickles": lambda: (
+        (_local(b"a", 8, 4_000_003) + _deflated(b"\x80\2" + b"N0" * 2_000_000 + b".")) * 90
+    ),
+    "deflated pickles": lambda: build.archive(
+        [Member(b"a/x%d.pkl" % n, b"\x80\2" + b"N0" * 3_000_000 + b".", deflate=True) for n in range(16)]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BUDGET)
+def test_what_is_parsed_and_inflated_has_a_budget_in_all(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = BUDGET[what]()
+    read: list[int] = []
+    run_machine = read_pickle
+
+    def counted(source: Any, offset: int, limits: Any) -> Any:
+        read.append(0)
+        try:
+            made = run_machine(source, offset, limits)
+            read[-1] = made.end - offset
+            return made
+        except CheckpointError as error:
+            read[-1] = error.__dict__["reached"] - offset
+            raise
+
+    monkeypatch.setattr(streams, "read_pickle", counted)
+    search = streams.Streams()
+    try:
+        for _ in search.of(BytesSource(data, "file")):
+            pass
+        assert search.unread
+    except LimitError:
+        pass
+    assert sum(read) < 2 * ((8 << 20) + 8 * len(data)) + 4096 * len(read)
 
 
 @pytest.mark.parametrize("how", HIDDEN)
@@ -698,6 +987,68 @@ def test_a_directory_is_scanned_file_by_file(tmp_path: Path) -> None:
     found = scan(str(tmp_path))
     assert [finding.where for finding in found.no_business] == ["inner/optimizer.bin"]
     assert len(found.streams) == 2
+
+
+def test_an_index_is_scanned_with_its_shards(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "1.bin")
+    (tmp_path / "2.bin").write_bytes(
+        build.checkpoint(build.dict_of(build.text("b"), build.tensor(), build.text("c"), EVIL))
+    )
+    index = tmp_path / "model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.bin", "b": "2.bin", "d": "gone.bin"}}))
+    found = scan(str(index))
+    assert found.format == "sharded"
+    assert [finding.where for finding in found.no_business] == ["2.bin:data.pkl"]
+    assert any("gone.bin: there is no such file" in text for text in found.unread)
+    index.write_text(json.dumps({"weight_map": {"a": "1.bin"}}))
+    assert (scan(str(index)).status, len(scan(str(index)).streams)) == (0, 1)
+    index.write_text(json.dumps({"weight_map": {"a": "../2.bin"}}))
+    with pytest.raises(CheckpointError, match="outside its directory"):
+        scan(str(index))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zlib"])
+def test_what_is_packed_is_said_to_be_unread(suffix: str, tmp_path: Path) -> None:
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        "gz": gzip.compress,
+        "bz2": bz2.compress,
+        "xz": lzma.compress,
+        "zlib": zlib.compress,
+    }
+    torch.save({"a": torch.ones(1)}, tmp_path / "model.pt")
+    (tmp_path / f"x.pkl.{suffix}").write_bytes(packers[suffix](build.pickled(EVIL)))
+    found = scan(str(tmp_path))
+    assert (found.status, len(found.unread)) == (2, 1)
+    assert "is not unpacked" in found.unread[0]
+
+
+def test_what_a_directory_passes_over_is_said(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run / "step-1", other):
+        folder.mkdir(parents=True)
+        torch.save({"a": torch.ones(1)}, folder / "model.pt")
+    (run / "latest").symlink_to("step-1")  # it is in the walk
+    (run / "gone").symlink_to("nowhere")
+    assert scan(str(run)).status == 0
+    (run / "link").symlink_to("../other")
+    found = scan(str(run))
+    assert (found.status, found.unread) == (2, ["link: a link to another directory, which is not followed"])
+    (run / "link").unlink()
+    os.mkfifo(run / "pipe")
+    assert scan(str(run)).unread == ["pipe: neither a file nor a directory"]
+
+
+def test_code_outside_of_pickles_is_said_to_be_unread(tmp_path: Path) -> None:
+    """torch.export.load evaluates text of its JSON; torch.package runs Python."""
+    exported, packaged = tmp_path / "a.pt2", tmp_path / "b.pt"
+    torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(2),)), exported)
+    with torch.package.PackageExporter(packaged) as exporter:
+        exporter.save_source_string("code", "x = 1")
+        exporter.save_pickle("data", "x.pkl", {"a": 1})
+    for path, says in ((exported, "torch.export.load evaluates"), (packaged, "runs its Python code")):
+        found = scan(str(path))
+        assert (found.status, found.ok) == (2, True)
+        assert any(says in text for text in found.unread), found.unread
 
 
 def test_weights_of_random_bytes_are_no_pickles(tmp_path: Path) -> None:
