@@ -200,8 +200,11 @@ class _Directory(NamedTuple):
     false_end: int = 0
 
 
-def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
+def read_archive(source: Source, limits: Limits = DEFAULT, *, local: bool = True) -> ZipArchive:
     """Read the directory of a zip archive that begins at byte 0.
+
+    Args:
+        local: without a directory, read what local headers tell.
 
     Raises:
         CorruptError: torch and Python could see different archives in these bytes, or none.
@@ -211,7 +214,8 @@ def read_archive(source: Source, limits: Limits = DEFAULT) -> ZipArchive:
     directory = _find_directory(source)
     if directory is None:
         archive.truncated = True
-        _read_local_headers(archive)
+        if local:
+            _read_local_headers(archive)
         return archive
     if directory.entries > limits.records:
         raise LimitError(f"an archive of {directory.entries:,} records: refused", offset=directory.offset)

@@ -8,6 +8,7 @@ machine tries, and where it stops but Python's might go on (:func:`may_go_on`), 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ..containers.zip import LOCAL, LOCAL_MAGIC, ZipRecord, read_archive
 from ..containers.zip_check import check_record, content_start
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
 from ..model.graph import Dict, Global, Persistent, Pickle, Set
-from ..model.source import BytesSource, Source
+from ..model.source import BytesSource, Slice, Source
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import ends_early, may_go_on, read_pickle
 from . import plain_pickle, safetensors, torch_legacy, torch_tar
@@ -99,6 +100,9 @@ class Streams:
         self._inflated = 0  # bytes that were inflated so far
         self._cut = False  # whether what is looked at is only the beginning of something
         self._full = False
+        self._walked: dict[tuple[int, int], int] = {}  # where archives begin, by root and offset: where they end
+        self._searched: dict[int, list[tuple[int, int]]] = {}  # by root, ascending: where local headers are looked for
+        self._roots: dict[int, Source] = {}
 
     def of(
         self,
@@ -232,8 +236,12 @@ class Streams:
 
     def _zip(self, source: Source, where: str, depth: int) -> Iterator[Found]:
         inside = f"{where}/" if where else ""
+        root, start = self._place(source)
+        if self._walked.get((root, start), -1) >= start + source.size:
+            return  # another header leads to it too
+        self._walked[root, start] = start + source.size
         try:
-            archive = read_archive(source, self.limits)
+            archive = read_archive(source, self.limits, local=False)
         except FileError:
             raise
         except CheckpointError as error:
@@ -273,6 +281,15 @@ class Streams:
             self.tricks.append((where, "another archive follows the end of the archive"))
             yield from self._local_members(source, inside, depth, behind, source.size, "behind the end of the archive")
 
+    def _place(self, source: Source) -> tuple[int, int]:
+        """What a source is a stretch of, and where it begins there."""
+        base = 0
+        while type(source) is Slice:
+            base += source.base
+            source = source.parent
+        self._roots[id(source)] = source  # while it lives, its identity is nobody else's
+        return id(source), base
+
     def _check(self, record: ZipRecord, place: str) -> None:
         try:
             for why in check_record(record):
@@ -286,6 +303,13 @@ class Streams:
         self, source: Source, inside: str, depth: int, start: int, stop: int, note: str
     ) -> Iterator[Found]:
         """Members found by their local headers between two offsets; flags and checksums are not asked."""
+        root, base = self._place(source)
+        first, last = base + start, base + min(stop, source.size)
+        searched = self._searched.setdefault(root, [])
+        at = bisect_right(searched, (first, self._size + last))
+        if at and last <= searched[at - 1][1]:
+            return  # the search around it finds them all: each archive in an archive in … would be looked at anew
+        searched.insert(at, (first, last))
         for offset in _signatures(source, start, stop):
             header = source.read_at(offset, LOCAL.size)
             if len(header) < LOCAL.size:

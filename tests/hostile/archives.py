@@ -49,6 +49,21 @@ def zipped(label: str, *more: Member, error: str = OPENS, says: str = "", **lies
     add(f"zip: {label}", lambda: archive([*BASE, *more], **lies), error, says)  # type: ignore[arg-type]
 
 
+_INNER = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 0, 0, 0, 0, 0, 0, 0, 1, 0) + b"a"  # a member of unknown length
+
+
+add("zip: 3,000 headers, each in the member before", lambda: _INNER * 3000, ANY)
+add("zip: 3,000 headers, each in the member before, and pickles", lambda: (_INNER + pickled(NONE)) * 3000, ANY)
+add(
+    "zip: the same, deflated in a member",
+    lambda: archive([*BASE, Member(b"a/x.pkl", _INNER * 3000, deflate=True)]),
+    ANY,
+)
+add(
+    "zip: the same, stored in 20 members",
+    lambda: archive([*BASE, *(Member(b"a/%d.zip" % n, _INNER * 300) for n in range(20))]),
+    ANY,
+)
 zipped("nothing wrong")
 zipped("a name twice", Member(b"a/data.pkl", pickled(NONE)), error=CORRUPT, says="twice")
 zipped("a name in another case", Member(b"a/DATA.PKL", pickled(NONE)), error=CORRUPT, says="the same")
