@@ -231,7 +231,8 @@ def tar(entries: Sequence[tuple[bytes, bytes]], *, size: bytes | None = None, ki
         field = b"%011o\0" % len(data) if size is None else size
         header = member.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + field.ljust(12, b"\0") + b"00000000000\0"
         header += b" " * 8 + kind + bytes(100) + b"ustar\0" + b"00"
-        out += header.ljust(512, b"\0") + data + bytes(-len(data) % 512)
+        header = header.ljust(512, b"\0")
+        out += header[:148] + b"%06o\0 " % sum(header) + header[156:] + data + bytes(-len(data) % 512)
     return bytes(out) + bytes(1024)
 
 
