@@ -64,7 +64,7 @@ def _of_numbers(items: Any) -> bytes | None:
 
 def _encoded(args: tuple[Any, ...]) -> bytes | None:
     """``_codecs.encode(text, encoding, errors)``, and so ``bytes(…)``."""
-    if len(args) > 3 or not all(isinstance(arg, str) for arg in args):
+    if not 1 <= len(args) <= 3 or not all(isinstance(arg, str) for arg in args):
         return None
     encoding = args[1] if len(args) > 1 else "utf-8"
     errors = args[2] if len(args) > 2 else "strict"

@@ -18,6 +18,7 @@ from ..formats.rebuild import is_rebuild
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque
 from ..model.metadata import map_paths
+from ..model.spelling import escape
 from ..model.wrappers import dotted, strip_wrappers
 from .plain import NotPlain, Plain
 from .tensors import Loader
@@ -70,7 +71,7 @@ def state_dict(
         if checkpoint.format != "torchscript":  # there state_dict() itself leaves them out
             refuse_packed(checkpoint, [chosen])
         if checkpoint.problems:
-            warnings.warn(f"{checkpoint.path}: {'; '.join(checkpoint.problems[:5])}", stacklevel=2)
+            warnings.warn(escape(f"{checkpoint.path}: {'; '.join(checkpoint.problems[:5])}"), stacklevel=2)
         found = entries_of(checkpoint, chosen, loader)
     if strip_prefix is not None:
         found = _without_prefix(found, strip_prefix, checkpoint.path)

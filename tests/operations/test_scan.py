@@ -901,6 +901,13 @@ def test_a_harmless_name_is_harmless_only_as_honest_pickles_use_it(what: str, tm
         assert said[name].startswith(f"would {does} "), said
 
 
+def test_bytes_that_are_made_of_nothing(tmp_path: Path) -> None:
+    """``_codecs.encode()`` without a text, given to torch's loader: Python would refuse it, the scan says what it is."""
+    loader, encode = build.name("torch.storage", "_load_from_bytes"), build.name("_codecs", "encode")
+    found = _of(tmp_path, build.checkpoint(build.call(loader, build.call(encode))))
+    assert found.streams
+
+
 UNREAD: dict[str, Callable[[], bytes]] = {
     "behind 64 pickles": lambda: build.pickled(build.NONE) * 80 + build.pickled(EVIL),
     "behind what our machine does not run": lambda: build.pickled(build.GOOD)[:-1] + b"\x97" + build.pickled(EVIL)[2:],

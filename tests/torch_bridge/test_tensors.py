@@ -677,3 +677,16 @@ def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert tried
     assert not failed
+
+
+def test_a_warning_has_nothing_raw_of_the_file(tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(2)}, tmp_path / "one.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "\x1b[2J"}}))
+    with pytest.warns(UserWarning, match="is missing") as heard:
+        ct.state_dict(str(index))
+    assert "\x1b" not in str(heard[0].message)
