@@ -16,6 +16,7 @@ from ..dtypes import ITEMSIZE
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
 from ..formats import open_checkpoint, open_source, salvaging, split_section, torch_zip
 from ..formats.archive import WRONG_CHECKSUM
+from ..formats.remedies import SALVAGED
 from ..formats.salvaging import Stock, end_of
 from ..formats.torch_legacy import survey
 from ..model import pointer as pointers
@@ -31,7 +32,6 @@ from .verify import Verification, archive_of, components, verify, verify_file
 
 SCHEMA = "ckpt-inspect/salvage/1"
 FILLS = (salvaging.ZEROS, salvaging.NAN)
-FORMATS = ("torch-zip", "torch-legacy", "safetensors", "sharded")
 _CHANGED = "its bytes fail their checksum"
 _UNSUMMED = "nothing proves the values: it was written without checksums"
 
@@ -103,7 +103,7 @@ def salvage(path: str, out: str | None = None, *, fill: str | None = None, force
         path, _ = split_section(path)  # the whole file is rescued
     found = Salvage(path, fill)
     with _open(path, found) as checkpoint:
-        if checkpoint.format not in FORMATS:
+        if checkpoint.format not in SALVAGED:
             raise UnsupportedError(
                 f"{checkpoint.format} files are not salvaged: their code and their tensors belong together",
                 path=path,
