@@ -90,6 +90,12 @@ def complaints(archive: ZipArchive) -> Iterator[Problem]:
             yield Problem(text, record.name)
 
 
+def archive_in(container: Container) -> ZipArchive | None:
+    """The zip archive that a container is, None if it is none."""
+    members = (record.archive for record in container.records.values() if isinstance(record, ZipRecord))
+    return next(members, None)
+
+
 def small(archive: ZipArchive, name: str) -> str | None:
     """The text of a small metadata record, None if it is not there."""
     record = archive.records.get(name)

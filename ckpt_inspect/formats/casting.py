@@ -64,9 +64,12 @@ def planned(checkpoint: Checkpoint, dtypes: DtypeMap) -> Plan:
         why = _left_alone(info)
         if why and wanted is not None:
             left.setdefault(why, []).append(name)
-        for one in (info, *info.parts):
+        attributes = info.parts if info.storage is not None else ()  # torch's own .to() leaves them as they are
+        if wanted is not None and any(part.dtype in SOURCES for part in attributes) and not why:
+            left.setdefault("attributes of tensors", []).append(name)
+        for one in info.components():
             if one.storage is not None:
-                fits = one.dtype in SOURCES and not why and one.dtype != wanted
+                fits = one.dtype in SOURCES and not why and one.dtype != wanted and (one is info or not attributes)
                 by_storage.setdefault(one.storage, []).append((name, one, wanted if fits else None))
     unmet = dtypes.unmet()
     if unmet:
@@ -135,7 +138,7 @@ def _cast_shard(shard: Checkpoint, plan: Plan, cast: Cast) -> NewFile | None:
 def _stored(checkpoint: Checkpoint) -> Iterator[TensorInfo]:
     """All tensors, and the components of compound ones."""
     for _, _, info in checkpoint.tensors():
-        yield from (info, *info.parts)
+        yield from info.components()
 
 
 # -- torch zip --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from ..model.source import BytesSource, Source
 from ..model.tensor import TensorInfo
 from . import numpy_values
 from .gathered import Flipped, Gathered, Swapped
+from .rebuild import attributes_in
 
 REBUILT_PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 FROM_TYPE = ("torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type_v2")
@@ -25,15 +26,23 @@ _LARGEST_EXPANSION = 8 << 30
 
 def innermost(node: Any) -> Opaque | None:
     """The call that makes the tensor itself, inside those that make it a parameter or give it attributes."""
-    for _ in range(32):
-        name = node.qualname if type(node) is Opaque else ""
+    made = _made_by(node)
+    return made[-1] if made and type(made[-1].callee) is Global else None
+
+
+def _made_by(node: Any) -> list[Opaque]:
+    """The calls that make a tensor, from the outermost to the innermost."""
+    found: list[Opaque] = []
+    while type(node) is Opaque and len(found) < 33:
+        found.append(node)
+        name = node.qualname
         if name in REBUILT_PARAMETER:
             node = node.args[0]
         elif name in FROM_TYPE:
             node = Opaque("REDUCE", node.args[0], node.args[2])
         else:
             break
-    return node if type(node) is Opaque and type(node.callee) is Global else None
+    return found
 
 
 def stored_dtype(info: TensorInfo) -> str:
@@ -98,6 +107,15 @@ def content_key(info: TensorInfo) -> tuple[Any, ...] | None:
     return view, scheme(info), tuple(part.view_of for part in info.parts)
 
 
+def attributes_of(info: TensorInfo) -> dict[str, Any]:
+    """What hangs on a tensor: the attributes that the calls which make it are given."""
+    found: dict[str, Any] = {}
+    for node in _made_by(info.node):
+        if node.qualname in (*REBUILT_PARAMETER, *FROM_TYPE) and len(node.args) > 3:
+            found = {**attributes_in(node.args[3]), **found}
+    return found
+
+
 def check_expansion(info: TensorInfo) -> None:
     """Refuse an expanded tensor whose values would take hours to go through.
 
@@ -136,7 +154,7 @@ def logical(info: TensorInfo) -> Source:
             f"{info.key!r} needs {(last + 1) * itemsize:,} bytes of a storage of {min(data.size, info.storage.nbytes):,}",
             path=data.path, record=info.storage.id,
         )  # fmt: skip
-    _check_there(info, data)
+    _check_there(info, data, (last + 1) * itemsize)
     if info.storage.byteorder != "little" and info.storage.word > 1:
         data = Swapped(data, info.storage.word)
     start = info.storage_offset * itemsize
@@ -153,10 +171,10 @@ def logical(info: TensorInfo) -> Source:
     return Flipped(found, mask) if mask else found
 
 
-def _check_there(info: TensorInfo, data: Source) -> None:
-    """A record of a cut file may be declared longer than the file is."""
+def _check_there(info: TensorInfo, data: Source, end: int) -> None:
+    """A record of a cut file may be declared longer than the file is; ``end`` of its bytes are needed."""
     place = data.file_range()
-    if place is not None and place[1] + data.size > place[0].size:
+    if place is not None and place[1] + end > place[0].size:
         there = max(0, place[0].size - place[1])
         raise CorruptError(
             f"{info.key!r}: the file is cut, {there:,} of the {data.size:,} bytes of its storage are there",
@@ -178,7 +196,7 @@ def _packed(info: TensorInfo, data: Source, dims: list[tuple[int, int]], packed:
     start = BY_NAME[info.dtype].bits * info.storage_offset // (8 * packed)
     if start + info.nbytes > data.size:
         raise CorruptError(f"{info.key!r} needs {info.nbytes:,} bytes, {data.size - start:,} are there")
-    _check_there(info, data)
+    _check_there(info, data, start + info.nbytes)
     return data.slice(start, info.nbytes)
 
 

@@ -90,7 +90,7 @@ def _bare(pickle: Pickle) -> Iterator[Persistent]:
 def _by_tensors(build: Build, checkpoint: Checkpoint) -> None:
     """Tensors whose nodes mean something in their own format alone: the keys of a tar, bytes inside a pickle."""
     for _, _, info in checkpoint.tensors():
-        for one in (info, *info.parts):
+        for one in info.components():
             node = one.node
             if type(node) is Persistent:
                 build.nodes[id(node)] = tensor_node(build, one)

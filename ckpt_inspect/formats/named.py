@@ -18,7 +18,7 @@ from ..model.section import Section
 from ..model.source import BytesSource, Source
 from ..model.tensor import TensorInfo
 from . import beside, recorded
-from .logical import FROM_TYPE, REBUILT_PARAMETER, logical
+from .logical import FROM_TYPE, REBUILT_PARAMETER, attributes_of, logical
 from .recorded import Recorded
 from .rewrite import header_text
 
@@ -80,6 +80,10 @@ def named(checkpoint: Checkpoint, untie: bool = False, skip: bool = False) -> Na
         found.lost += beside.record(checkpoint, section, found.recorded, {key for key, _ in refused})
     _note_keys(found, section)
     _say(found, "kept as text in __metadata__, where it stays", list(found.recorded.values))
+    kept = {key: info for key, info in section.tensors.items() if info.persistent and not _unfit(key, info)}
+    attributes = [f"{key}.{name}" for key, info in kept.items() for name in attributes_of(info)]
+    _say(found, "attributes of tensors are left behind", attributes)
+    _say(found, "become plain tensors", [f"{key} ({info.cls})" for key, info in kept.items() if _is_subclass(info)])
     _say(found, "share memory without being the same, and become apart", _overlapping(section))
     return found
 
@@ -162,6 +166,10 @@ def _unfit(name: str, info: TensorInfo) -> str | None:
     if info.dtype == "float4_e2m1fn_x2" and not info.shape:
         return "a single float4 pair"
     return None
+
+
+def _is_subclass(info: TensorInfo) -> bool:
+    return info.cls not in (None, "torch.storage")
 
 
 def _identity(info: TensorInfo) -> Any:

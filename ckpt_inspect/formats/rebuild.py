@@ -9,11 +9,11 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import BY_NAME, BY_STORAGE, ITEMSIZE, PACKED, DType
-from ..model.graph import Dict, Global, Opaque, Persistent, Pickle
+from ..model.graph import Dict, Global, Opaque, Persistent, Pickle, Set
 from ..model.problem import Problem
 from ..model.storage import Record, Storage
 from ..model.tensor import TensorInfo
-from . import numpy_values
+from . import numpy_values, objects
 from .inline import source_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INLINE = "inline/"  # how storages are called whose bytes lie inside the pickle
 _UNTYPED = DType("uint8", 8, "int", None, None, False)
 _DEEPEST, _MOST_INSIDE = 16, 1000  # tensors inside tensors
+_HOLDERS = frozenset([Opaque, Persistent, Dict, Set, list, tuple])
 
 
 class Malformed(Exception):
@@ -133,6 +134,7 @@ class Rebuilder:
         self.path = path
         self._handlers: dict[int, Callable[[Rebuilder, Opaque], TensorInfo] | None] = {}  # by identity of the callee
         self._nested = 0
+        self.looked = 0  # what hangs on the tensor that is decoded
         self._inside = 0  # tensors that were found in the one that is decoded: sixteen levels of sixteen are too many
 
     def decode(self, node: Any) -> TensorInfo | None:
@@ -157,7 +159,10 @@ class Rebuilder:
             self._handlers[id(callee)] = handler
         if handler is None:
             return None
-        self._inside = self._inside + 1 if self._nested else 0
+        if not self._nested:
+            self._inside = self.looked = 0
+        else:
+            self._inside += 1
         if self._nested > _DEEPEST or self._inside > _MOST_INSIDE:
             raise Malformed("tensors inside tensors inside tensors")
         self._nested += 1
@@ -173,6 +178,26 @@ class Rebuilder:
         if info is None:
             raise Malformed("not a tensor where one is needed")
         return info
+
+    def attached(self, attributes: dict[str, Any]) -> list[TensorInfo]:
+        """The tensors among attributes, those in containers and objects too: ``quant_state.absmax``."""
+        found: list[TensorInfo] = []
+        waiting = [*attributes.items()][::-1]
+        seen: set[int] = set()
+        while waiting:
+            name, value = waiting.pop()
+            if type(value) not in _HOLDERS or id(value) in seen:
+                continue
+            seen.add(id(value))
+            part = self.decode(value)
+            if part is not None:
+                found.append(part.with_key(name))
+            elif self.looked < _MOST_INSIDE:  # what is further on stays unreached, and that is said
+                inside = objects.entries(objects.children(value)[0])[0]
+                below = [(f"{name}.{key}", child) for key, child in reversed(inside)]
+                self.looked += 1 + len(below) + (sum(len(inner) for inner, _ in below) >> 4)
+                waiting += below
+        return found
 
     def strided(
         self, storage_node: Any, offset: Any, size: Any, stride: Any, dtype: DType | None = None,
@@ -333,7 +358,7 @@ def _from_type(r: Rebuilder, node: Opaque) -> TensorInfo:
     return _with_state(r, info, state)
 
 
-def _attributes(state: Any) -> dict[str, Any]:
+def attributes_in(state: Any) -> dict[str, Any]:
     """Attributes from the state of a tensor: a dict, or (dict, slots)."""
     if type(state) is tuple and len(state) == 2:
         return {**pairs_of(state[0]), **pairs_of(state[1])}
@@ -342,7 +367,7 @@ def _attributes(state: Any) -> dict[str, Any]:
 
 def _with_state(r: Rebuilder, info: TensorInfo, state: Any) -> TensorInfo:
     """Tensors that hang on a tensor as attributes become its parts."""
-    parts = [part._replace(key=name) for name, value in _attributes(state).items() if (part := r.decode(value))]
+    parts = r.attached(attributes_in(state))
     return info._replace(parts=(*info.parts, *parts)) if parts else info
 
 
@@ -361,7 +386,7 @@ def _compound(
 def _wrapper(r: Rebuilder, node: Opaque, args: Any, state: Any, cls: str | None) -> TensorInfo:
     # class, dtype, size, stride, offset, layout, device, requires_grad; inner tensors are in the outer state
     dtype, shape = dtype_of(args[1]).name, dims(args[2])
-    named = [(name, part) for name, value in _attributes(state).items() if (part := r.decode(value))]
+    named = [(part.key, part) for part in r.attached(attributes_in(state))]
     info = _compound(node, dtype, shape, "strided", named, cls, args[7])
     return info._replace(device=device_text(args[6]), stride=dims(args[3]))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from shlex import quote
 
 from ..containers.zip import ZipArchive, without_directory
-from ..errors import CheckpointError, CorruptError
+from ..errors import CheckpointError, CorruptError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
 from ..model.source import Source
@@ -27,12 +27,19 @@ def refuse_damaged(checkpoint: Checkpoint) -> None:
     """
     Raises:
         CorruptError: the file is damaged: nothing is made of it.
+        UnsupportedError: it may be sound, but would not stay what it is.
     """
-    if checkpoint.problems:
+    problems = [Problem.of(problem) for problem in checkpoint.problems]
+    damage = next((problem for problem in problems if problem.damage), None)
+    if damage is not None:
         raise CorruptError(
-            f"damaged files are not rewritten: {checkpoint.problems[0]}",
+            f"damaged files are not rewritten: {damage}",
             path=checkpoint.path,
             hint=of_problems(checkpoint, checkpoint.problems),
+        )
+    if problems:
+        raise UnsupportedError(
+            f"not rewritten, since not all of it would stay: {problems[0]}", path=checkpoint.path, hint=problems[0].hint
         )
 
 
@@ -71,6 +78,7 @@ def in_text_mode(source: Source) -> bool:
 def _can_be_walked(source: Source, limits: Limits) -> bool:
     """Whether tensors are found by the local headers, as ``salvage`` finds them."""
     from . import torch_zip
+    from .stock import is_whole
 
     archive: ZipArchive = without_directory(source)
     if "data.pkl" not in archive.records:
@@ -81,4 +89,4 @@ def _can_be_walked(source: Source, limits: Limits) -> bool:
         return False
     if any(pickle_is_damaged(checkpoint, Problem.of(problem).record, problem) for problem in checkpoint.problems):
         return False
-    return any(info.storage is None or info.storage.record is not None for _, _, info in checkpoint.tensors())
+    return any(is_whole(info) for _, _, info in checkpoint.tensors())

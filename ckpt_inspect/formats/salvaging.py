@@ -4,99 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..containers.copying import Piece
 from ..containers.zip_build import Content, build
-from ..dtypes import ITEMSIZE, PACKED
 from ..model.graph import Dict, Opaque, Pickle, Set
-from ..model.source import BytesSource, Source
+from ..model.source import BytesSource
 from ..model.storage import Container
 from ..model.tensor import TensorInfo
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
 from .rebuild import is_storage, storage_dtype, storage_keys
 from .renames import with_pairs
+from .stock import Stock
 
-ZEROS, NAN = "zeros", "nan"
-
-# NaN of each floating type, little-endian; all others are filled with zeros.
-_NANS = {
-    "float64": bytes.fromhex("000000000000f87f"), "float32": bytes.fromhex("0000c07f"), "float16": bytes.fromhex("007e"),
-    "bfloat16": bytes.fromhex("c07f"), "float8_e4m3fn": b"\x7f", "float8_e5m2": b"\x7f", "float8_e4m3fnuz": b"\x80",
-    "float8_e5m2fnuz": b"\x80", "float8_e8m0fnu": b"\xff", "complex128": bytes.fromhex("000000000000f87f"),
-    "complex64": bytes.fromhex("0000c07f"), "complex32": bytes.fromhex("007e"),
-}  # fmt: skip
 _LEFT_OUT = frozenset(
     [".format_version", ".storage_alignment", ".data/serialization_id"]
 )  # no longer true: formats 4.4
-
-
-class Stock(NamedTuple):
-    """What there is of one storage.
-
-    Attributes:
-        nbytes: how long it should be.
-        head: its first bytes, as many as can be trusted; None: none of it.
-        why: why not all of it can be.
-        dtype: of the tensors in it, which says what it is filled with.
-        unproved: whether the file ends where its checksum should be.
-    """
-
-    nbytes: int
-    head: Source | None
-    why: str
-    dtype: str
-    unproved: bool = False
-
-    @property
-    def there(self) -> int:
-        return self.head.size if self.head is not None else 0
-
-    def pieces(self, fill: str | None, byteorder: str = "little") -> list[Piece]:
-        """The storage, with zeros or NaN for what is not there."""
-        found: list[Piece] = [self.head] if self.head is not None and self.head.size else []
-        missing = self.nbytes - self.there
-        pattern = _NANS.get(self.dtype, b"\0") if fill == NAN else b"\0"
-        if byteorder == "big":
-            pattern = pattern[::-1]
-        return [*found, Repeated(pattern, self.there, missing)] if missing else found
-
-
-class Repeated:
-    """A source that says the same bytes again and again, as if from the start of the storage it is a part of."""
-
-    __slots__ = ("pattern", "phase", "size")
-    path = ""
-
-    def __init__(self, pattern: bytes, phase: int, nbytes: int) -> None:
-        self.pattern = pattern
-        self.phase = phase
-        self.size = nbytes
-
-    def read_at(self, offset: int, nbytes: int) -> bytes:
-        nbytes = max(0, min(nbytes, self.size - offset))
-        first = (self.phase + offset) % len(self.pattern)
-        return (self.pattern * (nbytes // len(self.pattern) + 2))[first : first + nbytes]
-
-    def slice(self, offset: int, nbytes: int) -> Source:
-        return Repeated(self.pattern, self.phase + offset, min(nbytes, max(0, self.size - offset)))
-
-    def file_range(self) -> None:
-        return None
-
-
-def end_of(info: TensorInfo) -> int:
-    """Where the last byte that a tensor looks at ends, in its record; 0 for one without elements."""
-    storage = info.storage
-    assert storage is not None
-    if 0 in info.shape:
-        return 0
-    last = info.storage_offset
-    for length, step in zip(info.shape, info.stride or (), strict=False):
-        last += (length - 1) * step
-    last //= PACKED.get(info.dtype, 1)
-    return storage.offset + (last + 1) * ITEMSIZE[info.dtype]
 
 
 # -- the graph without what is lost -----------------------------------------------------------------------------

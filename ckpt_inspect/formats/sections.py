@@ -136,7 +136,12 @@ class Builder:
             self.problems.append(Problem(problem, names=(name,), node=node))
             return None
         if info is not None:
-            self.spend(name, 8 * len(info.parts) + (_storage_length(info.storage) if info.storage is not None else 0))
+            self.spend(
+                name,
+                8 * len(info.parts)
+                + self.rebuilder.looked
+                + (_storage_length(info.storage) if info.storage is not None else 0),
+            )
         return info
 
     def place(self, node: Any, pointer: str, depth: int, chain: Any, owner: Section | None, keep: Any) -> str:
@@ -203,7 +208,8 @@ class Builder:
         del inside  # there can be a million
         for key in twice[:10]:
             text = f"the key {pointers.join(pointer, key)!r} stands twice; the last one counts"
-            self.problems.append(Problem(text, damage=False))
+            hint = "torch.save of what torch.load gives has each key once."
+            self.problems.append(Problem(text, damage=False, hint=hint))
         if owner is None and _is_optimizer(shape, dict(found) if len(found) < 64 else {}):
             owner = self._section(pointer, "optimizer", node)
         if owner is not None and owner.kind == "optimizer":

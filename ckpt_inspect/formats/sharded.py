@@ -70,7 +70,7 @@ def _odd_size(metadata: Any, checkpoint: Checkpoint) -> Iterator[str]:
     said = metadata.get("total_size") if isinstance(metadata, dict) else None
     if not isinstance(said, (int, float)) or checkpoint.problems:
         return
-    infos = [part for _, _, info in checkpoint.tensors() for part in (info, *info.parts) if part.storage is not None]
+    infos = [part for _, _, info in checkpoint.tensors() for part in info.components() if part.storage is not None]
     each = sum(info.nbytes for info in infos)
     once = sum({info.view_of: info.nbytes for info in infos}.values())
     stored = sum({s.id: s.nbytes for info in infos if (s := info.storage) is not None}.values())

@@ -62,7 +62,7 @@ def _slim(checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
     by_storage: dict[Storage, list[TensorInfo]] = {}
     left: set[Storage] = set()
     for _, _, info in checkpoint.tensors():
-        for one in (info, *info.parts):
+        for one in info.components():
             if one.storage is None:
                 continue
             by_storage.setdefault(one.storage, []).append(one)

@@ -222,6 +222,7 @@ def _locate(
             continue
         offset = place.start + storage.nbytes
         if place.there < storage.nbytes or place.start > source.size:
+            storage.record = Record(storage.id, storage.nbytes, source.slice(place.start, storage.nbytes))
             _cut(problems, source, place.start - 8, storages, whole)
             break
         if place.length_is_wrong:

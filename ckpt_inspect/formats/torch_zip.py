@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..containers.zip import ZipArchive
 from ..containers.zip_walk import Walked, walk
 from ..model.checkpoint import Checkpoint
@@ -40,18 +42,22 @@ def read(source: Source, archive: ZipArchive, limits: Limits) -> Checkpoint:
     builder.build(pickle)
     builder.fill(checkpoint)
     if archive.truncated:
-        locate(container, archive, pickle, storages, search=False)
-        _cut(checkpoint, source, pickle.end, storages)
+        known = {storage.id: storage for storage, *_ in storages.by_key.values()}
+        found = locate(container, archive, pickle, known, search=False)
+        _cut(checkpoint, source, pickle.end + sum(storage.nbytes for storage in known.values()),
+             all(name in found and found[name].whole for name in known))  # fmt: skip
     checkpoint.facts["writer"] = _writer(archive)
     checkpoint.facts.update(container.facts)
     return finish(checkpoint)
 
 
 def locate(
-    container: Container, archive: ZipArchive, pickle: Pickle, storages: Storages, search: bool
+    container: Container, archive: ZipArchive, pickle: Pickle, known: Mapping[str, Storage], search: bool
 ) -> dict[str, Walked]:
-    """Find the records of an archive without a directory by their local headers; storages that are whole get theirs."""
-    known = {storage.id: storage for storage, *_ in storages.by_key.values()}
+    """Find the records of an archive without a directory by their local headers.
+
+    Storages get theirs; one with which the file ends, as it was: some of its views may be whole.
+    """
     sizes = {"data.pkl": pickle.end, **{name: storage.nbytes for name, storage in known.items()}}
     found = walk(archive.source, archive.root, sizes, search)
     for name, walked in found.items():
@@ -60,6 +66,8 @@ def locate(
             container.records[name] = Record(name, source.size, source, walked.crc)
             if name in known:
                 known[name].record = container.records[name]
+        elif name in known and walked.there and not walked.why and walked.inflated is None:
+            known[name].record = Record(name, walked.nbytes, archive.source.slice(walked.start, walked.nbytes))
     order = container.records.get("byteorder")
     if order is not None and order.source.read_at(0, 8) == b"big":
         for storage in known.values():
@@ -91,9 +99,8 @@ def _version(archive: ZipArchive, checkpoint: Checkpoint) -> None:
     checkpoint.facts["version"] = text[:40]
 
 
-def _cut(checkpoint: Checkpoint, source: Source, pickle_end: int, storages: Storages) -> None:
-    needed = pickle_end + sum(storage.nbytes for storage, *_ in storages.by_key.values())
-    if all(storage.record is not None for storage, *_ in storages.by_key.values()):
+def _cut(checkpoint: Checkpoint, source: Source, needed: int, whole: bool) -> None:
+    if whole:
         problem = (
             f"the file is cut: {source.size:,} bytes are there, the directory at its end is not; all values are there"
         )

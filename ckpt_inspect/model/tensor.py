@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..dtypes import nbytes as dtype_nbytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .storage import Storage
 
 
@@ -70,6 +72,22 @@ class TensorInfo(NamedTuple):
         if self.storage is None and self.parts:
             return sum(part.nbytes for part in self.parts)
         return dtype_nbytes(self.dtype, prod(self.shape))
+
+    @property
+    def extent(self) -> int:
+        """Bytes from the start of its storage to the end of the last element that it looks at; 0 without elements."""
+        if 0 in self.shape:
+            return 0
+        last = self.storage_offset
+        for length, step in zip(self.shape, self.stride or (), strict=False):
+            last += (length - 1) * step
+        return dtype_nbytes(self.dtype, last + 1)
+
+    def components(self) -> Iterator[TensorInfo]:
+        """Itself, then what it is made of and what hangs on it, those inside them too."""
+        yield self
+        for part in self.parts:
+            yield from part.components()
 
     def with_key(self, key: str) -> TensorInfo:
         """The same tensor under another name."""

@@ -57,7 +57,7 @@ def _compare(wanted: list[Any], there: list[Any], path: str, progress: Callable[
     seen: set[Any] = set()
     total = 0
     for (name, _, mine), (_, _, theirs) in zip(wanted, there, strict=True):
-        for one, other in zip((mine, *mine.parts), (theirs, *theirs.parts), strict=True):
+        for one, other in zip(mine.components(), theirs.components(), strict=True):
             if one.storage is None or one.storage in seen or one.storage.data is None:
                 continue
             seen.add(one.storage)

@@ -125,7 +125,7 @@ def sizes(checkpoint: Checkpoint) -> list[Size]:
     found: dict[tuple[str, str], list[int]] = {}
     seen: set[Any] = set()
     for _, section, info in checkpoint.tensors():
-        for one in (info, *info.parts):
+        for one in info.components():
             row = found.setdefault((section.pointer, one.dtype), [0, 0])
             row[0] += one is info
             if one.storage is not None and one.storage not in seen:

@@ -214,7 +214,7 @@ class Steps:
             name: info.dtype if info.layout == "strided" else info.layout
             for name, _, info in now.tensors()
             if info.layout in ("nested", "jagged")
-            or any(not BY_NAME[one.dtype].legacy or one.device == "meta" for one in (info, *info.parts))
+            or any(not BY_NAME[one.dtype].legacy or one.device == "meta" for one in info.components())
         }
         if not unfit:
             return now

@@ -189,7 +189,7 @@ def _oversized(checkpoint: Checkpoint) -> list[Oversized]:
     views: dict[str, list[tuple[str, TensorInfo]]] = {}
     stored: dict[str, int] = {}
     for name, _, tensor in checkpoint.tensors():
-        for part in (tensor, *tensor.parts):
+        for part in tensor.components():
             if part.storage is not None:
                 views.setdefault(part.storage.id, []).append((name, part))
                 stored[part.storage.id] = part.storage.nbytes

@@ -16,7 +16,7 @@ from ..containers.zip import ZipRecord
 from ..containers.zip_writer import Layout, raw_content
 from ..errors import CheckpointError, CorruptError
 from ..formats import remedies
-from ..formats.archive import WRONG_CHECKSUM
+from ..formats.archive import WRONG_CHECKSUM, archive_in
 from ..formats.rewrite import NewFile
 from ..model.checkpoint import Checkpoint
 from ..model.lost import listed
@@ -24,7 +24,7 @@ from ..model.made import ranges_of
 from ..model.problem import Problem
 from ..model.source import FileSource, Source
 from ..model.storage import Container
-from .verify import Names, archive_of
+from .verify import Names
 
 
 class _Read(NamedTuple):
@@ -124,7 +124,7 @@ def _unproven(files: Iterable[NewFile], checkpoint: Checkpoint) -> list[_Read]:
     if not read:
         return []
     storages = {
-        id(one.storage.record) for _, _, info in checkpoint.tensors() for one in (info, *info.parts) if one.storage
+        id(one.storage.record) for _, _, info in checkpoint.tensors() for one in info.components() if one.storage
     }
     carried: set[int] = set()
     found: dict[int, _Read] = {  # what was parsed: names, code, byte order
@@ -144,7 +144,7 @@ def _read_records(checkpoint: Checkpoint) -> dict[FileSource, list[_Read]]:
     """By file, in the order of their places; of what nothing was read, nothing can be in the result."""
     found: dict[FileSource, list[_Read]] = {}
     for container in checkpoint.containers:
-        archive = archive_of(container)
+        archive = archive_in(container)
         for record in archive.records.values() if archive is not None else ():
             if record.crc is None or not record.is_located:
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -11,29 +10,24 @@ from typing import Any
 from ..containers import output
 from ..containers.copying import Piece, size_of
 from ..containers.zip import without_directory
-from ..containers.zip_walk import Walked, crc_of
-from ..dtypes import ITEMSIZE
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
 from ..formats import open_checkpoint, open_source, salvaging, split_section, torch_zip
-from ..formats.archive import WRONG_CHECKSUM
+from ..formats.archive import WRONG_CHECKSUM, archive_in
 from ..formats.remedies import SALVAGED
-from ..formats.salvaging import Stock, end_of
-from ..formats.torch_legacy import survey
+from ..formats.stock import NAN, ZEROS, Stock, pickle_of, stocks_of
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
 from ..model.lost import Lost
 from ..model.problem import Problem
-from ..model.storage import Container, Record, Storage
+from ..model.storage import Container, Record
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT
 from .plain import safe
-from .verify import Verification, archive_of, components, verify, verify_file
+from .verify import Verification, verify, verify_file
 
 SCHEMA = "ckpt-inspect/salvage/1"
-FILLS = (salvaging.ZEROS, salvaging.NAN)
-_CHANGED = "its bytes fail their checksum"
-_UNSUMMED = "nothing proves the values: it was written without checksums"
+FILLS = (ZEROS, NAN)
 
 
 class Salvage:
@@ -169,7 +163,7 @@ def _plan(found: Salvage, checkpoint: Checkpoint) -> None:
 
 def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[str, str]) -> None:
     container = checkpoint.containers[0]
-    pickle = _pickle_of(container)
+    pickle = pickle_of(container)
     if pickle is not None and why.get("data.pkl", "").endswith(WRONG_CHECKSUM):
         raise CorruptError(
             "its pickle fails its checksum: which tensor is which cannot be told for certain",
@@ -179,7 +173,7 @@ def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[s
         )
     if pickle is not None and "data.pkl" in why:
         found.notes.append(f"record data.pkl {why['data.pkl']}: which tensor is which is as it says")
-    stocks = _stocks(checkpoint, container, why, found.notes)
+    stocks = stocks_of(checkpoint, container, why, found.notes)
     lost, kept = _sort(checkpoint, stocks)
     _note_unproved(found, checkpoint, stocks, set(kept))
     for problem in map(Problem.of, checkpoint.problems):
@@ -200,7 +194,7 @@ def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[s
         found.files[name] = salvaging.legacy_pieces(container, data, stocks, found.fill)
     else:
         whole = {n for n, record in container.records.items() if n not in why and _readable(record)}
-        archive = archive_of(container)
+        archive = archive_in(container)
         assert archive is not None
         contents = salvaging.zip_contents(container, data, stocks, found.fill, whole)
         found.archives[name] = (archive.root, contents)
@@ -214,17 +208,12 @@ def _note_unproved(found: Salvage, checkpoint: Checkpoint, stocks: Mapping[str, 
         if name in kept
         and any(
             part.storage is not None and part.storage.id in stocks and stocks[part.storage.id].unproved
-            for part in components(info)
+            for part in info.components()
         )
     ]
     if names:
         listed = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
         found.notes.append(f"the file ends where the checksum of {listed} should be: nothing proves those bytes")
-
-
-def _pickle_of(container: Container) -> Pickle | None:
-    graph = container.graphs.get("data.pkl") or container.graphs.get("object")
-    return graph if isinstance(graph, Pickle) else None
 
 
 def _original(container: Container, pickle: Pickle) -> bytes:
@@ -241,108 +230,12 @@ def _readable(record: Record) -> bool:
         return False
 
 
-def _stocks(checkpoint: Checkpoint, container: Container, why: Mapping[str, str], notes: list[str]) -> dict[str, Stock]:
-    """What there is of each storage, by its id; of a legacy view, that of the storage it is a view of."""
-    walked: dict[str, Walked] = {}
-    archive = archive_of(container)
-    pickle = _pickle_of(container)
-    if archive is not None and archive.truncated and pickle is not None:
-        walked = torch_zip.locate(container, archive, pickle, _storages_by_name(checkpoint), search=True)
-    found: dict[str, Stock] = {}
-    for _, _, info in checkpoint.tensors():
-        for part in components(info):
-            storage = part.storage
-            if storage is None or storage.id in found or storage.location == "meta":
-                continue
-            found[storage.id] = _stock(part, storage, container, walked.get(storage.id), why, notes)
-    if checkpoint.format == "torch-legacy":
-        found.update(_legacy_stocks(checkpoint, container, found))
-    return found
-
-
-class _Known:
-    """The storages of a checkpoint as ``torch_zip.locate`` wants them."""
-
-    def __init__(self, by_key: dict[str, tuple[Storage, Any, Any]]) -> None:
-        self.by_key = by_key
-
-
-def _storages_by_name(checkpoint: Checkpoint) -> Any:
-    parts = (part for _, _, info in checkpoint.tensors() for part in components(info))
-    return _Known({part.storage.id: (part.storage, None, None) for part in parts if part.storage is not None})
-
-
-def _stock(
-    info: TensorInfo,
-    storage: Storage,
-    container: Container,
-    walked: Walked | None,
-    why: Mapping[str, str],
-    notes: list[str],
-) -> Stock:
-    nbytes, reason = storage.nbytes, why.get(storage.id, "")
-    if walked is not None:
-        if walked.why:
-            return Stock(nbytes, None, walked.why, info.dtype)
-        if walked.whole and walked.crc is not None and crc_of(container.source, walked) != walked.crc:
-            return Stock(nbytes, None, _CHANGED, info.dtype)
-        unproved = walked.whole and not walked.proof
-        if walked.whole and walked.proof == "length" and _UNSUMMED not in notes:
-            notes.append(_UNSUMMED)
-        content = walked.content(container.source)
-        there = content.size if walked.whole or walked.inflated is None else 0  # of a deflated one all or nothing
-        return Stock(
-            nbytes, content.slice(0, min(there, nbytes)), _short(min(there, nbytes), nbytes), info.dtype, unproved
-        )
-    record = storage.record
-    if record is None:
-        return Stock(nbytes, None, reason or "its bytes are not in the file", info.dtype)
-    if reason and "checksum" in reason:
-        return Stock(nbytes, None, _CHANGED, info.dtype)
-    try:
-        source = record.source
-    except CheckpointError as error:
-        return Stock(nbytes, None, error.message, info.dtype)
-    where = source.file_range()
-    there = nbytes if where is None else max(0, min(nbytes, where[0].size - where[1]))
-    return Stock(nbytes, source.slice(0, there), _short(there, nbytes), info.dtype)
-
-
-def _short(there: int, nbytes: int) -> str:
-    return "" if there == nbytes else f"{there:,} of its {nbytes:,} bytes are there"
-
-
-def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[str, Stock]) -> dict[str, Stock]:
-    """Storages of a legacy stream one after the other, by the lengths that the pickle needs."""
-    from ..formats.rebuild import is_storage, storage_dtype
-
-    keys = container.graphs.get("storage keys")
-    pickle = container.graphs["object"]
-    if not isinstance(keys, Pickle) or type(keys.root) is not list:
-        return {name: stock._replace(head=None, why="the list of storages is cut off") for name, stock in known.items()}
-    lengths: dict[str, int] = {}
-    types: dict[str, str] = {}
-    for node in pickle.persistent:
-        dtype = storage_dtype(node.pid[1]) if is_storage(node) else None
-        if dtype is not None and type(node.pid[4]) is int and isinstance(node.pid[2], (str, int)):
-            lengths.setdefault(str(node.pid[2]), max(0, node.pid[4]) * dtype.itemsize)
-            types.setdefault(str(node.pid[2]), dtype.name)
-    listed = [str(key) if isinstance(key, (str, int)) else "" for key in keys.root]
-    known_ones = list(itertools.takewhile(lengths.__contains__, listed))  # what follows another cannot be found
-    needed = [(lengths[name], lengths[name] // ITEMSIZE[types[name]]) for name in known_ones]
-    found: dict[str, Stock] = {}
-    for name, (start, there, why, _) in zip(known_ones, survey(container.source, keys.end, needed), strict=True):
-        nbytes = lengths[name]
-        found[name] = Stock(nbytes, container.source.slice(start, there), why or _short(there, nbytes), types[name])
-    return found
-
-
 def _sort(checkpoint: Checkpoint, stocks: Mapping[str, Stock]) -> tuple[dict[int, list[Lost]], list[str]]:
     """Tensors that are lost, by ``id`` of their node, and the names of those that are whole."""
     lost: dict[int, list[Lost]] = {}
     kept: list[str] = []
     for name, _, info in checkpoint.tensors():
-        reason = next(filter(None, (_reason(part, stocks) for part in components(info))), "")
+        reason = next(filter(None, (_reason(part, stocks) for part in info.components())), "")
         if reason:
             lost.setdefault(id(info.node), []).append(Lost(name, reason))
         else:
@@ -358,7 +251,7 @@ def _reason(info: TensorInfo, stocks: Mapping[str, Stock]) -> str:
     stock = stocks.get(storage.id) or stocks.get(storage.id.partition("/")[0])  # of a view: the storage it is one of
     if stock is None:
         return "its bytes are not in the file"
-    end = end_of(info)
+    end = storage.offset + info.extent
     if end <= stock.there:
         return ""
     return stock.why or f"it needs {end:,} bytes of a storage of {stock.there:,}"
@@ -421,7 +314,7 @@ def _plan_shards(found: Salvage, checkpoint: Checkpoint, checked: Verification, 
 def _restore_ids(shard: Checkpoint, prefix: str) -> None:
     """Storages under the names that their own file gives them: the whole has put the shard's name before."""
     for _, _, info in shard.tensors():
-        for part in components(info):
+        for part in info.components():
             if part.storage is not None:
                 part.storage.id = part.storage.id.removeprefix(prefix)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..containers.checksums import Span, checksums
 from ..containers.copying import check_unchanged
 from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
-from ..containers.zip_walk import walk
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
 from ..formats import remedies
-from ..formats.archive import WRONG_CHECKSUM, complaints
-from ..formats.salvaging import end_of
+from ..formats.archive import WRONG_CHECKSUM, archive_in, complaints
+from ..formats.stock import is_whole
 from ..model.checkpoint import Checkpoint
-from ..model.graph import Pickle
 from ..model.problem import Problem
 from ..model.source import FileSource
-from ..model.storage import Container, Record, Storage
+from ..model.storage import Container, Record
 from ..model.tensor import TensorInfo
 from .plain import safe
 from .sums import files_of, match, stretches
@@ -117,7 +115,7 @@ class Names:
         self.all: list[str] = []
         for name, _, info in checkpoint.tensors():
             self.all.append(name)
-            for part in components(info):
+            for part in info.components():
                 if part.storage is not None:
                     _note(self.by_storage, part.storage.id, name)
                     if part.storage.record is not None:
@@ -155,13 +153,6 @@ def _note(table: dict[Any, list[str]], key: Any, name: str) -> None:
     names = table.setdefault(key, [])
     if not names or names[-1] != name:
         names.append(name)
-
-
-def components(info: TensorInfo) -> Iterator[TensorInfo]:
-    """A tensor, and the components of a compound one."""
-    yield info
-    for part in info.parts:
-        yield from components(part)
 
 
 def verify_file(path: str, section: str | None = None, *, sums: str | None = None, deep: bool = False,
@@ -244,7 +235,7 @@ def verify(
     files = files_of(checkpoint)
     for name, container in files.items():
         label = f"{name}:" if container.path != checkpoint.path and len(files) > 1 else ""
-        archive = archive_of(container)
+        archive = archive_in(container)
         if archive is not None:
             _check_archive(found, names, label, container, archive, progress)
         elif sums is None:
@@ -279,53 +270,11 @@ def verify(
 _NOTABLE = ("oddities", "trailing", "edit in place")
 
 
-def archive_of(container: Container) -> ZipArchive | None:
-    """The zip archive that a container is, None if it is none."""
-    members = (record.archive for record in container.records.values() if isinstance(record, ZipRecord))
-    return next(members, None)
-
-
-def is_whole(info: TensorInfo, there: Mapping[str, int]) -> bool:
-    """Whether the bytes of a tensor are all in the file, as far as lengths tell: of a view its own are enough.
-
-    ``there``: how many bytes are there of storages that were cut, by id.
-    """
-    stored = ((part, part.storage) for part in components(info))
-    return all(
-        storage is None or storage.location == "meta" or _is_there(part, storage, there) for part, storage in stored
-    )
-
-
-def _is_there(info: TensorInfo, storage: Storage, there: Mapping[str, int]) -> bool:
-    if storage.record is None:
-        return end_of(info) <= there.get(storage.id, 0)
-    where = storage.record.source.file_range()
-    return where is None or where[1] + end_of(info) <= where[0].size
-
-
-def _cut_storages(checkpoint: Checkpoint) -> dict[str, int]:
-    """How many bytes are there of the storages of archives that lost their directories, by id."""
-    found: dict[str, int] = {}
-    labels = {id(container): f"{name}:" for name, container in files_of(checkpoint).items()}
-    for file in checkpoint.parts or [checkpoint]:
-        container = file.containers[0]
-        archive, pickle = archive_of(container), container.graphs.get("data.pkl")
-        if archive is None or not archive.truncated or not isinstance(pickle, Pickle):
-            continue
-        label = labels[id(container)] if checkpoint.parts else ""
-        parts = (part.storage for _, _, info in file.tensors() for part in components(info))
-        sizes = {storage.id.removeprefix(label): storage.nbytes for storage in parts if storage is not None}
-        walked = walk(archive.source, archive.root, {"data.pkl": pickle.end, **sizes}, search=False)
-        found.update((label + name, record.there) for name, record in walked.items())
-    return found
-
-
 def _add_problems(found: Verification, names: Names, checkpoint: Checkpoint) -> None:
     """What reading the structure met already."""
     cut, summed = [], _summed(checkpoint)
     if any("file is cut" in problem for problem in checkpoint.problems):
-        there = _cut_storages(checkpoint)
-        cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info, there)]
+        cut = [name for name, _, info in checkpoint.tensors() if not is_whole(info)]
     for text in checkpoint.problems:
         problem = Problem.of(text)
         if problem.endswith(WRONG_CHECKSUM) and str(problem.record).rpartition(":")[2] in summed:
@@ -437,7 +386,7 @@ def _check_values(found: Verification, checkpoint: Checkpoint) -> None:
 
     views: dict[object, list[tuple[str, TensorInfo]]] = {}
     for name, _, info in checkpoint.tensors():
-        for part in components(info):
+        for part in info.components():
             if part.storage is not None and part.storage.record is not None:
                 views.setdefault(part.view_of, []).append((name, part))
     skipped = 0

@@ -137,9 +137,10 @@ class Loader:
         assert info.storage is not None
         dtype, itemsize = _dtype(name), BY_NAME[name].itemsize
         storage = self._storages.get(info.storage, itemsize)
-        if _extent(info, itemsize) > storage.nbytes():
+        extent = (info if info.dtype in PACKED else info._replace(dtype=name)).extent
+        if extent > storage.nbytes():
             raise CorruptError(
-                f"{info.key!r} needs {_extent(info, itemsize):,} bytes of a storage of {storage.nbytes():,}",
+                f"{info.key!r} needs {extent:,} bytes of a storage of {storage.nbytes():,}",
                 record=info.storage.id,
             )
         with _torch_may_refuse(info):
@@ -197,14 +198,6 @@ def _dtype(name: str) -> torch.dtype:
 
 def _integers(dtype: str) -> str:
     return {"qint8": "int8", "qint32": "int32"}.get(dtype, "uint8")
-
-
-def _extent(info: TensorInfo, itemsize: int) -> int:
-    """Bytes from the start of the storage to the end of the last element."""
-    if 0 in info.shape:
-        return 0
-    last = info.storage_offset + sum((n - 1) * step for n, step in zip(info.shape, info.stride or (), strict=True))
-    return (last // PACKED.get(info.dtype, 1) + 1) * itemsize
 
 
 def _is_wrapper(info: TensorInfo) -> bool:

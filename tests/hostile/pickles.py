@@ -350,6 +350,13 @@ LONG = text("a" * 100_000)
 NUMBERS = number(1) * MANY
 ARRAY = call(name("numpy.core.multiarray", "_reconstruct"), name("numpy", "ndarray"), sizes(0), text("b"))
 BYTES = b"B" + struct.pack("<I", 1000) + bytes(1000)
+
+
+def hung(value: bytes) -> bytes:
+    """A parameter on which something hangs as an attribute."""
+    return call(name(UTILS, "_rebuild_parameter_with_state"), GOOD, TRUE, ORDERED, dict_of(text("k" * 200) + value))
+
+
 LONG_VALUES = {
     "a long text": LONG,
     "a long text of Python 2": b"T" + struct.pack("<i", 10_000) + b"a" * 10_000,
@@ -389,6 +396,12 @@ LONG_VALUES = {
     "a tensor of attributes": call(
         name(UTILS, "_rebuild_parameter_with_state"), GOOD, TRUE, ORDERED, dict_of((text("k") + NONE) * MANY)
     ),
+    "a tensor of a list": hung(list_of(NUMBERS)),
+    "a tensor of a dict of a long name": hung(dict_of(LONG, dict_of(LONG, GOOD))),
+    "a tensor of an object of tensors": keep(4, GOOD)
+    + hung(new(name("m", "C"), dict_of(*(text(f"{i}") + get(4) for i in range(5000))))),
+    "a tensor of a tower of lists": hung(LIST + MARK + LIST * 900 + APPEND * 899 + APPENDS),
+    "tensors of one list": keep(4, list_of(NUMBERS)) + list_of(hung(get(4)) * 5000),
     "a tensor of tensors": keep(4, GOOD)
     + call(
         name(UTILS, "_rebuild_parameter_with_state"),

@@ -681,6 +681,26 @@ def test_archives_of_other_programs_can_be_cut(options: list[str], tmp_path: Pat
         assert found.rescued
 
 
+def test_elements_smaller_than_a_byte_can_be_cut(tmp_path: Path) -> None:
+    """An element of six bits has no item size: its tensor is whole only if its bytes are."""
+    path, out = tmp_path / "f6.safetensors", tmp_path / "out.safetensors"
+    header = {
+        name: {"dtype": "F6_E3M2", "shape": [2000], "data_offsets": [at, at + 1500]}
+        for name, at in (("a", 0), ("b", 1500))
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(range(250)) * 12)
+    path.write_bytes(path.read_bytes()[:-300])
+    found = salvage(str(path), str(out))
+    assert found.rescued == ["a"]
+    assert [lost.name for lost in found.lost] == ["b"]
+    with ckpt_inspect.open(out) as checkpoint:
+        storage = checkpoint.sections[""]["a"].storage
+        assert storage is not None
+        assert storage.data is not None
+        assert storage.data.read_at(0, 2000) == bytes(range(250)) * 6
+
+
 def test_archives_without_checksums_can_be_cut(tmp_path: Path) -> None:
     path, out = tmp_path / "a.pt", tmp_path / "out.pt"
     state = _numbered(4, 300)

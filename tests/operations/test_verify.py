@@ -549,6 +549,26 @@ def test_a_view_is_whole_whose_own_bytes_are_there(tmp_path: Path) -> None:
     assert [damage.names for damage in verify_file(str(shards)).damaged] == [["tail"]]
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_view_is_read_whose_own_bytes_are_there(
+    legacy: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``stats``, ``hash`` and ``show`` give it, and name the one that is cut off."""
+    base = torch.arange(100_000.0)
+    path = tmp_path / "cut.pt"
+    torch.save({"head": base[:10], "tail": base[-10:]}, path, _use_new_zipfile_serialization=not legacy)
+    path.write_bytes(path.read_bytes()[:200_000])
+    assert run(["stats", str(path), "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in said["tensors"]}
+    assert (rows["head"]["min"], rows["head"]["max"]) == (0, 9)
+    assert rows["tail"]["max"] is None
+    assert run(["show", str(path), "head"]) == 2
+    assert "4.5" in capsys.readouterr().out  # the mean
+    found = verify_file(str(path))
+    assert {name for damage in found.damaged for name in damage.names} == {"tail"}
+
+
 def test_a_call_of_a_value_is_damage(tmp_path: Path) -> None:
     """A memo index with a flipped bit: the pickle calls a text, and torch fails."""
     path = tmp_path / "legacy.pt"
