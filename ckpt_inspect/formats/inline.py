@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from ..model.graph import Blob, Opaque
+from ..model.graph import Blob, Dict, Global, Opaque, Persistent, Pickle, Set
 from ..model.source import BytesSource, Source
 
 # What bytes are made of text with; looking a name up would import a module.
@@ -19,6 +20,7 @@ _ENCODINGS = {
     }.items()
     for spelled in spellings.split()
 }
+_LOADER = "torch.storage._load_from_bytes"
 _ERRORS = ("strict", "surrogatepass", "surrogateescape", "ignore", "replace")
 _MAKERS = ("builtins.bytes", "__builtin__.bytes", "builtins.bytearray", "__builtin__.bytearray")
 
@@ -82,3 +84,52 @@ def source_of(content: Any, path: str) -> Source:
     if type(content) is Blob:
         return content.source.slice(content.offset, content.nbytes)
     return BytesSource(bytes(content), path)
+
+
+def contents(pickle: Pickle) -> Iterator[tuple[Any, str, bool]]:
+    """All bytes in a pickle, each once; what holds them: a call, a state, plain containers; and whether torch.load reads them.
+
+    None for bytes that it reads and whose making is not followed.
+    """
+    seen: set[int] = set()
+    for call in pickle.calls:
+        name = call.qualname or "a call"
+        if name.endswith(_LOADER):
+            given = call.args[0] if type(call.args) is tuple and call.args else None
+            if id(given) not in seen:
+                seen.add(id(given))
+                yield bytes_of(given), f"given to {name}", True
+        for part in (call.args, call.kwargs):
+            yield from _below(part, seen, f"given to {name}")
+        if call.ops:
+            yield from _below(call.ops, seen, f"in what {call.qualname or 'an object'} holds")
+    named: list[Global | Persistent] = [*pickle.globals, *pickle.persistent]
+    for node in named:
+        if node.state is not None:
+            yield from _below(node.state, seen, "in what would change a name")
+    yield from _below(pickle.root, seen, "in a container")
+
+
+def _below(node: Any, seen: set[int], owner: str) -> Iterator[tuple[Any, str, bool]]:
+    """Bytes in plain containers; what calls made is not entered."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str):
+            if node == _LOADER.rpartition(".")[2]:  # the name, for who gets at it by getattr
+                yield None, owner, True
+            continue
+        if node is None or isinstance(node, (int, float)) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if type(node) in (tuple, list):
+            waiting.extend(node)
+        elif type(node) is Dict:
+            waiting.extend(node.pairs)
+        elif type(node) is Set:
+            waiting.extend(node.members)
+        elif type(node) is Global:
+            if node.qualname.endswith(_LOADER):  # handed on, to be called later
+                yield None, f"{owner}, which is handed {node.qualname}", True
+        elif (content := bytes_of(node)) is not None:
+            yield content, owner, False

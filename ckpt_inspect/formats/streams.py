@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..containers.zip import LOCAL, LOCAL_MAGIC, ZipRecord, read_archive
 from ..containers.zip_check import check_record, content_start
+from ..containers.zip_search import beginning, local_headers
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
-from ..model.graph import Dict, Global, Persistent, Pickle, Set
+from ..model.graph import Pickle
 from ..model.source import BytesSource, Slice, Source
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import ends_early, may_go_on, read_pickle
 from . import plain_pickle, safetensors, torch_legacy, torch_tar
-from .inline import bytes_of, source_of
+from .inline import contents, source_of
 from .known_names import NO_BUSINESS, classify
 from .rebuild import storage_dtype
 
@@ -51,7 +52,6 @@ _CODE = (
     (re.compile(r"\.(?:so|dll|dylib|pyd)$"), "compiled code, which is not looked into"),
 )
 _NPY = b"\x93NUMPY"
-_LOADER = "torch.storage._load_from_bytes"
 # What readers of pickles unpack by themselves (joblib, pandas), and what a person would.
 _PACKED = (
     (b"\x1f\x8b", "gzip-compressed"), (b"BZh", "bzip2-compressed"), (b"\xfd7zXZ\0", "xz-compressed"),
@@ -222,7 +222,7 @@ class Streams:
 
     def _nested(self, found: Found, depth: int) -> Iterator[Found]:
         """Pickles in the bytes of a pickle: nested storages, and what is hidden so."""
-        for content, owner, loaded in _contents(found.pickle):
+        for content, owner, loaded in contents(found.pickle):
             place = f"{found.where}: bytes {owner}"[:300]
             if content is None:
                 self.unread.append(f"{place}: how they are made is not followed")
@@ -310,7 +310,7 @@ class Streams:
         if at and last <= searched[at - 1][1]:
             return  # the search around it finds them all: each archive in an archive in … would be looked at anew
         searched.insert(at, (first, last))
-        for offset in _signatures(source, start, stop):
+        for offset in local_headers(source, start, stop):
             header = source.read_at(offset, LOCAL.size)
             if len(header) < LOCAL.size:
                 return
@@ -351,7 +351,7 @@ class Streams:
         # All members together inflate to so much, of so much; of what is more, the beginning says whether it is a pickle.
         left = self.limits.inflated + 4 * self._size - self._inflated
         most = min(nbytes, max(left, _PEEK))
-        content, fed = _inflated(stored, most)
+        content, fed = beginning(stored, most)
         self._inflated += max(len(content), fed)
         known = BytesSource(content, stored.path)
         limits, cut, before = self.limits, self._cut, self.count
@@ -415,55 +415,6 @@ def _ends_as_zip(source: Source) -> bool:
     return b"PK\x05\x06" in source.read_at(max(0, source.size - 65557), 65557)
 
 
-def _contents(pickle: Pickle) -> Iterator[tuple[Any, str, bool]]:
-    """All bytes in a pickle, each once; what holds them: a call, a state, plain containers; and whether torch.load reads them.
-
-    None for bytes that it reads and whose making is not followed.
-    """
-    seen: set[int] = set()
-    for call in pickle.calls:
-        name = call.qualname or "a call"
-        if name.endswith(_LOADER):
-            given = call.args[0] if type(call.args) is tuple and call.args else None
-            if id(given) not in seen:
-                seen.add(id(given))
-                yield bytes_of(given), f"given to {name}", True
-        for part in (call.args, call.kwargs):
-            yield from _below(part, seen, f"given to {name}")
-        if call.ops:
-            yield from _below(call.ops, seen, f"in what {call.qualname or 'an object'} holds")
-    named: list[Global | Persistent] = [*pickle.globals, *pickle.persistent]
-    for node in named:
-        if node.state is not None:
-            yield from _below(node.state, seen, "in what would change a name")
-    yield from _below(pickle.root, seen, "in a container")
-
-
-def _below(node: Any, seen: set[int], owner: str) -> Iterator[tuple[Any, str, bool]]:
-    """Bytes in plain containers; what calls made is not entered."""
-    waiting = [node]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, str):
-            if node == _LOADER.rpartition(".")[2]:  # the name, for who gets at it by getattr
-                yield None, owner, True
-            continue
-        if node is None or isinstance(node, (int, float)) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if type(node) in (tuple, list):
-            waiting.extend(node)
-        elif type(node) is Dict:
-            waiting.extend(node.pairs)
-        elif type(node) is Set:
-            waiting.extend(node.members)
-        elif type(node) is Global:
-            if node.qualname.endswith(_LOADER):  # handed on, to be called later
-                yield None, f"{owner}, which is handed {node.qualname}", True
-        elif (content := bytes_of(node)) is not None:
-            yield content, owner, False
-
-
 def _is_bad(pickle: Pickle) -> bool:
     return any(classify(node.module, node.name) == NO_BUSINESS for node in pickle.globals)
 
@@ -484,52 +435,3 @@ def _tells(found: Found) -> bool:
     """Whether bytes behind a pickle are one: they name or call something, or end as one that is not trivial."""
     pickle = found.pickle
     return bool(pickle.globals or pickle.calls or found.breaks) or pickle.end - pickle.start > 2
-
-
-def _signatures(source: Source, start: int, stop: int) -> Iterator[int]:
-    """Offsets of local header signatures."""
-    offset = start
-    while offset < stop:
-        window = source.read_at(offset, min(_WINDOW, stop - offset) + 3)
-        at = window.find(LOCAL_MAGIC)
-        while at >= 0 and at < _WINDOW:
-            yield offset + at
-            at = window.find(LOCAL_MAGIC, at + 4)
-        offset += _WINDOW
-
-
-def _inflated(stored: Source, most: int) -> tuple[bytes, int]:
-    """The beginning of a deflated stretch, and how much of the stretch that took.
-
-    If it inflates to less than it says, or breaks, what there is counts.
-    """
-    import zlib
-
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    parts: list[bytes] = []
-    offset, step = 0, _PEEK
-    while most > 0 and not inflater.eof and (data := inflater.unconsumed_tail or stored.read_at(offset, step)):
-        if not inflater.unconsumed_tail:
-            offset, step = offset + len(data), min(16 * step, _WINDOW)
-        before = inflater.copy()
-        try:
-            parts.append(inflater.decompress(data, most))
-        except zlib.error:
-            parts.append(_up_to_where_it_breaks(before, data, most))
-            break
-        most -= len(parts[-1])
-    return b"".join(parts), offset
-
-
-def _up_to_where_it_breaks(inflater: Any, data: bytes, most: int) -> bytes:
-    import zlib
-
-    found = b""
-    for index in range(0, min(len(data), _WINDOW), 64):
-        try:
-            found += inflater.decompress(data[index : index + 64], most - len(found))
-        except zlib.error:
-            break
-        if len(found) >= most:
-            break
-    return found
