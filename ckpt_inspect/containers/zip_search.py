@@ -1,4 +1,4 @@
-"""Members of zip archives where no directory says that they are: what local headers and deflated bytes tell."""
+"""Members of zip archives where no directory says that they are: what signatures and deflated bytes tell."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _WINDOW = 1 << 20
 _PEEK = 1 << 12  # bytes that are read of a deflated stretch at first
 
 
-def local_headers(source: Source, start: int, stop: int) -> Iterator[int]:
-    """Offsets of local header signatures."""
+def signatures(source: Source, start: int, stop: int, magic: bytes = LOCAL_MAGIC) -> Iterator[int]:
+    """Offsets of local headers, or of another signature, that begin in a stretch."""
     offset = start
     while offset < stop:
-        window = source.read_at(offset, min(_WINDOW, stop - offset) + 3)
-        at = window.find(LOCAL_MAGIC)
-        while at >= 0 and at < _WINDOW:
+        window = source.read_at(offset, min(_WINDOW, stop - offset) + len(magic) - 1)
+        at = window.find(magic)
+        while 0 <= at < _WINDOW:
             yield offset + at
-            at = window.find(LOCAL_MAGIC, at + 4)
+            at = window.find(magic, at + len(magic))
         offset += _WINDOW
 
 

@@ -22,6 +22,7 @@ _ENCODINGS = {
 }
 _LOADER = "torch.storage._load_from_bytes"
 _ERRORS = ("strict", "surrogatepass", "surrogateescape", "ignore", "replace")
+_ENCODERS = ("_codecs.encode", "codecs.encode")
 _MAKERS = ("builtins.bytes", "__builtin__.bytes", "builtins.bytearray", "__builtin__.bytearray")
 
 
@@ -51,7 +52,7 @@ def bytes_of(node: Any) -> Any:
         type(node) is Opaque and type(node.args) is tuple and not node.ops
     ):  # what is appended to a bytearray is not followed
         name, args = node.qualname, node.args
-        if name in ("_codecs.encode", "codecs.encode") or (name in _MAKERS and len(args) > 1):
+        if name in _ENCODERS or (name in _MAKERS and len(args) > 1):
             return _encoded(args)
         if name in _MAKERS and not args:
             return b""
@@ -62,6 +63,12 @@ def _of_numbers(items: Any) -> bytes | None:
     if all(type(item) is int and 0 <= item < 256 for item in items):
         return bytes(items)
     return None
+
+
+def _is_encoded(node: Any) -> bool:
+    """Whether it makes bytes of text, in an encoding that is not followed."""
+    named = type(node) is Opaque and node.qualname in (*_MAKERS, *_ENCODERS) and type(node.args) is tuple
+    return named and any(isinstance(arg, str) for arg in node.args)
 
 
 def _encoded(args: tuple[Any, ...]) -> bytes | None:
@@ -133,3 +140,5 @@ def _below(node: Any, seen: set[int], owner: str) -> Iterator[tuple[Any, str, bo
                 yield None, f"{owner}, which is handed {node.qualname}", True
         elif (content := bytes_of(node)) is not None:
             yield content, owner, False
+        elif _is_encoded(node):
+            yield None, owner, False

@@ -38,7 +38,9 @@ _PLAIN: dict[str, str] = {
     "_io": "BytesIO StringIO",
     "io": "BytesIO StringIO",
     "inspect": "Parameter Signature _ParameterKind _empty",
-    "ipaddress": "IPv4Address IPv4Network IPv6Address IPv6Network",
+    "ipaddress": "IPv4Address IPv4Interface IPv4Network IPv6Address IPv6Interface IPv6Network",
+    "json.decoder": "JSONDecodeError",
+    "urllib.parse": "DefragResult ParseResult SplitResult",
     "contextlib": "nullcontext",
     "http": "HTTPMethod HTTPStatus",
     "itertools": "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile filterfalse "
@@ -146,7 +148,7 @@ _RUNNERS = (
     "torch.package.", "torch.utils.cpp_extension.", "torch.utils.collect_env.", "torch.utils.bottleneck.",
     "torch.utils.model_zoo.", "torch.jit.load", "torch.jit._script.", "torch.jit.unsupported_tensor_ops.", "torch.ops.",
     "torch.classes.", "torch._ops.", "torch._classes.", "torch.utils._config_module.", "torch.cuda._compile_kernel",
-    "torch.fromfile", "torch.from_file", "torch.fx.graph_module.reduce_", "torch.fx._lazy_graph_module._make_",
+    "torch.utils._sympy.", "torch.fromfile", "torch.from_file", "torch.fx.graph_module.reduce_", "torch.fx._lazy_graph_module._make_",
     "numpy.load", "numpy.save", "numpy.savez", "numpy.fromfile", "numpy.memmap", "numpy.loadtxt", "numpy.genfromtxt", "numpy.savetxt",
     "numpy.testing.", "numpy.f2py.", "numpy.distutils.", "numpy.ctypeslib.", "numpy.lib.", "numpy.compat.", "numpy.apply_along_axis",
     "numpy.vectorize", "numpy.frompyfunc",
@@ -161,14 +163,14 @@ _NOT_TO_BE_CALLED = (
 _OPENING = frozenset(
     [
         "_new_using_filename_cpu", "_new_with_file", "_set_from_file", "_share_filename_cpu_", "_write_file", "dump", "export",
-        "from_file", "fromfile", "open_memmap", "save", "tofile",
+        "from_file", "fromfile", "memmap", "open_memmap", "save", "tofile",
     ]
 )  # fmt: skip
 # There classes are usual in objects that were saved whole; functions are not, nor are calls of classes.
 _RUNNING_FUNCTIONS = (
     "torch._inductor.", "torch._dynamo.", "torch.fx.", "torch.distributed.rpc.", "torch.distributed.launcher.",
     "torch.distributed.run.", "torch.distributed.elastic.", "torch.multiprocessing.", "torch.testing.", "torch.utils.data.datapipes.",
-    "torch.utils.benchmark.",
+    "torch.utils.benchmark.", "torch._numpy.", "torch._export.", "torch._functorch.", "torch.onnx.", "torch.export.",
 )  # fmt: skip
 _RUNNING_PACKAGES = frozenset(
     [
@@ -178,6 +180,11 @@ _RUNNING_PACKAGES = frozenset(
         "setuptools", "sh", "sqlalchemy", "tornado", "twisted", "urllib3", "uvloop", "virtualenv", "websocket",
         "websockets", "wget", "wheel", "yaml",
     ]
+)  # fmt: skip
+# What those packages have that holds values, and does nothing by being made.
+_PLAIN_CLASSES_OF_THEIRS = (
+    "joblib.numpy_pickle.NumpyArrayWrapper", "ruamel.yaml.scalar", "ruamel.yaml.comments.", "ruamel.yaml.anchor.",
+    "ruamel.yaml.timestamp.",
 )  # fmt: skip
 # Packages that come with torch, or wherever Python 2 was, and whose objects are no parts of models: ``sympify`` evaluates text.
 _DRAGGED_IN = frozenset(
@@ -230,6 +237,25 @@ WAYS_OUT = frozenset(
         "func_globals",
     ]
 )
+# Classes of the library whose call opens, starts or runs something, by their names alone: modules of torch import them.
+_ACTING_CLASSES = frozenset(
+    [
+        "BZ2File", "BaseManager", "CDLL", "Client", "CodeType", "Connection", "ContextVar", "Event", "ExitStack",
+        "ExtensionFileLoader", "FTP", "FileHandler", "FileIO", "FunctionType", "Future", "GzipFile", "HTTPConnection", "HTTPServer",
+        "HTTPSConnection", "InteractiveConsole", "InteractiveInterpreter", "LZMAFile", "LambdaType", "Listener", "MethodType",
+        "ModuleType", "NamedTemporaryFile", "OpenerDirector", "Pdb", "Pickler", "Pool", "Popen", "Process", "ProcessPoolExecutor",
+        "Profile", "PyDLL", "RotatingFileHandler", "SMTP", "SharedMemory", "ShareableList", "SourceFileLoader",
+        "SourcelessFileLoader", "SpooledTemporaryFile", "Stats", "SyncManager", "TarFile", "TemporaryDirectory", "TemporaryFile",
+        "TextIOWrapper", "Thread", "ThreadPool", "ThreadPoolExecutor", "TimedRotatingFileHandler", "Timer", "Unpickler",
+        "WatchedFileHandler", "WinDLL", "ZipFile", "ZipImporter", "mmap", "zipimporter",
+    ]
+)  # fmt: skip
+# Functions of torch and numpy that are called as modules of the library are.
+_NAMED_ALIKE = frozenset(["numpy.copy", "numpy.random", "numpy.select", "torch.select"])
+# Classes of numpy that are not written as classes are.
+_SMALL_CLASSES = frozenset(
+    ["dtype", "flatiter", "generic", "matrix", "ndarray", "nditer", "number", "record", "recarray", "ufunc"]
+)
 _MODULES_THAT_ACT = frozenset(
     [
         "os",
@@ -268,7 +294,9 @@ _MODULES_THAT_ACT = frozenset(
 
 def python3(module: str, name: str) -> tuple[str, str]:
     """A global as Python 3 finds it: protocols 0 to 2 name what is its own as Python 2 did, by pickle's own tables."""
-    return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
+    first, dot, rest = name.partition(".")  # what hangs there keeps its name: ``unicode.lower``
+    module, first = NAME_MAPPING.get((module, first)) or (IMPORT_MAPPING.get(module, module), first)
+    return module, first + dot + rest
 
 
 def classify(module: str, name: str) -> str:
@@ -278,10 +306,15 @@ def classify(module: str, name: str) -> str:
     if full in _KNOWN or full in _TORCH or full in _NUMPY:
         return HARMLESS
     parts = full.split(".")
+    *way, last = name.split(".")
     # ``torch`` / ``serialization.os.system``: a dotted name is a path of attributes, which leads through modules
-    if not WAYS_OUT.isdisjoint(parts[1:]) or not _MODULES_THAT_ACT.isdisjoint(name.split(".")[:-1]):
+    if not WAYS_OUT.isdisjoint(parts[1:]) or not _MODULES_THAT_ACT.isdisjoint(way) or not _LIBRARY.isdisjoint(way):
         return NO_BUSINESS
     top = parts[0]
+    if top not in _LIBRARY and last in _MODULES_THAT_ACT and not (way and _is_class(way[-1])):
+        return NO_BUSINESS  # the module itself
+    if top in ("torch", "numpy") and _is_borrowed(full, way, last):
+        return NO_BUSINESS
     if top in ("torch", "numpy") and parts[-1] in _OPENING:
         return NO_BUSINESS
     if top == "__torch__":  # a class of a TorchScript archive: its code is in the archive, no module of Python
@@ -299,7 +332,16 @@ def classify(module: str, name: str) -> str:
         plain = module in _PLAIN_MODULES and "." not in name and name not in _NOT_THOSE and not name.startswith("__")
         plain = plain and (module != "typing" or _is_class(name))  # its functions evaluate text: _eval_type
         return HARMLESS if plain or is_attribute(module, name) else NO_BUSINESS
-    return NO_BUSINESS if top in _RUNNING_PACKAGES else UNKNOWN
+    if top in _RUNNING_PACKAGES and not full.startswith(_PLAIN_CLASSES_OF_THEIRS):
+        return NO_BUSINESS
+    return UNKNOWN
+
+
+def _is_borrowed(full: str, way: list[str], last: str) -> bool:
+    """Whether a name of torch's or numpy's leads to what their modules imported: a module of the library, or a class of it."""
+    if any(not _is_class(part) and part not in _SMALL_CLASSES for part in way) or last in _ACTING_CLASSES:
+        return True
+    return not way and last in _LIBRARY and full not in _NAMED_ALIKE
 
 
 def classify_call(module: str, name: str, how: str = "REDUCE") -> str:

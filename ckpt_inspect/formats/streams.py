@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from ..containers.zip import LOCAL, LOCAL_MAGIC, ZipRecord, read_archive
 from ..containers.zip_check import check_record, content_start
-from ..containers.zip_search import beginning, local_headers
+from ..containers.zip_search import beginning, signatures
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
-from ..model.graph import Pickle
+from ..model.graph import Global, Pickle
 from ..model.source import BytesSource, Slice, Source
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import ends_early, may_go_on, read_pickle
-from . import plain_pickle, safetensors, torch_legacy, torch_tar
+from . import plain_pickle, safetensors, torch_legacy, torch_tar, torchscript_code
 from .inline import contents, source_of
 from .known_names import NO_BUSINESS, classify
 from .rebuild import storage_dtype
@@ -52,10 +52,12 @@ _CODE = (
     (re.compile(r"\.(?:so|dll|dylib|pyd)$"), "compiled code, which is not looked into"),
 )
 _NPY = b"\x93NUMPY"
+_OBJECTS = re.compile(rb"""O|object|\\|['"]\s*[a-z]*['"]|#""", re.IGNORECASE)  # however it is spelled, in pieces too
+_SCRIPT = re.compile(r"(?:^|/)code/.+\.py$")
 # What readers of pickles unpack by themselves (joblib, pandas), and what a person would.
 _PACKED = (
     (b"\x1f\x8b", "gzip-compressed"), (b"BZh", "bzip2-compressed"), (b"\xfd7zXZ\0", "xz-compressed"),
-    (b"\x5d\0\0", "lzma-compressed"), (b"\x28\xb5\x2f\xfd", "zstd-compressed"), (b"\x04\x22\x4d\x18", "lz4-compressed"),
+    (b"\x5d\0", "lzma-compressed"), (b"\x28\xb5\x2f\xfd", "zstd-compressed"), (b"\x04\x22\x4d\x18", "lz4-compressed"),
     (b"\x78\x01", "zlib-compressed"), (b"\x78\x5e", "zlib-compressed"), (b"\x78\x9c", "zlib-compressed"),
     (b"\x78\xda", "zlib-compressed"), (b"ZF", "compressed by an old joblib"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!\x1a\x07", "a RAR archive"),
@@ -87,6 +89,7 @@ class Streams:
         tricks: what was found that makes programs see different archives, as (place, words).
         unread: what could not be looked into, and why: something may hide there.
         notes: what is odd without being a trick.
+        acts: what TorchScript code calls that writes or maps files, as (place, name).
     """
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
@@ -94,6 +97,7 @@ class Streams:
         self.tricks: list[tuple[str, str]] = []
         self.unread: list[str] = []
         self.notes: list[str] = []
+        self.acts: list[tuple[str, str]] = []
         self.count = 0
         self._size = 0  # of the file
         self._parsed = 0  # bytes that were parsed so far
@@ -129,7 +133,8 @@ class Streams:
         if not kind and torch_tar.matches(head, source):
             yield from self._tar(source, where, depth)
         if head.startswith(_NPY):
-            yield from self._npy(source, head, where, depth)
+            for offset in signatures(source, 0, source.size, _NPY):  # numpy.save writes one behind the other
+                yield from self._npy(source, offset, where, depth)
         else:
             named = False
             for found in self._one_after_the_other(source, 0, where, depth, note, kind):
@@ -141,16 +146,17 @@ class Streams:
         if packed is not None and not kind and self.count == before:
             self.unread.append(f"{where or 'the file'}: {packed}, which is not unpacked")
 
-    def _npy(self, source: Source, head: bytes, where: str, depth: int) -> Iterator[Found]:
+    def _npy(self, source: Source, offset: int, where: str, depth: int) -> Iterator[Found]:
         """The pickle of an array of objects; of other arrays numpy unpickles nothing."""
+        head = source.read_at(offset, 12)
         wide = head[6:7] != b"\x01"
-        start = (12 if wide else 10) + int.from_bytes(head[8:12] if wide else head[8:10], "little")
-        if start > _WINDOW:
-            self.unread.append(f"{where or 'the file'}: an array with a header of {start:,} bytes")
+        length = (12 if wide else 10) + int.from_bytes(head[8:12] if wide else head[8:10], "little")
+        if length > _WINDOW:
+            self.unread.append(f"{where or 'the file'}: an array with a header of {length:,} bytes")
             return
-        objects = re.search(rb"O|object|\\", source.read_at(10, start - 10)) is not None  # however it is spelled
+        objects = _OBJECTS.search(source.read_at(offset + 10, length - 10)) is not None
         yield from self._one_after_the_other(
-            source, start, where, depth, "of an array of objects", _ANYTHING if objects else _NUMBERS
+            source, offset + length, where, depth, "of an array of objects", _ANYTHING if objects else _NUMBERS
         )
 
     # -- pickles ------------------------------------------------------------------------------------------------
@@ -218,12 +224,14 @@ class Streams:
     def _might_run(self, error: CheckpointError, partial: Pickle) -> bool:
         if may_go_on(error) or (self._cut and ends_early(error)):
             return True
+        if any(type(call.callee) is Global and _is_name(call.callee) for call in partial.calls):
+            return True  # what it called before it broke was called
         return partial.protocol >= 2 and plain_pickle.is_certain(error)
 
     def _nested(self, found: Found, depth: int) -> Iterator[Found]:
         """Pickles in the bytes of a pickle: nested storages, and what is hidden so."""
         for content, owner, loaded in contents(found.pickle):
-            place = f"{found.where}: bytes {owner}"[:300]
+            place = (f"{found.where}: bytes {owner}" if found.where else f"bytes {owner}")[:300]
             if content is None:
                 self.unread.append(f"{place}: how they are made is not followed")
                 continue
@@ -310,7 +318,7 @@ class Streams:
         if at and last <= searched[at - 1][1]:
             return  # the search around it finds them all: each archive in an archive in … would be looked at anew
         searched.insert(at, (first, last))
-        for offset in local_headers(source, start, stop):
+        for offset in signatures(source, start, stop):
             header = source.read_at(offset, LOCAL.size)
             if len(header) < LOCAL.size:
                 return
@@ -346,6 +354,7 @@ class Streams:
         self.unread += [f"{place}: {what}" for name, what in _CODE if name.search(place)]
         kind = _NUMBERS if _STORAGE.search(place) else _ANYTHING
         if method == 0:
+            self._script(stored, place)
             yield from self.of(stored, place, depth + 1, note, exact, kind)
             return
         # All members together inflate to so much, of so much; of what is more, the beginning says whether it is a pickle.
@@ -354,12 +363,17 @@ class Streams:
         content, fed = beginning(stored, most)
         self._inflated += max(len(content), fed)
         known = BytesSource(content, stored.path)
+        self._script(known, place)
         limits, cut, before = self.limits, self._cut, self.count
         self.limits, self._cut = limits.of_deflated(known.size), cut or known.size >= most < nbytes
         yield from self.of(known, place, depth + 1, note, kind=kind)
         if self._cut and not cut and self.count > before:
             self.unread.append(f"{place}: what follows its first {known.size:,} bytes, inflated")
         self.limits, self._cut = limits, cut
+
+    def _script(self, source: Source, place: str) -> None:
+        if _SCRIPT.search(place):
+            self.acts += [(place, name) for name in torchscript_code.acts(source)]
 
     def _tar(self, source: Source, where: str, depth: int) -> Iterator[Found]:
         said: set[bytes] = set()
@@ -413,6 +427,13 @@ _LEAST = 32  # what a try costs, in bytes parsed
 
 def _ends_as_zip(source: Source) -> bool:
     return b"PK\x05\x06" in source.read_at(max(0, source.size - 65557), 65557)
+
+
+_IDENTIFIERS = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*").fullmatch
+
+
+def _is_name(node: Global) -> bool:
+    return _IDENTIFIERS(node.module) is not None and _IDENTIFIERS(node.name) is not None
 
 
 def _is_bad(pickle: Pickle) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..errors import CorruptError
+from ..model.source import Source
 
 
 class ScriptClass(NamedTuple):
@@ -81,6 +82,16 @@ def parse(records: Iterable[tuple[str, bytes]]) -> Code:
     return Code(reader.classes, tuple(reader.devices), used, tuple(reader.problems))
 
 
+def acts(source: Source) -> list[str]:
+    """Operators that the code of one record calls, and that write a file or map one: loading may call ``__setstate__``."""
+    data = source.read_at(0, min(source.size, _MOST_CODE))
+    if not _ACTS.search(data):
+        return []
+    spelled = b"".join(piece or b" " for piece in _PIECE.findall(data))  # without comments
+    code = STRING.sub(b'""', spelled)
+    return list(dict.fromkeys(f"torch.{name.decode()}" for name in _ACTS.findall(code)))
+
+
 def _quoted(end: bytes) -> bytes:
     """The strings of ``lexer.h``; ``end`` quantifies the last quote. Possessive: no byte is read twice."""
     triple = rb'"""(?:[^"\\]++|\\.|"(?!""))*+(?:""")%b' % end
@@ -108,6 +119,9 @@ _TOKEN = re.compile(
 )
 _DEVICE = re.compile(rb"(?<![\w.])torch\s*\.\s*device\s*\(\s*\Z")
 _PIECE = re.compile(rb"(%b|[^\"'#\n\\]++|\\(?!\n))|\#[^\n]*+|\\?\n" % _quoted(b"?+"), re.DOTALL)
+
+_ACTS = re.compile(rb"(?<![\w.])(?:torch|ops\s*\.\s*aten)\s*\.\s*(save|from_file)\s*\(")
+_MOST_CODE = 64 << 20  # bytes
 
 _CLASS = re.compile(rb"class\s++([^\s(:]{1,500}+)\s*+(?:\(\s*+([^\s()]*+)\s*+\)\s*+)?:")
 _METHOD = re.compile(rb"def\s++(\w++)\s*+\(")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..containers.copying import CHANGED
+from ..containers.zip import LOCAL_MAGIC
 from ..errors import CheckpointError, FileError, FormatError, LimitError
 from ..formats import open_checkpoint, open_source, sharded, split_section
+from ..formats.dcp import Item, items_of
 from ..formats.known_names import HARMLESS, NO_BUSINESS, UNKNOWN, classify, torch_function
 from ..formats.streams import Found, Streams
 from ..formats.weights_only import TORCH, Verdict, verdict
@@ -143,6 +146,7 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
             raise
         opened = error
     judge = _Judge(found)
+    items: list[Item] = []
     for name, file, before in files:
         streams = Streams(limits)
         try:
@@ -150,6 +154,8 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
             for pickle in streams.of(source):
                 judge.pickle(pickle, name)
                 first = first or [pickle.pickle]
+                if file.endswith("metadata"):
+                    items += items_of(pickle.pickle, name or os.path.basename(file))
             if open_file.changed() or open_file.stamp != before:
                 found.unread.append(f"{name or file}: {CHANGED}")
         except CheckpointError as error:
@@ -158,12 +164,40 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
             found.unread.append(f"{name or file}: {error.message}")
         for where, text in streams.tricks:
             judge.trick(_joined(name, where), text)
-        found.unread += [_joined(name, text) for text in streams.unread]
-        found.notes += [_joined(name, note) for note in streams.notes]
+        for where, text in streams.acts:
+            judge.note(
+                "call", NO_BUSINESS, f"would call {text} of a file that its code names", text, _joined(name, where), 0
+            )
+        found.unread += [_told(name, text) for text in streams.unread]
+        found.notes += [_told(name, note) for note in streams.notes]
+    _scan_items(found, judge, items, path, limits)
     judge.finish()
     if opened is not None:
         _explain_unopened(found, opened, first)
     return found
+
+
+def _scan_items(found: Scan, judge: _Judge, items: list[Item], path: str, limits: Limits) -> None:
+    """What the metadata of a distributed checkpoint places in other files: torch loads it from there, whatever they are."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    by_file: dict[str, list[Item]] = {}
+    for item in items:
+        by_file.setdefault(os.path.normpath(os.path.join(os.path.dirname(item.owner), item.file)), []).append(item)
+    for name, placed in by_file.items():
+        if os.path.isabs(name) or name.startswith(".."):
+            found.unread.append(f"{placed[0].owner}: it places {placed[0].file} outside the directory")
+            continue
+        streams = Streams(limits)
+        try:
+            open_file, source, _ = open_source(os.path.join(folder, name))
+            with contextlib.closing(open_file):
+                for item in placed:
+                    if not name.endswith(".distcp") or source.read_at(item.offset, 4) != LOCAL_MAGIC:  # known by now
+                        for pickle in streams.of(source.slice(item.offset, item.nbytes)):
+                            judge.pickle(pickle, f"{name}, byte {item.offset:,}")
+        except CheckpointError as error:
+            found.unread.append(f"{name}: {error.message}")
+        found.unread += [_told(name, text) for text in streams.unread]
 
 
 def _explain_unopened(found: Scan, error: CheckpointError, first: list[Pickle]) -> None:
@@ -175,6 +209,11 @@ def _explain_unopened(found: Scan, error: CheckpointError, first: list[Pickle]) 
 
 def _joined(name: str, where: str) -> str:
     return f"{name}:{where}" if name and where else name or where
+
+
+def _told(name: str, text: str) -> str:
+    """What is said of a place in a file, of one of several."""
+    return text.replace("the file", name, 1) if name and text.startswith("the file") else _joined(name, text)
 
 
 def _stamp(file: str) -> object:
@@ -284,9 +323,10 @@ class _Judge:
                     "import" if kind == NO_BUSINESS else "unknown", kind, f"would import {name}", name, where, offset
                 )
 
-        for persistent in pickle.persistent:  # a class of the user's, in files of old
-            if (path := path_of(persistent)) is not None:
-                self._patched(persistent, ".".join(path), where, offset)
+        for persistent in pickle.persistent:  # a class of the user's, in files of old; a storage
+            if persistent.state is not None:
+                path = path_of(persistent)
+                self._patched(persistent, ".".join(path) if path is not None else "a storage", where, offset)
 
     def _patched(self, node: Global | Persistent, name: str, where: str, offset: int) -> None:
         if node.state is not None:

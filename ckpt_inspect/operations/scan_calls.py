@@ -6,7 +6,7 @@ A harmless name is harmless only as honest pickles use it. What calls its argume
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..formats.known_names import (
     python3,
     torch_function,
 )
+from ..formats.torch_classes import kind_of
 from ..model.graph import Dict, Global, Opaque, Persistent, Set
 
 _GETATTR = frozenset(["builtins.getattr", "__builtin__.getattr"])
@@ -112,7 +113,8 @@ class Calls:
             return "", NO_BUSINESS
         path = path_of(node)
         if path is not None and full_name(node) not in _RULES and not (type(node) is Opaque and node.ops):
-            return ".".join(filter(None, path)), _kind_of_call(*path)
+            name, kind = ".".join(filter(None, path)), _kind_of_call(*path)
+            return name, NO_BUSINESS if kind == UNKNOWN and not exact and _is_bundled(*path) else kind
         if path is not None:
             return self.judge(Opaque("REDUCE", node, ()))[:2] if exact else ("", NO_BUSINESS)
         if type(node) is not Opaque or type(node.args) is not tuple or not node.args:
@@ -127,7 +129,7 @@ class Calls:
         finally:
             self._depth -= 1
         owner = owner_of(node.args[0]) if node.qualname in _GETATTR else None
-        if owner is not None and _kind(*owner) == UNKNOWN:
+        if owner is not None and _kind(*owner) == UNKNOWN and not _is_bundled(*owner):
             return ".".join(owner), UNKNOWN
         return "", NO_BUSINESS
 
@@ -202,8 +204,14 @@ class Calls:
         return self.called(call.args[0], exact=True) if len(call.args) != 1 and call.args else ("", HARMLESS)
 
     def partial(self, call: Opaque) -> Judged:
-        """It only binds: what calls it is judged by what is bound."""
-        return "", HARMLESS if call.args else NO_BUSINESS
+        """It only binds, and what calls it is judged by what is bound; but what calls its argument is bound by nobody
+        else than who hides that: any object may call it then, as ``dict`` calls ``keys`` and torch its hooks.
+        """
+        if not call.args:
+            return "", NO_BUSINESS
+        functions = [call.args[0], *(state[0] for state in call.states if type(state) is tuple and state)]
+        names = {full_name(function) for function in functions}
+        return "", HARMLESS if names & _RULES.keys() <= _FACTORIES else NO_BUSINESS
 
     def defaultdict(self, call: Opaque) -> Judged:
         """It calls its factory when a key is missing; BUILD could replace the factory."""
@@ -212,6 +220,8 @@ class Calls:
         path = path_of(call.args[0]) if call.args else None
         if path is not None and _kind(*path) == UNKNOWN:  # a function of torch's too: GradScaler has such a one
             return ".".join(path), UNKNOWN
+        if path is not None and kind_of(*python3(*path)) == "made":
+            return "", HARMLESS  # a module without arguments
         return self.called(call.args[0], exact=True) if call.args and call.args[0] is not None else ("", HARMLESS)
 
     def alias(self, call: Opaque) -> Judged:
@@ -226,7 +236,10 @@ class Calls:
         if len(call.args) != 3 or not path_of(call.args[0]) or not path_of(call.args[1]):
             return "", NO_BUSINESS
         base = full_name(call.args[1])
-        if base in _RULES or (base not in _BASES and self.called(call.args[1])[1] == NO_BUSINESS):
+        if base in _GATHERING:
+            if self.gathers(Opaque("REDUCE", call.args[1], call.args[2:]))[1] == NO_BUSINESS:
+                return "", NO_BUSINESS
+        elif base in _RULES or (base not in _BASES and self.called(call.args[1])[1] == NO_BUSINESS):
             return "", NO_BUSINESS
         return self.judge(Opaque("NEWOBJ", call.args[0], ()))[:2]
 
@@ -252,6 +265,14 @@ class Calls:
     def plain(self, call: Opaque) -> Judged:
         """What is harmless with plain values."""
         return "", HARMLESS if all(isinstance(a, (str, int, float)) for a in call.args) else NO_BUSINESS
+
+    def gathers(self, call: Opaque) -> Judged:
+        """``dict(x)`` and ``str(x)`` call methods of x: of plain values, which honest pickles give them, their own."""
+        made = [node for node in call.args if type(node) is Opaque and (node.ops or full_name(node.callee) in _GETATTR)]
+        owners = [owner_of(node) for node in made]
+        if any(owner is None or _is_bundled(*owner) or _kind(*owner) != UNKNOWN for owner in owners):
+            return "", NO_BUSINESS
+        return (".".join(owners[0]), UNKNOWN) if owners and owners[0] else ("", HARMLESS)
 
     def bare(self, call: Opaque) -> Judged:
         """What honest pickles make empty; its attributes come by BUILD."""
@@ -284,12 +305,37 @@ class Calls:
             shared = what in _ALIASES or what in _GETATTR or what in _IMPORT or what in _ONE_FOR_ALL
             if shared or what.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_from_type")):
                 return True
-            if any(kind != "SETITEMS" for kind in kinds[kinds.index("BUILD") + 1 :]):
+            behind = kinds[kinds.index("BUILD") + 1 :]
+            if any(kind != "SETITEMS" for kind in behind) or (behind and what not in _MAPPINGS):
+                return True
+            if any(_stands_in(key, value) for state in call.states for key, value in _attributes(state)):
                 return True
         if "APPENDS" in kinds or "ADDITEMS" in kinds:
             owner = owner_of(call)
             return owner is None or (_kind(*owner) == HARMLESS and _full(*owner) not in _GROWING)
         return False
+
+
+def _attributes(state: Any) -> Iterator[tuple[Any, Any]]:
+    """What BUILD would set."""
+    for part in state if type(state) is tuple else (state,):
+        if type(part) is Dict:
+            yield from part.items()
+
+
+def _stands_in(key: Any, value: Any) -> bool:
+    """Whether an attribute stands in for a method that others call, as ``keys`` is by ``dict``; of one's own classes' who knows."""
+    if not isinstance(key, str) or not (key in _METHODS or key.startswith("__")):
+        return False
+    if type(value) is Opaque and full_name(value.callee) == "functools.partial" and type(value.args) is tuple:
+        value = value.args[0] if value.args else value
+    path = path_of(value)
+    return path is not None and (_is_bundled(*path) or _kind(*path) != UNKNOWN)
+
+
+def _is_bundled(module: str, name: str) -> bool:
+    """Whether a name is torch's or numpy's: what is not known of those is at hand wherever the file is loaded."""
+    return python3(module, name)[0].partition(".")[0] in ("torch", "numpy")
 
 
 def _makes_by_call(call: Opaque, name: str) -> bool:
@@ -318,6 +364,13 @@ def _is_type(node: Any) -> bool:
     return node is None or (type(node) is Opaque and full_name(node.callee) in _ALIASES | {"builtins.type"})
 
 
+_GATHERING = frozenset(f"builtins.{name}" for name in ("dict", "frozenset", "list", "set", "str", "tuple"))
+_FACTORIES = frozenset(["collections.defaultdict"])
+_MAPPINGS = frozenset(["collections.OrderedDict", "collections.defaultdict", "collections.Counter"])
+_METHODS = frozenset(
+    ["append", "clear", "copy", "extend", "get", "insert", "items", "keys", "pop", "popitem", "remove", "setdefault",
+     "update", "values"]
+)  # fmt: skip
 _GROWING = frozenset(
     ["builtins.list", "builtins.set", "builtins.bytearray", "collections.deque", "collections.UserList", "array.array"]
 )
@@ -336,6 +389,7 @@ _RULES: dict[str, Callable[[Calls, Opaque], Judged]] = {
     **dict.fromkeys(["copyreg.__newobj__", "copyreg.__newobj_ex__"], Calls.newobj),
     **dict.fromkeys(["torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2"], Calls.from_type),
     **dict.fromkeys(["logging.getLogger", "operator.itemgetter", "_operator.itemgetter"], Calls.plain),
+    **dict.fromkeys(_GATHERING, Calls.gathers),
     "types.SimpleNamespace": Calls.bare,
     **dict.fromkeys(
         [f"numpy.random._pickle.{name}" for name in ("__generator_ctor", "__bit_generator_ctor", "__randomstate_ctor")],

@@ -45,11 +45,16 @@ def _stop(m: Machine) -> None:
     raise Stop
 
 
+_OCTAL = re.compile(rb"\s*[+-]?0+[0-9]+\s*")
+
+
 def _int(m: Machine) -> None:
     m.refuse("INT")
     text = m.line()
     if text in (b"00", b"01"):
         m.stack.append(text == b"01")
+    elif _OCTAL.fullmatch(text) and text.strip(b"0 +-\t"):  # to C; to Python's own reader a decimal
+        m.differ("a number spelled oddly: with a zero before it")
     else:
         m.stack.append(_decimal(m, text))
 
@@ -410,7 +415,8 @@ def _stack_global(m: Machine) -> None:
     name = m.stack.pop()
     module = m.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        m.fail("STACK_GLOBAL needs two strings")
+        what = "STACK_GLOBAL needs two strings"
+        m.differ(what) if Opaque in (type(name), type(module)) else m.fail(what)  # a call may give one
     m.stack.append(_named(m, module, name))
 
 

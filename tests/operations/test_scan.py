@@ -634,7 +634,7 @@ def test_what_torch_writes_is_not_cried_over(name: str, tmp_path: Path) -> None:
         ("torch.load", NO_BUSINESS), ("numpy.load", NO_BUSINESS), ("builtins.eval", NO_BUSINESS), ("posix.system", NO_BUSINESS),
         ("urllib2.urlopen", NO_BUSINESS), ("torch.os.system", NO_BUSINESS), ("pathlib.Path.write_text", NO_BUSINESS),
         ("typing.get_type_hints", NO_BUSINESS), ("math.sin", HARMLESS), ("requests.get", NO_BUSINESS),
-        ("torch.distributed.checkpoint.utils.Stats", UNKNOWN), ("torch.distributed.checkpoint.metadata.Metadata", HARMLESS),
+        ("torch.distributed.checkpoint.utils.Stats", NO_BUSINESS), ("torch.distributed.checkpoint.metadata.Metadata", HARMLESS),
         ("torch.distributed._shard.checkpoint.metadata.Metadata", HARMLESS), ("torch.quantization.observer.MinMaxObserver", HARMLESS),
         ("torch.distributed.checkpoint._async_process_executor._AsyncCheckpointProcess", UNKNOWN),
         ("torch.ao.quantization.fx._lower_to_native_backend.GraphModule", UNKNOWN), ("test.Net", UNKNOWN),
