@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..dtypes import nbytes as dtype_nbytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .storage import Storage
 
 
@@ -83,11 +81,11 @@ class TensorInfo(NamedTuple):
             last += (length - 1) * step
         return dtype_nbytes(self.dtype, last + 1)
 
-    def components(self) -> Iterator[TensorInfo]:
+    def components(self) -> tuple[TensorInfo, ...]:
         """Itself, then what it is made of and what hangs on it, those inside them too."""
-        yield self
-        for part in self.parts:
-            yield from part.components()
+        if not self.parts:
+            return (self,)
+        return (self, *(one for part in self.parts for one in part.components()))
 
     def with_key(self, key: str) -> TensorInfo:
         """The same tensor under another name."""
