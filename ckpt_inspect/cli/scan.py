@@ -14,7 +14,7 @@ import typer
 from ..errors import CheckpointError
 from ..operations.scan import SCHEMA, Scan, scan
 from . import options
-from .complaints import complain
+from .complaints import ERROR, complain
 
 FOUND = 1
 
@@ -27,7 +27,7 @@ def command(
 ) -> int:
     documents: list[dict[str, Any]] = []
     scans: list[Scan] = []
-    failed = 0
+    errors: list[CheckpointError] = []
     for path in files:
         try:
             found = scan(path)
@@ -35,7 +35,7 @@ def command(
             error.path = error.path or path
             if len(files) == 1 and not sarif:
                 raise
-            failed += 1
+            errors.append(error)
             documents.append({"schema": "ckpt-inspect/error/1", "error": error.to_dict()})
             complain(error, as_json)
             continue
@@ -48,12 +48,11 @@ def command(
 
         from ..render.sarif import document
 
-        options.write_json(document(scans, version("ckpt-inspect")))
+        options.write_json(document(scans, errors, version("ckpt-inspect")))
     elif as_json and not quiet:
         options.write_json(documents[0] if len(files) == 1 else {"schema": SCHEMA, "files": documents})
-    if failed:
-        return 2
-    return next((status for status in (FOUND, 2) if any(found.status == status for found in scans)), 0)
+    statuses = {found.status for found in scans} | ({ERROR} if errors else set())
+    return FOUND if FOUND in statuses else max(statuses)
 
 
 def _show(found: Scan) -> None:

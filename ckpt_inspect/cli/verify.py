@@ -12,7 +12,7 @@ import typer
 from ..errors import CheckpointError, SelectionError
 from ..operations.verify import SCHEMA, Verification, verify_file
 from . import options
-from .complaints import complain
+from .complaints import ERROR, complain
 from .progress import progress
 
 DAMAGED = 1
@@ -61,7 +61,7 @@ def command(
         if damaged:
             raise SelectionError("no checksums are recorded of a damaged file", hint="Record them while it is sound.")
         _write_sums(files[0], write_sums, force, quiet or as_json)
-    return 2 if failed else DAMAGED if damaged else 0
+    return DAMAGED if damaged else ERROR if failed else 0
 
 
 def _size(path: str) -> int:

@@ -313,10 +313,22 @@ def _tensor(r: Rebuilder, node: Opaque) -> TensorInfo:
 
 
 def _ancient_tensor(r: Rebuilder, node: Opaque) -> TensorInfo:
-    # torch.FloatTensor NEWOBJ, BUILD (storage, offset, size, stride)
+    # torch.FloatTensor NEWOBJ or REDUCE, BUILD (storage, offset, size, stride); without that, or with (), an empty one
+    if not node.args and all(type(state) is tuple and not state for state in node.states):
+        return _empty_tensor(r, node)
     (state,) = node.states
     storage, offset, size, stride = state
     return r.strided(storage, offset, size, stride, node=node)
+
+
+def _empty_tensor(r: Rebuilder, node: Opaque) -> TensorInfo:
+    kind = node.callee.name.removesuffix("Tensor") or "Float"  # torch.Tensor is of the default dtype
+    dtype = BY_STORAGE.get(f"{kind}Storage")
+    if dtype is None:
+        raise Malformed("a tensor of an unknown type")
+    location = "cuda:0" if node.callee.module == "torch.cuda" else "cpu"
+    storage = r.storages.add_inline(b"", r.path, location)
+    return TensorInfo("", dtype.name, (0,), (1,), storage, 0, location, node=node)
 
 
 def _parameter(r: Rebuilder, node: Opaque) -> TensorInfo:

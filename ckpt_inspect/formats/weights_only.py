@@ -6,9 +6,11 @@ installed torch and the verdict with what torch does.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from ..model.graph import Global, Opaque, Persistent, Pickle
+from ..model.graph import Global, Pickle
+from .weights_only_calls import PLAIN, Budget, complaints, patch_complaint
 
 TORCH = "2.13.0"
 
@@ -101,6 +103,23 @@ ALLOWED: frozenset[str] = frozenset(
     ]
 )  # fmt: skip
 
+# What ``import torch`` adds to that table, and what a module adds when it is imported.
+_ADDED = frozenset(
+    [
+        "torch.distributed._mesh_layout._FlatLayout", "torch.distributed._mesh_layout._MeshLayout",
+        "torch.nested._internal.nested_tensor.NestedTensor", "torch.nested._internal.nested_tensor._rebuild_njt",
+    ]
+)  # fmt: skip
+_DTENSOR = "torch.distributed.tensor"
+_LATER = {
+    "torch._dynamo.decorators._DimRange": "torch._dynamo",
+    "torch.distributed.device_mesh.DeviceMesh": _DTENSOR,
+    **{f"{_DTENSOR}.{name}": _DTENSOR for name in (
+        "DTensor", "_dtensor_spec.DTensorSpec", "_dtensor_spec.ShardOrderEntry", "_dtensor_spec.TensorMeta",
+        "placement_types.Partial", "placement_types.Replicate", "placement_types.Shard", "placement_types._StridedShard",
+    )},
+}  # fmt: skip
+
 # Python 2 names that the unpickler maps before it looks (``_compat_pickle``), as far as they are allowed then.
 _RENAMED = {
     "__builtin__.bytearray": "builtins.bytearray", "__builtin__.complex": "builtins.complex",
@@ -114,6 +133,12 @@ class Verdict(NamedTuple):
     ok: bool
     blocked: list[str]
 
+    @property
+    def once(self) -> list[str]:
+        """The modules after whose import torch would load it; none if it does anyway, or never does."""
+        modules = {_LATER.get(name, "") for name in self.blocked}
+        return [] if "" in modules else sorted(modules)
+
     def to_dict(self) -> dict[str, Any]:
         return {"ok": self.ok, "blocked": self.blocked, "torch": TORCH}
 
@@ -123,31 +148,49 @@ def modern(qualname: str) -> str:
     return _RENAMED.get(qualname, qualname)
 
 
-def verdict(pickles: list[Pickle], reason: str | None = None) -> Verdict:
-    """Whether all ``pickles`` of a file would pass; ``reason``: why the container itself would not."""
+def verdict(pickles: list[Pickle], reason: str | None = None, lengths: Collection[int] = (5, 6)) -> Verdict:
+    """Whether all ``pickles`` of a file would pass.
+
+    ``reason``: why the container itself would not; ``lengths``: of a storage's id: 5 in a zip, 6 in the legacy stream.
+    """
     blocked: dict[str, None] = {} if reason is None else {reason: None}
+    budget = Budget()
     for pickle in pickles:
+        plain: dict[int, tuple[int, ...]] = {}  # by callee
+        classes: set[int] = set()  # of storages
         for node in pickle.globals:
-            if modern(node.qualname) not in ALLOWED:
+            name = modern(node.qualname)
+            if name not in ALLOWED and name not in _ADDED:
                 blocked[node.qualname] = None
+            elif node.state is not None:
+                blocked[str(patch_complaint(node, budget))] = None
+            elif name in PLAIN:
+                plain[id(node)] = PLAIN[name]
+            elif name.endswith("Storage") and name != "torch.storage.TypedStorage":
+                classes.add(id(node))
         for name, _ in pickle.refused:
             blocked[f"opcode {name}"] = None
         for persistent in pickle.persistent:
             pid = persistent.pid
-            if not (type(pid) is int or (type(pid) is tuple and (not pid or pid[0] == "storage"))):
-                blocked["persistent id of a class" if type(pid) is tuple else "persistent id that is no storage"] = None
-        for call in pickle.calls:
-            if call.ops is not None or call.how != "REDUCE":
-                _check_call(call, blocked)
+            if not (type(pid) is tuple and len(pid) in lengths and pid[0] == "storage" and id(pid[1]) in classes):
+                _check_id(pid, blocked)
+            if persistent.state is not None and (text := patch_complaint(persistent, budget)) is not None:
+                blocked[text] = None
+        for call in [
+            call for call in pickle.calls  # there are hundreds of thousands of them, nearly all as torch writes them
+            if call.ops is not None or call.how != "REDUCE" or type(call.args) is not tuple
+            or len(call.args) not in plain.get(id(call.callee), ())
+        ]:  # fmt: skip
+            name = modern(call.qualname)
+            blocked.update(dict.fromkeys(complaints(call, name, name in ALLOWED or name in _ADDED, budget)))
     return Verdict(not blocked, list(blocked))
 
 
-def _check_call(call: Opaque, blocked: dict[str, None]) -> None:
-    name = modern(call.qualname)
-    if type(call.callee) not in (Global, Persistent):
-        blocked["a call of a computed value"] = None
-    for op, _ in call.ops or ():
-        if op == "SETITEMS" and name not in ("collections.OrderedDict", "collections.Counter"):
-            blocked[f"items set on {name or 'an object'}"] = None
-        elif op in ("APPENDS", "ADDITEMS"):
-            blocked[f"items appended to {name or 'an object'}"] = None
+def _check_id(pid: Any, blocked: dict[str, None]) -> None:
+    if type(pid) is tuple and len(pid) > 1 and pid[0] == "storage" and type(pid[1]) is Global:
+        if modern(pid[1].qualname) not in ALLOWED:
+            return  # which is said
+        blocked["a malformed storage id"] = None
+    else:
+        is_class = type(pid) is tuple and len(pid) > 0 and pid[0] != "storage"
+        blocked["persistent id of a class" if is_class else "persistent id that is no storage"] = None

@@ -241,12 +241,9 @@ def _globals(checkpoint: Checkpoint) -> dict[str, int]:
     named: Counter[str] = Counter()
     for pickle in _pickles(checkpoint):
         named.update(node.qualname for node in pickle.globals)
-        calls: Counter[int] = Counter()
-        by_id: dict[int, Any] = {}
-        for call in pickle.calls:
-            calls[id(call.callee)] += 1
-            by_id[id(call.callee)] = call.callee
-        for key, n in calls.items():
+        callees = [call.callee for call in pickle.calls]
+        by_id = {id(callee): callee for callee in callees}
+        for key, n in Counter(map(id, callees)).items():
             callee = by_id[key]
             if type(callee) is Global:
                 called[callee.qualname] += n
@@ -267,7 +264,8 @@ def verdict_of(checkpoint: Checkpoint) -> Verdict:
         node.name == "UntypedStorage" for p in pickles for node in p.globals
     ):
         reasons["torch-legacy"] = "untyped storages in the legacy format, which torch writes and cannot read"
-    return verdict(pickles, reasons.get(checkpoint.format))
+    lengths = {6 if container.format == "torch-legacy" else 5 for container in checkpoint.containers}
+    return verdict(pickles, reasons.get(checkpoint.format), lengths)
 
 
 def _load_line(found: Info) -> str | None:

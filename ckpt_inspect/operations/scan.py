@@ -72,6 +72,7 @@ class Scan:
 
     Attributes:
         path: the file or directory.
+        files: path by name of what was looked at or passed over: ``""`` is ``path``, others begin a ``where``.
         format: as which it opens, None if it does not open as a checkpoint.
         streams: every pickle, wherever it was.
         names: by global: its kind, how often it is named or called.
@@ -83,6 +84,7 @@ class Scan:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.files: dict[str, str] = {}
         self.format: str | None = None
         self.streams: list[Stream] = []
         self.names: dict[str, tuple[str, int]] = {}
@@ -104,6 +106,15 @@ class Scan:
     def status(self) -> int:
         """Exit status: 1 for what has no business there, 2 if it may be where nobody could look, else 0."""
         return 1 if self.no_business else 2 if self.unread else 0
+
+    def place(self, where: str) -> tuple[str, str]:
+        """The path of the file that ``where`` of a finding (or a text of ``unread``) begins with, and what is left."""
+        end = min(len(where), max(map(len, self.files), default=0))
+        while end > 0:
+            if where[end : end + 1] in ("", ":") and where[:end] in self.files:
+                return self.files[where[:end]], where[end + 1 :]
+            end = where.rfind(":", 0, end)
+        return self.path, where
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -135,7 +146,8 @@ def scan(path: str, limits: Limits = DEFAULT) -> Scan:
     found = Scan(path)
     opened: CheckpointError | None = None
     first: list[Pickle] = []
-    files = [(name, file, _stamp(file)) for name, file in _files(path, limits, found.unread)]
+    files = [(name, file, _stamp(file)) for name, file in _files(path, limits, found)]
+    found.files.update((name, file) for name, file, _ in files)
     try:
         with open_checkpoint(path, None, limits) as checkpoint:
             found.format = checkpoint.format
@@ -224,7 +236,7 @@ def _stamp(file: str) -> object:
         return None
 
 
-def _files(path: str, limits: Limits, unread: list[str]) -> Iterator[tuple[str, str]]:
+def _files(path: str, limits: Limits, found: Scan) -> Iterator[tuple[str, str]]:
     """The file and its shards, or all files of a directory, as (relative name, path).
 
     What is passed over, though a program might load it, goes to ``unread``.
@@ -235,8 +247,13 @@ def _files(path: str, limits: Limits, unread: list[str]) -> Iterator[tuple[str, 
         return
     count = 0
 
+    def passed(file: str, why: str) -> None:
+        name = _relative(file, path)
+        found.files[name] = file
+        found.unread.append(f"{name}: {why}")
+
     def failed(error: OSError) -> None:
-        unread.append(f"{_relative(str(error.filename), path)}: {(error.strerror or 'cannot be listed').lower()}")
+        passed(str(error.filename), (error.strerror or "cannot be listed").lower())
 
     inside = os.path.join(os.path.realpath(path), "")
     for folder, folders, names in os.walk(path, onerror=failed):
@@ -244,7 +261,7 @@ def _files(path: str, limits: Limits, unread: list[str]) -> Iterator[tuple[str, 
         for name in folders:
             link = os.path.join(folder, name)
             if os.path.islink(link) and not os.path.join(os.path.realpath(link), "").startswith(inside):
-                unread.append(f"{_relative(link, path)}: a link to another directory, which is not followed")
+                passed(link, "a link to another directory, which is not followed")
         for name in sorted(names):
             file = os.path.join(folder, name)
             count += 1
@@ -253,7 +270,7 @@ def _files(path: str, limits: Limits, unread: list[str]) -> Iterator[tuple[str, 
             if os.path.isfile(file):
                 yield _relative(file, path), file
             elif os.path.exists(file):
-                unread.append(f"{_relative(file, path)}: neither a file nor a directory")
+                passed(file, "neither a file nor a directory")
 
 
 def _relative(file: str, path: str) -> str:

@@ -182,7 +182,10 @@ def _binstring(m: Machine) -> None:
 def _short_binstring(m: Machine) -> None:
     nbytes = m.data[m.pos]
     m.pos += 1
-    m.stack.append(_old_string(m.take(nbytes)))
+    text = _old_string(m.take(nbytes))
+    if type(text) is OldBytes:
+        m.refuse("SHORT_BINSTRING that is no UTF-8")
+    m.stack.append(text)
 
 
 def _unicode(m: Machine) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..formats.weights_only import TORCH
 from ..model.section import Value
 from ..operations.info import Info, SectionFacts
+from . import weights_only
 from .text import Line, alike, escape, literal, shorten, size, span, totals
 
 LABEL = 14
@@ -164,15 +166,8 @@ def _value(value: Value, all_of_it: bool) -> Line:
 
 
 def _weights_only(info: Info, all_of_it: bool) -> Iterator[Line]:
-    found = info.weights_only
-    torch = found.to_dict()["torch"]
     if info.checkpoint.problems:
         if info.pickled:  # a file without pickles has no such question
-            yield from _row("weights_only", f"no, for torch {torch}: see problems", "bad")
-    elif not found.ok:
-        shown = found.blocked if all_of_it else found.blocked[:6]
-        left = len(found.blocked) - len(shown)
-        blocked = ", ".join(shown) + (f" and {left} more" if left else "")
-        yield from _row("weights_only", f"no, for torch {torch}: {escape(blocked)}", "bad")
-    elif info.globals:
-        yield from _row("weights_only", f"yes: torch {torch} loads it with weights_only=True", "good")
+            yield from _row("weights_only", f"no, for torch {TORCH}: see problems", "bad")
+    elif info.globals or not info.weights_only.ok:
+        yield from _row("weights_only", *weights_only.said(info.weights_only, all_of_it))

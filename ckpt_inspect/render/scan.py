@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..formats.known_names import HARMLESS, UNKNOWN
 from ..operations.scan import Finding, Scan
+from . import weights_only
 from .text import Line, escape, plural
 
 LABEL = 14
@@ -31,14 +32,7 @@ def lines(found: Scan, all_of_it: bool = True) -> Iterator[Line]:
     yield from _names(found, UNKNOWN, "unknown", "their package must be there, and its code is run", all_of_it)
     yield from _names(found, HARMLESS, "known", "rebuild tensors and plain values", all_of_it)
     if found.weights_only is not None and found.streams:
-        verdict = found.weights_only.to_dict()
-        blocked = verdict["blocked"] if all_of_it else verdict["blocked"][:6]
-        left = len(verdict["blocked"]) - len(blocked)
-        said = f"no, for torch {verdict['torch']}: {', '.join(blocked)}" + (f" and {left} more" if left else "")
-        text = (
-            f"yes: torch {verdict['torch']} loads it with weights_only=True" if found.weights_only.ok else escape(said)
-        )
-        yield [_label("weights_only"), (text, "good" if found.weights_only.ok else "bad")]
+        yield [_label("weights_only"), weights_only.said(found.weights_only, all_of_it)]
     yield from _texts("not read", found.unread, "bad", all_of_it)
     yield from _texts("note", found.notes, "", all_of_it)
     if bad:
