@@ -129,6 +129,7 @@ CASES = {
     "an id of another kind": tuple_of(text("module"), known("collections.OrderedDict"), text("0"), text("cpu")) + PID,
     "items of a set": call("builtins.set") + text("a") + number(1) + build.SETITEM,
     "items of a Counter": call("collections.Counter") + text("a") + number(1) + build.SETITEM,
+    "text of Python 2 that is no UTF-8": ODD, "text of Python 2": b"U\x01a",
     "items appended": ORDERED + number(1) + build.APPEND,
 }  # fmt: skip
 
