@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..containers import output
@@ -13,6 +13,7 @@ from ..containers.zip import without_directory
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
 from ..formats import open_checkpoint, open_source, salvaging, split_section, torch_zip
 from ..formats.archive import WRONG_CHECKSUM, archive_in
+from ..formats.hidden import hidden
 from ..formats.remedies import SALVAGED
 from ..formats.stock import NAN, ZEROS, Stock, pickle_of, stocks_of
 from ..model import pointer as pointers
@@ -240,7 +241,25 @@ def _sort(checkpoint: Checkpoint, stocks: Mapping[str, Stock]) -> tuple[dict[int
             lost.setdefault(id(info.node), []).append(Lost(name, reason))
         else:
             kept.append(name)
+    for node, hurt in _hidden(checkpoint, stocks):
+        lost.setdefault(node, []).append(hurt)
     return lost, kept
+
+
+def _hidden(checkpoint: Checkpoint, stocks: Mapping[str, Stock]) -> Iterator[tuple[int, Lost]]:
+    """What is hurt beside the tensors that have names: ``id`` of its node, 0 where no part of it can be taken out."""
+    pickle = pickle_of(checkpoint.containers[0])
+    hurt = {name.rpartition("/")[2]: stock for name, stock in stocks.items() if stock.there < stock.nbytes}
+    if pickle is None or not hurt:
+        return
+    known = {id(info.node) for _, _, info in checkpoint.tensors()}
+    for found in hidden(pickle, hurt, known):
+        why = hurt[found.key].why
+        if found.understood:
+            yield id(found.node), Lost(found.name, why)
+        else:
+            text = f"{why}; an object that is not understood needs storage {found.key}: zeros are in its place"
+            yield 0, Lost(found.name, text)
 
 
 def _reason(info: TensorInfo, stocks: Mapping[str, Stock]) -> str:

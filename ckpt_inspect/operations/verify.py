@@ -12,8 +12,10 @@ from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
 from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
 from ..formats import remedies
 from ..formats.archive import WRONG_CHECKSUM, archive_in, complaints
+from ..formats.hidden import hidden
 from ..formats.stock import is_whole
 from ..model.checkpoint import Checkpoint
+from ..model.graph import Pickle
 from ..model.problem import Problem
 from ..model.source import FileSource
 from ..model.storage import Container, Record
@@ -258,6 +260,7 @@ def verify(
             found.hints.append(
                 "NaN and Inf were saved, not damaged: go back to an earlier checkpoint, or reset what is named"
             )
+    _say_where(found, checkpoint)
     for container in checkpoint.containers:
         whole = container.source.file_range()
         if whole is not None:
@@ -265,6 +268,23 @@ def verify(
     found.tensors = len({*names.all, *(name for damage in found.damaged for name in damage.names)})
     found.notes += [f"{label}: {text}" for label, text in checkpoint.facts.items() if label.endswith(_NOTABLE)]
     return found
+
+
+def _say_where(found: Verification, checkpoint: Checkpoint) -> None:
+    """Of storages that no tensor is known to use: what needs them."""
+    for name, container in files_of(checkpoint).items():
+        label = f"{name}:" if container.path != checkpoint.path else ""
+        nameless = {
+            damage.record.removeprefix(label).rpartition("/")[2]: index
+            for index, damage in enumerate(found.damaged)
+            if damage.record is not None and not damage.names and damage.record.startswith(label)
+        }
+        for pickle in (graph for graph in container.graphs.values() if isinstance(graph, Pickle) and nameless):
+            for place in hidden(pickle, nameless):
+                damage = found.damaged[nameless[place.key]]
+                said = f" (in {place.name or 'the root'}, an object that is not understood)"
+                if not damage.why.endswith(said):
+                    found.damaged[nameless[place.key]] = damage._replace(why=damage.why + said)
 
 
 _NOTABLE = ("oddities", "trailing", "edit in place")

@@ -1,0 +1,179 @@
+"""What salvage carries, refuses and says. The oracles are torch and safetensors, and the undamaged files."""
+
+from __future__ import annotations
+
+import collections
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckpt_inspect.errors import CorruptError
+from ckpt_inspect.operations.salvage import salvage
+from ckpt_inspect.operations.verify import verify_file
+
+
+class Tagged(list[torch.Tensor]):
+    """A list that carries attributes."""
+
+
+class Holder:
+    """An object that keeps a storage, and says so with a call."""
+
+    def __init__(self, storage: Any) -> None:
+        self.storage = storage
+
+    def __reduce__(self) -> Any:
+        return Holder, (self.storage,)
+
+
+class Scaled:
+    """An object that is made of a tensor."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.half = tensor / 2
+        self.tensor = tensor
+
+    def __reduce__(self) -> Any:
+        return Scaled, (self.tensor,)
+
+
+def _numbers(nth: int) -> torch.Tensor:
+    return torch.arange(nth * 10, nth * 10 + 5, dtype=torch.float32)
+
+
+def _hidden() -> dict[str, Any]:
+    """Tensors where a state_dict has none, each with other values."""
+    tagged = Tagged([_numbers(1)])
+    tagged.scale = _numbers(2)  # type: ignore[attr-defined]
+    named = collections.OrderedDict(w=_numbers(3))
+    named._metadata = {"": {"scale": _numbers(4)}}  # type: ignore[attr-defined]
+    hung = torch.nn.Parameter(_numbers(5))
+    hung.state = {"k": [_numbers(6)]}
+    return {
+        "a": torch.arange(100.0), "tagged": tagged, "named": named, "hung": hung, "set": {_numbers(7), _numbers(8)},
+        "frozen": frozenset([_numbers(9)]), "keys": {_numbers(10): 1, (1, _numbers(11)): 2},
+    }  # fmt: skip
+
+
+def _values(value: Any) -> list[list[float]]:
+    """All values of all tensors, wherever they are, in no order."""
+    found: list[list[float]] = []
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item.tolist())
+        if isinstance(item, dict):
+            waiting += [*item, *item.values()]
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            waiting += item
+        if hasattr(item, "__dict__"):
+            waiting.append(vars(item))
+    return sorted(found)
+
+
+def _extents(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the bytes of each record of a zip lie, by zipfile."""
+    data = path.read_bytes()
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            at = info.header_offset
+            start = at + 30 + int.from_bytes(data[at + 26 : at + 28], "little")
+            start += int.from_bytes(data[at + 28 : at + 30], "little")
+            found[info.filename.partition("/")[2]] = (start, start + info.file_size)
+    return found
+
+
+def _flip(path: Path, record: str) -> None:
+    data = bytearray(path.read_bytes())
+    data[_extents(path)[record][0]] ^= 0x55
+    path.write_bytes(data)
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, weights_only=False)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_storage_that_the_pickle_names_is_carried(zipped: bool, tmp_path: Path) -> None:
+    path, out = tmp_path / "hidden.pt", tmp_path / "out.pt"
+    torch.save(_hidden(), path, _use_new_zipfile_serialization=zipped)
+    found = salvage(str(path), str(out))
+    assert not found.lost
+    assert not found.damaged
+    assert _values(_load(out)) == _values(_hidden())
+    assert verify_file(str(out)).ok
+
+
+def test_each_hidden_storage_is_named_when_it_is_hurt(tmp_path: Path) -> None:
+    sound, path, out = tmp_path / "hidden.pt", tmp_path / "hurt.pt", tmp_path / "out.pt"
+    torch.save(_hidden(), sound)
+    assert len(verify_file(str(sound)).damaged) == 0
+    records = [name for name in _extents(sound) if name.startswith("data/")]
+    names = set()
+    for record in records:
+        shutil.copy(sound, path)
+        _flip(path, record)
+        (damage,) = verify_file(str(path)).damaged
+        assert damage.names, record
+        names.update(damage.names)
+        for fill in (None, "zeros"):
+            found = salvage(str(path), str(out), fill=fill, force=True)
+            assert {lost.name for lost in found.lost} == set(damage.names)
+            left = _values(_load(out))
+            wrong = [values for values in left if values not in _values(_hidden())]
+            if fill:
+                assert len(left) == len(_values(_hidden()))
+                assert all(set(values) == {0.0} for values in wrong)
+            else:
+                assert not wrong
+    assert {"set/0", "frozen/0", "keys/<keys>/0", "keys/<keys>/1/1", "tagged/<attributes>/scale"} <= names
+
+
+def test_a_legacy_cut_within_a_hidden_storage_is_lost(tmp_path: Path) -> None:
+    path, out = tmp_path / "legacy.pt", tmp_path / "out.pt"
+    torch.save({"a": torch.ones(100), "set": {torch.ones(500)}}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for cut in range(len(whole) - 2400, len(whole), 100):
+        path.write_bytes(whole[:cut])
+        try:
+            found = salvage(str(path), str(out), force=True)
+        except CorruptError:  # of both something is missing
+            continue
+        hurt = {name for name, tensor in _by_name(_load(out)).items() if not bool((tensor == 1).all())}
+        assert not hurt
+        assert {"a", "set/0"} == {*found.rescued, *(lost.name for lost in found.lost)}
+
+
+def _by_name(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    found = {}
+    for key, value in content.items():
+        items = [value] if isinstance(value, torch.Tensor) else list(value)
+        found.update({f"{key}/{index}": tensor for index, tensor in enumerate(items)})
+    return found
+
+
+def _bytes(holder: Holder) -> bytes:
+    return bytes(getattr(holder.storage, "_untyped_storage", holder.storage))
+
+
+def test_a_storage_of_an_unknown_object_is_carried_and_named(tmp_path: Path) -> None:
+    path, out = tmp_path / "held.pt", tmp_path / "out.pt"
+    torch.save({"a": torch.ones(3), "held": [Holder(torch.full((4,), 7.0).untyped_storage())]}, path)
+    assert not salvage(str(path), str(out)).lost
+    assert _bytes(_load(out)["held"][0]) == torch.full((4,), 7.0).numpy().tobytes()
+    assert any("held/0" in note for note in verify_file(str(path)).notes)
+    hurt = tmp_path / "hurt.pt"
+    shutil.copy(path, hurt)
+    _flip(hurt, "data/1")
+    (damage,) = verify_file(str(hurt)).damaged
+    assert "held/0" in damage.why
+    found = salvage(str(hurt), str(out), force=True)
+    assert [lost.name for lost in found.lost] == ["held/0"]
+    assert "zeros" in found.lost[0].why
+    assert _bytes(_load(out)["held"][0]) == bytes(16)
