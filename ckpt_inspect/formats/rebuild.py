@@ -71,6 +71,8 @@ class Storages:
 
     def get(self, node: Any) -> tuple[Storage, DType, Any]:
         if not is_storage(node):
+            if type(node) is Persistent and isinstance(node.pid, str):  # PERSID, of protocol 0, knows text alone
+                raise Malformed("saved with pickle protocol 0, which has no storages: torch cannot load it")
             raise Malformed("not a storage")
         pid = node.pid
         key = pid[2]

@@ -56,11 +56,15 @@ class Stock(NamedTuple):
     def there(self) -> int:
         return self.head.size if self.head is not None else 0
 
+    def filler(self, fill: str | None) -> str:
+        """What stands for what is not there: ``zeros`` where the dtype has no NaN."""
+        return NAN if fill == NAN and self.dtype in _NANS else ZEROS
+
     def pieces(self, fill: str | None, byteorder: str = "little") -> list[Piece]:
         """The storage, with zeros or NaN for what is not there."""
         found: list[Piece] = [self.head] if self.head is not None and self.head.size else []
         missing = self.nbytes - self.there
-        pattern = _NANS.get(self.dtype, b"\0") if fill == NAN else b"\0"
+        pattern = _NANS[self.dtype] if self.filler(fill) == NAN else b"\0"
         if byteorder == "big":
             pattern = pattern[::-1]
         return [*found, Repeated(pattern, self.there, missing)] if missing else found

@@ -8,6 +8,7 @@ from ..dtypes import DType
 from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
+from ..model.lost import listed
 from ..model.problem import Problem
 from ..model.source import Source
 from ..model.storage import Container, Record, Storage
@@ -41,7 +42,20 @@ def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     builder.fill(checkpoint)
     checkpoint.facts["writer"] = "torch.save of torch 0.1 to 1.5, or with _use_new_zipfile_serialization=False~"
     checkpoint.facts.update(container.facts)
+    if "trailing" in container.facts:
+        checkpoint.facts["trailing"] += _unproved(checkpoint, container)
     return finish(checkpoint)
+
+
+def _unproved(checkpoint: Checkpoint, container: Container) -> str:
+    """Whose values are wrong if what follows the last storage was put into it: no length tells."""
+    last = next((name for name, record in reversed(container.records.items()) if record.nbytes), None)
+    names = [
+        name or "the root"
+        for name, _, info in checkpoint.tensors()
+        if any(part.storage is not None and part.storage.id.partition("/")[0] == last for part in info.components())
+    ]
+    return f"; if they were put into it, {listed(names)} is wrong: nothing proves where they belong" if names else ""
 
 
 def read_stream(source: Source, format: str, problems: list[str], limits: Limits) -> tuple[Container, Storages, Pickle]:
@@ -134,64 +148,84 @@ class Placed(NamedTuple):
 
 
 BROKEN = "bytes of it were lost, inserted or written over: what follows is not where it should be"
+OPEN = "bytes were lost, inserted or cut off, and the lengths leave open whether in it"
 UNKNOWN = "where it begins is not known: what lies before it is damaged"
+_STRONG = 2  # elements; that there are none or one is what many bytes say by chance
 
 
 def survey(source: Source, offset: int, needed: list[tuple[int, int]]) -> list[Placed]:
     """Where storages lie in a stream: before the bytes of each stands the number of its elements (formats 6).
 
-    Where the numbers do not fit any more, bytes were lost, inserted or written over in the storage before; those at the
-    end of the stream are found from there. A number that alone is wrong has hurt no bytes.
+    Numbers are all that proves anything. Read from the front they should stand where the lengths before them say, and
+    from the end where the lengths behind them say. Where the stream is not as long as it should be, bytes were lost or
+    inserted once in one of the storages that have right numbers before them from the front and behind them from the
+    end; what is before all of those, or behind, is whole. A number that alone is wrong has hurt no bytes.
 
     Args:
         offset: of the first.
         needed: bytes and elements of each as the pickle needs them, in the order of the stream.
     """
     starts: list[int] = []
-    fits: list[bool | None] = []
+    fits: list[bool | None] = []  # None: the stream ends before
+    position = offset
     for nbytes, numel in needed:
-        count = source.read_at(offset, 8)
-        fits.append(None if len(count) < 8 else int.from_bytes(count, "little", signed=True) == numel)
-        starts.append(offset + 8)
-        offset += 8 + nbytes
-    telling = [index for index, (_, numel) in enumerate(needed) if numel]  # a length of 0 is what zeros say too
-    broken = None
-    for index, following in zip(telling, [*telling[1:], None], strict=False):
-        alone = offset == source.size if following is None else fits[following] is True
-        if fits[index] is False and not alone:
-            broken = index
-            break
-    end = len(needed) if broken is None else broken
-    found = [
+        fits.append(_says(source, position, numel))
+        starts.append(position + 8)
+        position += 8 + nbytes
+    shift = source.size - position
+    back = len(needed)  # from here on the numbers are right, read from the end
+    if shift or not all(fits):
+        while back and starts[back - 1] - 8 + shift >= offset:
+            if not _says(source, starts[back - 1] - 8 + shift, needed[back - 1][1]):
+                break
+            back -= 1
+    first = _first_wrong(fits, needed, shift, back)
+    at_the_front = [
         Placed(start, max(0, min(nbytes, source.size - start)), "", fit is False)
-        for start, (nbytes, _), fit in zip(starts[:end], needed, fits, strict=False)
+        for start, (nbytes, _), fit in zip(starts, needed, fits, strict=True)
     ]
-    if broken is None:
-        # bytes that follow may have been put in before: then the last storages end with the file
-        behind = _from_the_end(source, needed, starts[0]) if needed and offset < source.size else []
-        return [*found[: len(found) - len(behind)], *behind]
-    last = max((index for index in telling if index < broken), default=None)
-    if last is not None:
-        found[last] = found[last]._replace(there=0, why=BROKEN)
-    behind = _from_the_end(source, needed[broken:], starts[broken])
-    missing = len(needed) - broken - len(behind)
-    return [*found, *[Placed(0, 0, UNKNOWN)] * missing, *behind]
+    contradicted = first < len(needed) and fits[first] is False
+    if not contradicted and (back == len(needed) or back - 1 > first):
+        return at_the_front  # as it should be, cut, or with something behind it
+    low, high = max(0, back - 1), first if contradicted else len(needed) - 1
+    why = OPEN
+    if contradicted and low <= high:
+        high = max(low, first - 1) if back <= first else first
+        low = min(low, max(0, first - 1))  # the number itself may be among what is lost, and bytes before it
+        why = BROKEN if low == high else OPEN
+    elif contradicted:  # damaged in several places
+        low, high = max(0, first - 1), back - 1
+        while high + 1 < len(needed) and needed[high + 1][1] < _STRONG:
+            high += 1
+    while low and not (fits[low] and needed[low][1] >= _STRONG):  # nothing proves what is before it
+        low -= 1
+    found = at_the_front[:low]
+    for index in range(low, high + 1):
+        nbytes = needed[index][0]
+        several = contradicted and why == OPEN and back - 1 > first
+        reason = (BROKEN if index < first else UNKNOWN) if several else why
+        found.append(Placed(starts[index], 0, reason if nbytes else ""))
+    behind = range(high + 1, len(needed))
+    return [*found, *(Placed(starts[index] + shift, needed[index][0], "") for index in behind)]
 
 
-def _from_the_end(source: Source, needed: list[tuple[int, int]], least: int) -> list[Placed]:
-    """The last storages of a stream, as many as the numbers before them prove."""
-    found: list[Placed] = []
-    proved, position = 0, source.size
-    for nbytes, numel in reversed(needed):
-        position -= nbytes
-        if position < least - 8:
-            break
-        if int.from_bytes(source.read_at(position - 8, 8), "little", signed=True) != numel:
-            break
-        found.append(Placed(position, nbytes, ""))
-        proved = len(found) if numel else proved
-        position -= 8
-    return found[:proved][::-1]
+def _says(source: Source, position: int, numel: int) -> bool | None:
+    """Whether the number there is ``numel``; None: there is no number."""
+    count = source.read_at(position, 8)
+    return int.from_bytes(count, "little", signed=True) == numel if len(count) == 8 else None
+
+
+def _first_wrong(fits: list[bool | None], needed: list[tuple[int, int]], shift: int, back: int) -> int:
+    """The first number that is wrong or not there, but for those that alone are wrong: what follows is in its place."""
+    found = position = len(fits)
+    strong = False  # whether the next number with weight fits, and all before it
+    while position:
+        position -= 1
+        alone = fits[position] is False and (strong or (not shift and back <= position + 1))
+        if not fits[position] and not alone:
+            found = position
+        strong = bool(fits[position]) and (strong or needed[position][1] >= _STRONG)
+    return found
 
 
 def _locate(
@@ -244,7 +278,8 @@ def _locate(
         if storage.record is None and storage.location != "meta":
             problems.append(Problem(f"storage {key_text[:40]} is missing: {storage.nbytes:,} bytes", storage.id))
     if offset < source.size:
-        container.facts["trailing"] = f"{source.size - offset:,} bytes after the last storage"
+        count = source.size - offset
+        container.facts["trailing"] = f"{count:,} byte{'s' * (count > 1)} after the last storage"
 
 
 def _views(storages: _LegacyStorages) -> None:
