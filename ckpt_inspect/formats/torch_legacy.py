@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any, NamedTuple
 
 from ..dtypes import DType
@@ -156,76 +157,149 @@ _STRONG = 2  # elements; that there are none or one is what many bytes say by ch
 def survey(source: Source, offset: int, needed: list[tuple[int, int]]) -> list[Placed]:
     """Where storages lie in a stream: before the bytes of each stands the number of its elements (formats 6).
 
-    Numbers are all that proves anything. Read from the front they should stand where the lengths before them say, and
-    from the end where the lengths behind them say. Where the stream is not as long as it should be, bytes were lost or
-    inserted once in one of the storages that have right numbers before them from the front and behind them from the
-    end; what is before all of those, or behind, is whole. A number that alone is wrong has hurt no bytes.
+    Numbers and the length of the stream are all that proves anything. Where that is not what it should be, bytes were
+    lost or inserted at one place, and numbers are right before it, read from the front, and behind it, read from the
+    end. All places for which that is so are thought of: what lies before all of them or behind all of them is whole.
+    A number that alone is wrong has hurt no bytes.
 
     Args:
         offset: of the first.
         needed: bytes and elements of each as the pickle needs them, in the order of the stream.
     """
-    starts: list[int] = []
-    fits: list[bool | None] = []  # None: the stream ends before
-    position = offset
-    for nbytes, numel in needed:
-        fits.append(_says(source, position, numel))
-        starts.append(position + 8)
-        position += 8 + nbytes
-    shift = source.size - position
-    back = len(needed)  # from here on the numbers are right, read from the end
-    if shift or not all(fits):
-        while back and starts[back - 1] - 8 + shift >= offset:
-            if not _says(source, starts[back - 1] - 8 + shift, needed[back - 1][1]):
-                break
-            back -= 1
-    first = _first_wrong(fits, needed, shift, back)
-    at_the_front = [
-        Placed(start, max(0, min(nbytes, source.size - start)), "", fit is False)
-        for start, (nbytes, _), fit in zip(starts, needed, fits, strict=True)
-    ]
-    contradicted = first < len(needed) and fits[first] is False
-    if not contradicted and (back == len(needed) or back - 1 > first):
-        return at_the_front  # as it should be, cut, or with something behind it
-    low, high = max(0, back - 1), first if contradicted else len(needed) - 1
-    why = OPEN
-    if contradicted and low <= high:
-        high = max(low, first - 1) if back <= first else first
-        low = min(low, max(0, first - 1))  # the number itself may be among what is lost, and bytes before it
-        why = BROKEN if low == high else OPEN
-    elif contradicted:  # damaged in several places
-        low, high = max(0, first - 1), back - 1
-        while high + 1 < len(needed) and needed[high + 1][1] < _STRONG:
+    stream = _Stream(source, offset, needed)
+    if stream.shift == 0 and stream.first == len(needed):
+        return stream.front
+    least, most = stream.places()
+    if least > most:
+        return stream.damaged_in_several_places()
+    gap = max(0, -stream.shift)
+    # a number that is wrong read from either end is where it happened, or there were two places, around it
+    around = (stream.first - 1, stream.first) if stream.contradicted and stream.back > stream.first else ()
+    open_: list[int] = []
+    found: list[Placed] = []
+    for index, (nbytes, _) in enumerate(needed):
+        start = stream.starts[index]
+        if not nbytes or (start + nbytes <= least and index not in around):
+            found.append(stream.front[index])
+        elif start >= most + gap and index not in around:
+            found.append(Placed(start + stream.shift, nbytes, ""))
+        else:
+            open_.append(index)
+            found.append(Placed(start, 0, OPEN))
+    if not stream.contradicted:
+        cut = stream.shift < 0 and (
+            stream.back == len(needed) or all(stream.front[index].there < needed[index][0] for index in open_)
+        )
+        behind = stream.shift > 0 and len(open_) <= 1  # something follows: that it was put into the last is not likely
+        if cut or behind:
+            return stream.front
+    if len(open_) == 1 and stream.contradicted:
+        found[open_[0]] = found[open_[0]]._replace(why=BROKEN)
+    return found
+
+
+class _Stream:
+    """The numbers of a stream, read from both ends.
+
+    Attributes:
+        starts: where the bytes of each storage should begin; ``front``: that as places, each as long as there is.
+        shift: bytes that the stream is longer than it should be; below 0: shorter.
+        first: the first number that is wrong or not there, read from the front.
+        back: from here on all are right, read from the end.
+        contradicted: whether a number is wrong, so that the stream is not only cut or followed by something.
+    """
+
+    def __init__(self, source: Source, offset: int, needed: list[tuple[int, int]]) -> None:
+        self.offset, self.needed, self.size = offset, needed, source.size
+        self.starts: list[int] = []
+        fits: list[bool | None] = []  # None: the stream ends before
+        position = offset
+        for nbytes, numel in needed:
+            fits.append(_says(source, position, numel))
+            self.starts.append(position + 8)
+            position += 8 + nbytes
+        self.fits = fits
+        self.end = position
+        self.shift = source.size - position
+        self.front = [
+            Placed(start, max(0, min(nbytes, source.size - start)), "", fit is False)
+            for start, (nbytes, _), fit in zip(self.starts, needed, fits, strict=True)
+        ]
+        self.back = len(needed)
+        if self.shift or not all(fits):
+            while self.back and self.starts[self.back - 1] - 8 + self.shift >= offset:
+                if not _says(source, self.starts[self.back - 1] - 8 + self.shift, needed[self.back - 1][1]):
+                    break
+                self.back -= 1
+        self.first = self._first_wrong()
+        self.contradicted = self.first < len(needed) and fits[self.first] is False
+
+    def _first_wrong(self) -> int:
+        """But for numbers that alone are wrong: what follows them is in its place."""
+        found = position = len(self.fits)
+        firm = False  # whether the next number that proves something is right, and all before it
+        while position:
+            position -= 1
+            fits = self.fits[position]
+            alone = fits is False and (firm or (not self.shift and self.back <= position + 1))
+            if not fits and not alone:
+                found = position
+            firm = bool(fits) and (firm or not self._by_chance(position, -self.shift))
+        return found
+
+    def places(self) -> tuple[int, int]:
+        """The least and the greatest offset, in a sound stream, from which on bytes were lost or before which inserted.
+
+        The least is greater where one place does not explain what there is.
+        """
+        gap = max(0, -self.shift)
+        least, most = self.offset, min(self.end, self.size)
+        if self.contradicted:
+            most = self.starts[self.first] - 1
+        if self.back:
+            least = max(least, self.starts[self.back - 1] - 8 - gap + 1)
+        firm = (i for i in reversed(range(self.first)) if self.fits[i] and not self._by_chance(i, -self.shift))
+        least = max(least, max((self.starts[index] for index in firm), default=0))
+        firm = (i for i in range(self.back, len(self.needed)) if not self._by_chance(i, self.shift))
+        most = min(most, min((self.starts[index] - 8 - gap for index in firm), default=most))
+        return least, most
+
+    def _by_chance(self, index: int, shift: int) -> bool:
+        """Whether a number can be right though bytes of another place stand there: ``shift`` further on in a sound
+        stream. Another number can say the same, a number can stand among values, and zeros are everywhere."""
+        numel = self.needed[index][1]
+        if not numel:
+            return True
+        place = self.starts[index] - 8 + shift
+        other = bisect_right(self.starts, place + 8) - 1
+        if other < 0 or not shift:
+            return False
+        if place == self.starts[other] - 8:
+            return self.needed[other][1] == numel
+        nbytes, count = self.needed[other]
+        inside = place - self.starts[other]
+        return numel < _STRONG and 0 <= inside < nbytes and nbytes == 8 * count and inside % 8 == 0
+
+    def damaged_in_several_places(self) -> list[Placed]:
+        """What is before the first wrong number, or behind the last, each as far as numbers prove it that say much."""
+        # where numbers are right from both ends, a stretch is there twice: before it one end proves, behind it the other
+        low, high = max(0, min(self.first - 1, self.back)), self.back - 1
+        while low and not (self.fits[low] and self.needed[low][1] >= _STRONG):
+            low -= 1
+        while high + 1 < len(self.needed) and self.needed[high + 1][1] < _STRONG:
             high += 1
-    while low and not (fits[low] and needed[low][1] >= _STRONG):  # nothing proves what is before it
-        low -= 1
-    found = at_the_front[:low]
-    for index in range(low, high + 1):
-        nbytes = needed[index][0]
-        several = contradicted and why == OPEN and back - 1 > first
-        reason = (BROKEN if index < first else UNKNOWN) if several else why
-        found.append(Placed(starts[index], 0, reason if nbytes else ""))
-    behind = range(high + 1, len(needed))
-    return [*found, *(Placed(starts[index] + shift, needed[index][0], "") for index in behind)]
+        found = self.front[:low]
+        for index in range(low, high + 1):
+            why = BROKEN if index < self.first else UNKNOWN
+            found.append(Placed(self.starts[index], 0, why if self.needed[index][0] else ""))
+        behind = range(high + 1, len(self.needed))
+        return [*found, *(Placed(self.starts[i] + self.shift, self.needed[i][0], "") for i in behind)]
 
 
 def _says(source: Source, position: int, numel: int) -> bool | None:
     """Whether the number there is ``numel``; None: there is no number."""
     count = source.read_at(position, 8)
     return int.from_bytes(count, "little", signed=True) == numel if len(count) == 8 else None
-
-
-def _first_wrong(fits: list[bool | None], needed: list[tuple[int, int]], shift: int, back: int) -> int:
-    """The first number that is wrong or not there, but for those that alone are wrong: what follows is in its place."""
-    found = position = len(fits)
-    strong = False  # whether the next number with weight fits, and all before it
-    while position:
-        position -= 1
-        alone = fits[position] is False and (strong or (not shift and back <= position + 1))
-        if not fits[position] and not alone:
-            found = position
-        strong = bool(fits[position]) and (strong or needed[position][1] >= _STRONG)
-    return found
 
 
 def _locate(
