@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import collections
 import itertools
+import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from ckpt_inspect.cli.app import run
 from ckpt_inspect.errors import CorruptError
 from ckpt_inspect.formats.torch_legacy import survey
 from ckpt_inspect.model.source import BytesSource
 from ckpt_inspect.operations.salvage import salvage
 from ckpt_inspect.operations.verify import verify_file
+from tests.conftest import FIXTURES
 
 
 class Tagged(list[torch.Tensor]):
@@ -287,3 +294,185 @@ def test_a_cut_stream_keeps_what_is_there() -> None:
         gone = {index for index, end in enumerate(ends) if end > size}
         # cut just behind one of several equal layers, one of those before may be what is gone
         assert missing == gone or (size in ends and missing > gone)
+
+
+# -- shards, refusals, other entries ----------------------------------------------------------------------------
+
+
+def _sharded(folder: Path, shards: dict[str, dict[str, Any]], suffix: str = "safetensors") -> dict[str, Any]:
+    """A sharded checkpoint; the tensors in it."""
+    folder.mkdir(parents=True)
+    weight_map: dict[str, str] = {}
+    every: dict[str, Any] = {}
+    for name, content in shards.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        if suffix == "safetensors":
+            save_file(content, folder / name)
+        else:
+            torch.save(content, folder / name)
+        every |= content
+        weight_map |= {key: name for key, value in content.items() if isinstance(value, torch.Tensor)}
+    (folder / f"model.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return every
+
+
+def test_shards_in_directories_below(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    state = _sharded(source, {"sub/x.safetensors": {"a": torch.ones(3)}, "y.safetensors": {"b": torch.zeros(2)}})
+    for force in ([], ["--force"]):
+        assert run(["salvage", str(source), "-o", str(out), *force]) == 0
+        loaded = {**load_file(out / "sub" / "x.safetensors"), **load_file(out / "y.safetensors")}
+        assert all(torch.equal(loaded[key], state[key]) for key in state)
+        assert verify_file(str(out)).ok
+    assert run(["convert", str(source), "--dtype", "float16", "-o", str(tmp_path / "half")]) == 0
+    assert load_file(tmp_path / "half" / "sub" / "x.safetensors")["a"].dtype == torch.float16
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_no_file_that_is_read_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    _sharded(source, {"1.safetensors": {"a": torch.ones(30)}, "2.safetensors": {"b": torch.ones(30)}})
+    (source / "2.safetensors").write_bytes((source / "2.safetensors").read_bytes()[:-50])
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for path in source.iterdir():
+        (hub / path.name).symlink_to(path)
+    index = "model.safetensors.index.json"
+    before = _tree(source)
+    for given, out in ((source / index, source), (source, source), (hub, source), (hub / index, source)):
+        assert run(["salvage", str(given), "-o", str(out), "--force"]) == 2, (given, out)
+        assert "is not overwritten" in capsys.readouterr().err
+        assert _tree(source) == before
+    (source / "2.safetensors").unlink()  # what cannot be opened is safe too
+    (source / "2.safetensors").write_bytes(b"no checkpoint")
+    assert run(["salvage", str(source / index), "-o", str(source), "--force"]) == 2
+    single, part = tmp_path / "one.pt", tmp_path / "part.pt"
+    torch.save({"a": torch.ones(3), "b": torch.ones(3)}, single)
+    os.link(single, part)
+    content = single.read_bytes()
+    for name in (str(single), f"{single}#a", str(part)):
+        assert run(["salvage", name, "-o", str(single), "--force"]) == 2
+        assert single.read_bytes() == content
+
+
+def test_outputs_beside_a_checkpoint_spare_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, link = tmp_path / "x.safetensors", tmp_path / "link"
+    save_file({"a.w": torch.ones(3)}, path)
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for target in (path, link):
+        for words in (
+            ["verify", str(path), "--write-sums", str(target), "--force"],
+            ["show", str(path), "a.w", "--save", str(target), "--force"],
+            ["remap", str(path), "--rule", "a.** -> b.**", "--dry-run", "--save-rules", str(target), "--force"],
+        ):
+            assert run(words) == 2, words
+            assert "the checkpoint is not overwritten" in capsys.readouterr().err
+            assert path.read_bytes() == before
+            assert link.is_symlink()
+
+
+def test_a_shard_with_a_damaged_directory_is_rescued(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    state = _sharded(source, {"1.bin": {"a": torch.ones(3)}, "2.bin": {"b": torch.arange(4.0)}}, "bin")
+    data = bytearray((source / "2.bin").read_bytes())
+    data[data.rindex(b"PK\x06\x06")] ^= 1
+    (source / "2.bin").write_bytes(data)
+    found = salvage(str(source), str(out))
+    assert not found.lost
+    assert any("2.bin" in note and "local headers" in note for note in found.notes)
+    assert torch.equal(torch.load(out / "2.bin")["b"], state["b"])
+
+
+def test_other_entries_are_worth_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "run.pt", tmp_path / "out.pt"
+    torch.save({"epoch": 7, "cfg": {"lr": 0.1}, "w": torch.randn(9)}, path)
+    _flip(path, "data/0")
+    assert run(["verify", str(path)]) == 1
+    assert "ckpt salvage" in capsys.readouterr().out
+    assert run(["salvage", str(path), "-o", str(out)]) == 1
+    assert torch.load(out) == {"epoch": 7, "cfg": {"lr": 0.1}}
+    assert run(["salvage", str(path), "-o", str(out), "--fill", "nan", "--force"]) == 1
+    assert torch.load(out)["w"].isnan().all()
+    alone = tmp_path / "alone.pt"
+    torch.save({"w": torch.randn(9)}, alone)
+    _flip(alone, "data/0")
+    capsys.readouterr()
+    assert run(["verify", str(alone)]) == 1
+    assert "ckpt salvage" not in capsys.readouterr().out
+    assert run(["salvage", str(alone), "-o", str(out), "--force"]) == 2
+
+
+def test_entries_of_a_shard_that_is_left_out_are_named(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    _sharded(source, {"1.bin": {"a": torch.ones(3)}, "2.bin": {"b": torch.ones(4), "note": "hello"}}, "bin")
+    _flip(source / "2.bin", "data/0")
+    found = salvage(str(source), str(tmp_path / "out"))
+    (note,) = [note for note in found.notes if "left out" in note]
+    assert "note" in note
+    command = note[note.index("ckpt salvage") :].replace("OUT", str(tmp_path / "part.pt"))
+    assert run(command.split()[1:]) == 1
+    assert torch.load(tmp_path / "part.pt") == {"note": "hello"}
+
+
+def test_what_is_made_of_a_lost_tensor_is_said(tmp_path: Path) -> None:
+    path, out = tmp_path / "x.pt", tmp_path / "out.pt"
+    torch.save({"a": torch.ones(3), "made": Scaled(torch.ones(4))}, path)
+    _flip(path, "data/1")
+    found = salvage(str(path), str(out))
+    assert any("Scaled is made of made/<argument 0>" in note and "--fill zeros" in note for note in found.notes)
+    with pytest.raises(TypeError):
+        _load(out)
+    assert not any("is made of" in note for note in salvage(str(path), str(out), fill="zeros", force=True).notes)
+    assert _load(out)["made"].tensor.tolist() == [0.0] * 4
+
+
+def test_nan_is_said_only_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "x.pt", tmp_path / "out.pt"
+    torch.save({"a": torch.ones(3), "f": torch.ones(3), "i": torch.ones(3, dtype=torch.int64)}, path)
+    _flip(path, "data/1")
+    _flip(path, "data/2")
+    assert run(["salvage", str(path), "-o", str(out), "--fill", "nan"]) == 1
+    left = torch.load(out)
+    assert left["f"].isnan().all()
+    assert left["i"].tolist() == [0, 0, 0]
+    assert "1 of 2 tensors with nan, 1 with zeros" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["-d.pt", "line\nfeed.pt", "it's.pt", "r\udcff.pt", "t\t$x.pt", "spa ce.pt"])
+def test_hints_can_be_typed(name: str, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3), "b": torch.ones(3)}, tmp_path / "x.pt")
+    _flip(tmp_path / "x.pt", "data/1")
+    (tmp_path / "x.pt").rename(tmp_path / name)
+    program = [sys.executable, "-m", "ckpt_inspect"]
+    code = Path(__file__).parents[2]
+    done = subprocess.run(
+        [*program, "verify", "--", name], cwd=tmp_path, capture_output=True, text=True, errors="surrogateescape",
+        env={**os.environ, "PYTHONPATH": str(code)},
+    )  # fmt: skip
+    (hint,) = [line.removeprefix("  hint  ") for line in done.stdout.splitlines() if line.startswith("  hint  ")]
+    assert hint.startswith("ckpt salvage ")
+    command = hint.replace("ckpt ", f"{sys.executable} -m ckpt_inspect ", 1).replace(" OUT", " out.pt")
+    typed = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONPATH": str(code)}
+    )
+    assert typed.returncode == 1, typed.stderr
+    assert list(torch.load(tmp_path / "out.pt")) == ["a"]
+
+
+def test_formats_that_are_not_salvaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, coded in (("tar2017.pth.tar", False), ("scripted.pt", True)):
+        assert run(["salvage", str(FIXTURES / name), "--dry-run"]) == 2
+        assert ("their code" in capsys.readouterr().err) == coded
+    path = tmp_path / "old.pt"
+    torch.save({"a": torch.ones(3)}, path, pickle_protocol=0)
+    with pytest.raises(AssertionError):
+        torch.load(path, weights_only=False)
+    assert "protocol 0" in verify_file(str(path)).damaged[0].why
+    legacy = tmp_path / "legacy.pt"
+    torch.save({"a": torch.ones(3)}, legacy, _use_new_zipfile_serialization=False)
+    legacy.write_bytes(legacy.read_bytes() + bytes(8))
+    assert any("8 bytes after the last storage" in note for note in salvage(str(legacy)).notes)
