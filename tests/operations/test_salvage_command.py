@@ -24,6 +24,7 @@ from ckpt_inspect.formats.torch_legacy import survey
 from ckpt_inspect.model.source import BytesSource
 from ckpt_inspect.operations.salvage import salvage
 from ckpt_inspect.operations.verify import verify_file
+from tests.cli.test_golden import on_terminal
 from tests.conftest import FIXTURES
 
 
@@ -476,3 +477,17 @@ def test_formats_that_are_not_salvaged(tmp_path: Path, capsys: pytest.CaptureFix
     torch.save({"a": torch.ones(3)}, legacy, _use_new_zipfile_serialization=False)
     legacy.write_bytes(legacy.read_bytes() + bytes(8))
     assert any("8 bytes after the last storage" in note for note in salvage(str(legacy)).notes)
+
+
+def test_words_stay_whole_on_a_terminal(tmp_path: Path) -> None:
+    shutil.copy(FIXTURES / "scripted.pt", tmp_path / "scripted.pt")
+    said = on_terminal(["salvage", "scripted.pt", "--dry-run"], 80, tmp_path, 2, NO_COLOR="1").splitlines()
+    assert "their code and their tensors belong together" in " ".join(line.strip() for line in said)
+    assert max(map(len, said)) <= 80, said
+    assert [line.startswith("      ") for line in said] == [False] + [True] * (len(said) - 1)
+    torch.save({"a": torch.ones(3), "list": [torch.ones(2)] * 9}, tmp_path / "y.pt")
+    _flip(tmp_path / "y.pt", "data/1")
+    said = on_terminal(["verify", "y.pt"], 80, tmp_path, 1, NO_COLOR="1").splitlines()
+    start = next(index for index, line in enumerate(said) if line.startswith("  record data/1"))
+    assert said[start + 1].startswith("        ")
+    assert "list/0, list/1" in " ".join(line.strip() for line in said[start : start + 4])
