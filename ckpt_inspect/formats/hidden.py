@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
+from ..errors import LimitError
 from ..model import pointer as pointers
 from ..model.graph import Dict, Opaque, Persistent, Pickle, Set
 from . import objects
@@ -28,27 +29,30 @@ class Hidden(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A node, how it is called in what holds it, and that."""
+    """A node, how it is called in what holds it (a name, or a key and its number), and that."""
 
     node: Any
-    label: str
+    label: str | tuple[Any, int]
     parent: _Place | None
     call: _Place | None  # the call whose argument it is
     tensor: _Place | None = None  # the rebuild call that it is part of
 
     @property
     def name(self) -> str:
-        labels: list[str] = []
+        labels: list[str | tuple[Any, int]] = []
         place: _Place | None = self
         while place is not None and place.parent is not None:
             labels.append(place.label)
             place = place.parent
-        name = ""
+        segments: list[str] = []
         for label in reversed(labels):
-            name = pointers.join(name, label) if label != _NO_LEVEL else name
-        return name
+            if label != _NO_LEVEL:
+                text = objects.key_text(*label)[0] if type(label) is tuple else str(label)
+                segments.append(pointers.escape(text))
+        return "/".join(segments) or ("/" if segments else "")
 
 
+_MOST_CHARACTERS = 20_000_000
 _NO_LEVEL = "<level>"
 _ENTERED = frozenset([Opaque, Persistent, Dict, Set, list, tuple])
 
@@ -60,9 +64,13 @@ def hidden(pickle: Pickle, keys: Collection[str], known: Collection[int] = ()) -
         pickle: its graph is walked by identity, each node once.
         keys: of the storages.
         known: ``id`` of the nodes that need not be looked into.
+
+    Raises:
+        LimitError: names that no honest file spells.
     """
     seen: set[int] = set(known)
     told: set[tuple[int, str]] = set()
+    spelled = 0
     waiting = [_Place(pickle.root, "", None, None)]
     while waiting:
         place = waiting.pop()
@@ -82,6 +90,9 @@ def hidden(pickle: Pickle, keys: Collection[str], known: Collection[int] = ()) -
                 found = Hidden(key, place.name, node, True)
             if (id(found.node), found.key) not in told:
                 told.add((id(found.node), found.key))
+                spelled += len(found.name)
+                if spelled > _MOST_CHARACTERS:
+                    raise LimitError(f"names that are too long for so many storages ({found.name[:40]!r}…): refused")
                 yield found
             continue
         tensor = place.tensor
@@ -136,5 +147,5 @@ def _pairs(pairs: list[Any], place: _Place) -> list[_Place]:
         if type(key) in _ENTERED:
             found.append(_Place(key, str(index), keys, None))
         if type(value) in _ENTERED:
-            found.append(_Place(value, objects.key_text(key, index)[0], place, None))
+            found.append(_Place(value, (key, index), place, None))
     return found

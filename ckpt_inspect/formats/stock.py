@@ -138,6 +138,7 @@ def _storages(checkpoint: Checkpoint, container: Container, pickle: Pickle | Non
     for node in pickle.persistent:
         key = storage_key(node)
         if key is not None and f"data/{key}" not in ids:
+            ids.add(f"data/{key}")
             with suppress(Malformed):
                 storage, dtype, _ = others.get(node)
                 found.append((storage, dtype.name))
