@@ -82,5 +82,5 @@ def shell_join(words: Iterable[str]) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name in quotes that a shell takes away."""
-    return f"'{name}'" if (word := shell_word(name)) == name else word
+    """A name in quotes that a shell takes away; what cannot be typed is printed with escapes, and understood so."""
+    return f"'{name}'" if (word := quote(name)) == name else word
