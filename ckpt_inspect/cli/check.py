@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from ..model.spelling import shell_path
 from . import models, options
 
 
@@ -43,7 +44,9 @@ def command(
     from ..operations.trial import trial
 
     if model is None:
-        raise SelectionError("no model was named", hint=f"For example: ckpt check {file} --model nets.py:Net")
+        raise SelectionError(
+            "no model was named", hint=f"For example: ckpt check {shell_path(file)} --model nets.py:Net"
+        )
     if not inputs:
         models.refuse_idle({"--seed": seed, "--against": against}, "something to feed: --input 1,3,32,32")
         models.refuse_idle({"--device": device if not load else None}, "--load or --input")

@@ -19,10 +19,29 @@ def complain(error: CheckpointError, as_json: bool) -> int:
         write_error(error.to_dict())
         return ERROR
     place = f"{escape(error.place)}: " if error.place else ""
-    typer.echo(f"ckpt: {place}{escape(error.message)}", err=True)
+    for line in _wrapped(f"ckpt: {place}{escape(error.message)}"):
+        typer.echo(line, err=True)
     if error.hint:
-        typer.echo(f"      {escape(error.hint)}", err=True)
+        hint = f"      {escape(error.hint)}"
+        # a command stays whole, to be pasted
+        for line in [hint] if "ckpt " in hint or "python " in hint else _wrapped(hint):
+            typer.echo(line, err=True)
     return ERROR
+
+
+def _wrapped(text: str) -> list[str]:
+    """On a terminal between words, with a hanging indent; elsewhere one line."""
+    import sys
+
+    if not sys.stderr.isatty():
+        return [text]
+    from shutil import get_terminal_size
+    from textwrap import wrap
+
+    return wrap(
+        text, get_terminal_size().columns, subsequent_indent="      ", break_long_words=False,
+        break_on_hyphens=False, drop_whitespace=True,
+    )  # fmt: skip
 
 
 def write_error(error: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SelectionError
+from ..model.spelling import shell_path
 from . import models, options
 from .progress import progress
 
@@ -100,7 +101,7 @@ def _other(a: str, b: str | None, model: str | None, args: str | None, kwargs: s
     if (b is None) == (model is None):
         raise SelectionError(
             "two sides are needed: a second file, or a model",
-            hint=f"For example: ckpt diff {a} other.pt, or ckpt diff {a} --model nets.py:Net",
+            hint=f"For example: ckpt diff {shell_path(a)} other.pt, or ckpt diff {shell_path(a)} --model nets.py:Net",
         )
     if b is not None:
         models.refuse_idle({"--args": args, "--kwargs": kwargs}, "--model")

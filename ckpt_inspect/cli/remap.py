@@ -76,7 +76,7 @@ def command(
     if save_rules is not None:
         from ..operations.save import save_text
 
-        save_text(made.changes[0].keys.to_file(), save_rules, "--save-rules FILE", force=force)
+        save_text(made.changes[0].keys.to_file(), save_rules, "--save-rules FILE", made.checkpoint, force=force)
     return writing.finish(made, out, in_place, dry_run, force, as_json, quiet, compact)
 
 

@@ -55,9 +55,9 @@ def command(
 def _check_suffix(file: str, out: str) -> None:
     """What is rescued stays in the format it was in: a name that promises another is refused."""
     from os.path import isdir, splitext
-    from shlex import quote
 
     from ..formats import open_source, safetensors, split_section
+    from ..model.spelling import shell_path
 
     path, _ = split_section(file)
     if isdir(path):
@@ -75,7 +75,7 @@ def _check_suffix(file: str, out: str) -> None:
     raise SelectionError(
         f"salvage keeps the format: it would be a {'torch' if promised else 'safetensors'} file under this name",
         path=out,
-        hint=f"In two steps: ckpt salvage {quote(file)} -o {quote(kept)}; ckpt convert {quote(kept)} -o {quote(out)}",
+        hint=f"In two steps: ckpt salvage {shell_path(file)} -o {shell_path(kept)}; ckpt convert {shell_path(kept)} -o {shell_path(out)}",
     )
 
 

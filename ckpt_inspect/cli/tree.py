@@ -14,6 +14,7 @@ import typer
 
 from ..errors import SelectionError
 from ..model.checkpoint import Checkpoint
+from ..model.spelling import shell_path
 from ..operations.tree import SCHEMA, Tree, tree
 from . import models, options
 
@@ -74,7 +75,9 @@ def _live(
     from ..operations.ls import matches_any
 
     if files:
-        raise SelectionError("--model draws the model alone", hint=f"For the two together: ckpt check {files[0]} …")
+        raise SelectionError(
+            "--model draws the model alone", hint=f"For the two together: ckpt check {shell_path(files[0])} …"
+        )
     found = result(live(models.parse(model, args, kwargs)))
     if as_json and not quiet:
         options.write_json(found.to_dict())

@@ -74,10 +74,15 @@ def _size(path: str) -> int:
 
 
 def _write_sums(path: str, out: str, force: bool, quiet: bool) -> None:
+    from ..errors import UnsupportedError
     from ..formats import open_checkpoint
-    from ..operations.sums import write
+    from ..operations.sums import unnamed, write
 
-    with open_checkpoint(path) as checkpoint, progress(checkpoint.size) as advance:
+    try:
+        opened = open_checkpoint(path)
+    except UnsupportedError:  # it was verified, so it is an archive
+        opened, _ = unnamed(path)
+    with opened as checkpoint, progress(checkpoint.size) as advance:
         count = write(checkpoint, out, advance, force)
     if not quiet:
         from ..render.text import escape

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from shlex import join
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SelectionError
+from ..model.spelling import shell_join
 from ..operations.rename import Plan
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _nothing_written() -> int:
 def _command(target: str | None) -> str:
     """What is to be typed to do what was planned."""
     words = [word for word in sys.argv[1:] if word != "--dry-run"]
-    return join(["ckpt", *words, *([] if target is not None else ["-o", "OUT"])])
+    return shell_join(["ckpt", *words, *([] if target is not None else ["-o", "OUT"])])
 
 
 def _print(lines: list[Line], target: str | None, nbytes: int, in_place: bool, checked: str | None) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import CheckpointError, CorruptError, FileError, MissingFileError, UnsupportedError
 from ..model.source import FileSource, _reason
+from ..model.spelling import shell_path
 from .copying import (
     Piece,
     Progress,
@@ -264,7 +265,7 @@ class InPlaceEdit:
         try:
             fd = os.open(self._journal, OPEN | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            hint = f"Undo it first: ckpt recover {os.path.dirname(self._journal) or '.'}"
+            hint = f"Undo it first: ckpt recover {shell_path(os.path.dirname(self._journal) or '.')}"
             raise FileError("another edit was interrupted here, or goes on", path=self._journal, hint=hint) from None
         try:
             lock_or_refuse(fd, self._journal)
@@ -285,7 +286,7 @@ class InPlaceEdit:
                 raise FileError(
                     f"the edit failed ({_said(error)}), and undoing it failed too: {_said(failure)}",
                     path=files[0].path,
-                    hint=f"The old bytes are safe in {self._journal}. Then: ckpt recover {files[0].path}",
+                    hint=f"The old bytes are safe in {self._journal}. Then: ckpt recover {shell_path(files[0].path)}",
                 ) from error
             raise
         return written

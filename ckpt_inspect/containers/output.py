@@ -11,11 +11,12 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from ..errors import FileError, MissingFileError, OutputExistsError, UnsupportedError
+from ..errors import FileError, MissingFileError, OutputExistsError, SelectionError, UnsupportedError
 from ..model.source import _special
+from ..model.spelling import shell_path
 from .copying import (
     Piece,
     Pieces,
@@ -38,6 +39,7 @@ __all__ = [
     "Pieces",
     "Progress",
     "check_unchanged",
+    "keep_read",
     "leftovers",
     "put_back",
     "replace_directory",
@@ -99,10 +101,27 @@ def replace_file(
         return written
 
 
+def keep_read(out: str, read: Iterable[str], what: str, option: str = "-o OUT") -> None:
+    """Refuse a target that would replace one of the files that are read, whatever names lead there.
+
+    Raises:
+        SelectionError: it is one of them, or a directory that one of them lies in; ``what`` says what they are.
+    """
+    if not os.path.exists(out):
+        return
+    inside = os.path.join(os.path.realpath(out), "") if os.path.isdir(out) else None
+    for path in read:
+        if not os.path.exists(path):
+            continue
+        if os.path.samefile(path, out) or (inside is not None and os.path.realpath(path).startswith(inside)):
+            held = "" if os.path.samefile(path, out) else f", and {path} lies in it"
+            raise SelectionError(f"{what} is not overwritten{held}", path=out, hint=f"Write to a new name: {option}")
+
+
 def _parent(path: str) -> str:
     parent = os.path.dirname(path) or "."
     if not os.path.isdir(parent):
-        raise MissingFileError("there is no such directory", path=parent, hint=f"mkdir -p {parent}")
+        raise MissingFileError("there is no such directory", path=parent, hint=f"mkdir -p {shell_path(parent)}")
     return parent
 
 
@@ -125,7 +144,11 @@ def _claimed_file(path: str, force: bool, out: str) -> Iterator[os.stat_result |
         for journal in (path + JOURNAL, os.path.join(os.path.dirname(path), JOURNAL)):
             # It must not outlive the file it belongs to: it would be taken for one of the new file.
             if os.path.lexists(journal) and (status is not None or journal == path + JOURNAL):
-                hint = f"ckpt recover {path}" if status is not None else f"If that file is gone, remove {journal}"
+                hint = (
+                    f"ckpt recover {shell_path(path)}"
+                    if status is not None
+                    else f"If that file is gone, remove {shell_path(journal)}"
+                )
                 raise UnsupportedError(f"an edit in place was interrupted: {journal}", path=path, hint=hint)
         yield final
 
@@ -233,7 +256,7 @@ def replace_directory(
 
     Args:
         path: the target.
-        files: what is to be in it, by plain name.
+        files: what is to be in it, by name; ``part/name`` is in a directory of it.
         force: replace an existing directory.
         replaces: names in an existing directory that may go.
         like: the files get the mode of this one.
@@ -283,7 +306,7 @@ def _claimed_directory(path: str, known: Collection[str], force: bool) -> Iterat
     if not force:
         raise OutputExistsError("it exists already", path=path, hint="Replace it with --force")
     with _locked(path):
-        others = sorted(set(os.listdir(path)) - set(known))
+        others = sorted(_others(path, "", known))
         if others:
             named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             raise UnsupportedError(
@@ -292,6 +315,17 @@ def _claimed_directory(path: str, known: Collection[str], force: bool) -> Iterat
                 hint="Write to a new directory: -o OUT",
             )
         yield status
+
+
+def _others(path: str, below: str, known: Collection[str]) -> Iterator[str]:
+    """What is in a directory beside the files ``known``; directories that hold none of those as a whole."""
+    with os.scandir(os.path.join(path, below)) as entries:
+        for entry in entries:
+            name = below + entry.name
+            if entry.is_dir(follow_symlinks=False) and any(one.startswith(f"{name}/") for one in known):
+                yield from _others(path, f"{name}/", known)
+            elif name not in known or entry.is_dir(follow_symlinks=False):
+                yield name
 
 
 def _write_directory(
@@ -307,17 +341,30 @@ def _write_directory(
         with contextlib.suppress(OSError):
             lock(fd)
         written = 0
+        made: dict[str, None] = {}
         for name, pieces in files.items():
-            if name != os.path.basename(name) or name in ("", ".", ".."):
-                raise ValueError(f"not a plain name: {name!r}")
+            _make_above(path, name, existing, made)
             written += _write_new(os.path.join(path, name), pieces, mode, existing, True, progress)
         if existing is not None and fd >= 0:
             set_mode(fd, existing.st_mode, existing)
-        sync_directory(path)
+        for directory in reversed([path, *made]):
+            sync_directory(directory)
         return written
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def _make_above(path: str, name: str, existing: os.stat_result | None, made: dict[str, None]) -> None:
+    """The directories that ``name`` is in, below ``path``, which is new: nothing in it can be a link."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or part != os.path.basename(part) for part in parts):
+        raise ValueError(f"not a name of a file in it: {name!r}")
+    for part in parts[:-1]:
+        path = os.path.join(path, part)
+        if path not in made:
+            os.mkdir(path, 0o777 if existing is None else stat.S_IMODE(existing.st_mode) | 0o700)
+            made[path] = None
 
 
 def _publish_directory(temporary: str, path: str) -> None:

@@ -6,10 +6,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from shlex import quote
 
 from ..errors import CorruptError, FileError, MissingFileError, UnsupportedError
 from ..model.source import FileSource, Source, _reason, _special
+from ..model.spelling import shell_path
 from .copying import check_unchanged, lock, sync_directory, system_errors
 from .journal_file import Journal, followed, load
 from .output import JOURNAL, put_back
@@ -55,7 +55,7 @@ def examine(path: str) -> tuple[Journal | None, str]:
             if not reason:
                 return journal, (
                     "an edit in place was interrupted, or goes on: this is the file as it was before; "
-                    f"undo it with: ckpt recover {path}"
+                    f"undo it with: ckpt recover {shell_path(path)}"
                 )
             note = f"{file} is ignored: {reason}"
     return None, note
@@ -205,5 +205,5 @@ def _check_kind(path: str, status: os.stat_result, undo: bool) -> None:
     if not status.st_mode & 0o222:  # root would be let through
         # Nobody else may change the mode.
         mine = getattr(os, "geteuid", int)() in (0, status.st_uid)
-        hint = f"chmod u+w {quote(path)}, or write to a new file: -o OUT" if mine else NEW_FILE
+        hint = f"chmod u+w {shell_path(path)}, or write to a new file: -o OUT" if mine else NEW_FILE
         raise FileError("not in place: it is marked read-only", path=path, hint=hint)

@@ -119,7 +119,8 @@ def read_source(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
 def _similar(path: str) -> str | None:
     """Names like the one that is not there."""
     from difflib import get_close_matches
-    from shlex import quote
+
+    from ..model.spelling import shell_path
 
     folder, name = os.path.split(path)
     try:
@@ -127,4 +128,4 @@ def _similar(path: str) -> str | None:
     except OSError:
         return None
     close = get_close_matches(name, names, n=3, cutoff=0.6)
-    return f"Did you mean {' or '.join(quote(os.path.join(folder, match)) for match in close)}?" if close else None
+    return f"Did you mean {' or '.join(shell_path(os.path.join(folder, match)) for match in close)}?" if close else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from contextlib import closing
-from shlex import quote
 from typing import Any
 
 from ..errors import CheckpointError, FileError, FormatError, SelectionError
 from ..model.checkpoint import Checkpoint
+from ..model.spelling import shell_path
 from ..pickles.limits import Limits
 from . import official, sharded
 
@@ -81,7 +81,7 @@ def _raise_if_shards(path: str, weights: list[str]) -> None:
     raise SelectionError(
         f"{count} shards of one checkpoint, without the index that lists them: {index}",
         path=path,
-        hint=f"Download the index too; or look at one shard: ckpt info {quote(os.path.join(path, found[0][0]))}",
+        hint=f"Download the index too; or look at one shard: ckpt info {shell_path(os.path.join(path, found[0][0]))}",
     )
 
 
@@ -101,7 +101,7 @@ def _look_inside(path: str, names: list[str], open_source: Any) -> str | None:
         if any(file.endswith((".index.json", ".distcp")) for file in found) or any(
             _looks_like_one(file, open_source) for file in weights[:20]
         ):
-            return f"Look into it: ckpt info {quote(inner)}"
+            return f"Look into it: ckpt info {shell_path(inner)}"
     return None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from glob import escape
-from shlex import quote
 from typing import Any, NamedTuple
 
 from ..containers.copying import Piece
@@ -16,6 +15,7 @@ from ..model.lost import Lost, listed
 from ..model.made import Joined
 from ..model.section import Section
 from ..model.source import BytesSource, Source
+from ..model.spelling import shell_path, shell_word
 from ..model.tensor import TensorInfo
 from . import beside, recorded
 from .logical import FROM_TYPE, REBUILT_PARAMETER, attributes_of, logical
@@ -143,10 +143,10 @@ def _way_out(checkpoint: Checkpoint, sections: list[Section]) -> str:
     """What to type instead: a section, or, where the weights are the root's and the others lie in it, without them."""
     pointers_of = [section.pointer for section in sections]
     offered = [pointer for pointer in checkpoint.candidates() if pointer] or [p for p in pointers_of if p]
-    hint = f"Name one: {quote(f'{checkpoint.path}#{offered[0]}')}"
+    hint = f"Name one: {shell_path(f'{checkpoint.path}#{offered[0]}')}"
     if checkpoint.candidates() == [""]:
         tops = dict.fromkeys(pointer.partition("/")[0] for pointer in pointers_of if pointer)
-        hint += f"; or leave the others out: {' '.join(f'--drop {quote(escape(top))}' for top in tops)}"
+        hint += f"; or leave the others out: {' '.join(f'--drop {shell_word(escape(top))}' for top in tops)}"
     return hint
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from shlex import quote
 
 from ..errors import UnsupportedError
+from ..model.spelling import shell_path
 
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 
@@ -14,18 +14,18 @@ _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 def distributed(path: str, what: str, directory: str | None = None) -> UnsupportedError:
     """A distributed checkpoint (DCP), or one of its files."""
     if directory is None:
-        hint = f"Its directory is the checkpoint: {_DCP} {quote(os.path.dirname(path) or '.')} out.pt"
+        hint = f"Its directory is the checkpoint: {_DCP} {shell_path(os.path.dirname(path) or '.')} out.pt"
     else:
-        hint = f"Make one file of it: {_DCP} {quote(directory)} out.pt"
+        hint = f"Make one file of it: {_DCP} {shell_path(directory)} out.pt"
     return UnsupportedError(f"{what} (DCP)", path=path, hint=hint)
 
 
 def deepspeed(path: str) -> UnsupportedError:
-    script = quote(os.path.join(path, "zero_to_fp32.py"))
+    script = shell_path(os.path.join(path, "zero_to_fp32.py"))
     return UnsupportedError(
         "a DeepSpeed checkpoint directory",
         path=path,
-        hint=f"Make one file of it with DeepSpeed's own script: python {script} {quote(path)} out.pt",
+        hint=f"Make one file of it with DeepSpeed's own script: python {script} {shell_path(path)} out.pt",
     )
 
 
@@ -34,7 +34,7 @@ def unzipped(path: str) -> UnsupportedError:
     return UnsupportedError(
         "an unzipped torch archive",
         path=path,
-        hint=f"Zip it again, uncompressed: (cd {quote(folder)} && zip -0 -r {quote(name + '.pt')} {quote(name)})",
+        hint=f"Zip it again, uncompressed: (cd {shell_path(folder)} && zip -0 -r {shell_path(name + '.pt')} {shell_path(name)})",
     )
 
 
@@ -48,8 +48,8 @@ def zipped_again(path: str, inside: Sequence[str] = ()) -> str | None:
     up = [unzipped, *inside[:-1]]  # where the directory lies whose name is to lead every record
     target = "/".join([".."] * len(up) + [out]) if inside else out
     root = inside[-1] if inside else unzipped
-    enter = f"cd {quote('/'.join(up))} && " if inside else ""
-    command = f"unzip -q {quote(name)} -d {quote(unzipped)} && {enter}zip -q -0 -r {quote(target)} {quote(root)}"
+    enter = f"cd {shell_path('/'.join(up))} && " if inside else ""
+    command = f"unzip -q {shell_path(name)} -d {shell_path(unzipped)} && {enter}zip -q -0 -r {shell_path(target)} {shell_path(root)}"
     if folder:
-        command = f"cd {quote(folder)} && {command}"
+        command = f"cd {shell_path(folder)} && {command}"
     return f"Zip it again, one directory around it: ({command})"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from shlex import join
-
 from ..errors import UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.section import Section
+from ..model.spelling import as_path, shell_join
 
 ONLY_TORCH = "Only torch.ao.quantization makes those again, from the model that they were made of"
 
@@ -39,7 +38,7 @@ def refuse_packed(checkpoint: Checkpoint, sections: list[Section] | None = None)
                 f"the weights of quantized modules are packed, and only their classes unpack them: "
                 f"{'; '.join(listed[:8])}{more}",
                 path=checkpoint.path,
-                hint=f"See them: {join(['ckpt', 'ls', '--long', checkpoint.path])}",
+                hint=f"See them: {shell_join(['ckpt', 'ls', '--long', as_path(checkpoint.path)])}",
             )
 
 

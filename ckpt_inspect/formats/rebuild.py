@@ -43,10 +43,18 @@ def is_storage(node: Any) -> bool:
     return type(node) is Persistent and type(node.pid) is tuple and len(node.pid) >= 5 and node.pid[0] == "storage"
 
 
+def storage_key(node: Any) -> str | None:
+    """The key of the storage that a persistent id names; None for one of anything else, or with a key that is none."""
+    key = node.pid[2] if is_storage(node) else None
+    return str(key) if isinstance(key, str) or (type(key) is int and key.bit_length() <= _MOST_BITS) else None
+
+
+_MOST_BITS = 128  # as text, larger numbers cost more than the pickle that spells them
+
+
 def storage_keys(pickle: Pickle) -> set[str]:
     """Keys of all storages that a pickle names; what is no text or number is none."""
-    keys = (node.pid[2] for node in pickle.persistent if is_storage(node))
-    return {str(key) for key in keys if isinstance(key, str) or type(key) is int}
+    return {key for node in pickle.persistent if (key := storage_key(node)) is not None}
 
 
 class Storages:
@@ -63,6 +71,8 @@ class Storages:
 
     def get(self, node: Any) -> tuple[Storage, DType, Any]:
         if not is_storage(node):
+            if type(node) is Persistent and isinstance(node.pid, str):  # PERSID, of protocol 0, knows text alone
+                raise Malformed("saved with pickle protocol 0, which has no storages: torch cannot load it")
             raise Malformed("not a storage")
         pid = node.pid
         key = pid[2]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from shlex import quote
 
 from ..containers.zip import ZipArchive, without_directory
 from ..errors import CheckpointError, CorruptError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
 from ..model.source import Source
+from ..model.spelling import shell_path
 from ..pickles.limits import Limits
 from .archive import WRONG_CHECKSUM
 
@@ -20,7 +20,7 @@ _ENOUGH = 6  # of 256 bytes before a line feed one is a carriage return: six in 
 
 
 def salvage(path: str) -> str:
-    return f"ckpt salvage {quote(path)} -o OUT"
+    return f"ckpt salvage {shell_path(path)} -o OUT"
 
 
 def refuse_damaged(checkpoint: Checkpoint) -> None:
@@ -48,10 +48,18 @@ def of_problems(checkpoint: Checkpoint, found: Iterable[str]) -> str | None:
     problems = [Problem.of(problem) for problem in found]
     if not any(problem.damage for problem in problems):
         return None
-    path = quote(checkpoint.path)
-    if checkpoint.format not in SALVAGED or any(pickle_is_damaged(checkpoint, p.record, p) for p in problems):
+    from .stock import is_whole
+
+    path = shell_path(checkpoint.path)
+    whole = checkpoint.format in SALVAGED and any(is_whole(info) for _, _, info in checkpoint.tensors())
+    if not (whole or gives_entries(checkpoint)) or any(pickle_is_damaged(checkpoint, p.record, p) for p in problems):
         return f"{COPY_AGAIN} What else is hurt: ckpt verify {path}"
     return f"What is hurt: ckpt verify {path}; what is whole: {salvage(checkpoint.path)}"
+
+
+def gives_entries(checkpoint: Checkpoint) -> bool:
+    """Whether salvage writes a file for what it holds beside tensors; an index names no shard without tensors."""
+    return checkpoint.format in SALVAGED and checkpoint.format != "sharded" and bool(checkpoint.values)
 
 
 def pickle_is_damaged(checkpoint: Checkpoint, record: str | None, why: str) -> bool:

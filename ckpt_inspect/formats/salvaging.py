@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from operator import is_
 from typing import Any
 
 from ..containers.copying import Piece
@@ -27,7 +28,8 @@ _LEFT_OUT = frozenset(
 
 
 def new_pickle(pickle: Pickle, lost: Collection[int]) -> bytes:
-    """The pickle without the nodes whose ``id`` is in ``lost``; entries of mappings go, elsewhere they become None."""
+    """The pickle without the nodes whose ``id`` is in ``lost``; entries of mappings and members of sets go, elsewhere
+    they become None."""
     replaced: dict[int, Any] = {}
     kept: list[Any] = []
     seen: set[int] = set()
@@ -37,12 +39,25 @@ def new_pickle(pickle: Pickle, lost: Collection[int]) -> bytes:
         if id(node) in seen or id(node) in lost:
             continue
         seen.add(id(node))
+        members = _members(node)
+        if members is not None and id(members) not in seen:  # before what holds it is looked into
+            seen.add(id(members))
+            replaced[id(members)] = [item for item in members if id(item) not in lost]
+            waiting += ((item, False) for item in members)
         made = _without(node, lost, attributes)
         if made is not None:
             replaced[id(node)] = made
             kept.append(node)
         waiting += _inside(node, attributes)
     return write_pickle(pickle.root, pickle.protocol, replaced)
+
+
+def _members(node: Any) -> list[Any] | None:
+    """The list that a set is made of, as protocols 0 to 3 spell it; None for anything else."""
+    if type(node) is not Opaque or node.qualname.rpartition(".")[2] not in ("set", "frozenset"):
+        return None
+    args = node.args
+    return args[0] if type(args) is tuple and len(args) == 1 and type(args[0]) is list else None
 
 
 _TABLES = frozenset(["_parameters", "_buffers", "_modules"])
@@ -55,6 +70,7 @@ def _inside(node: Any, attributes: bool) -> Iterator[tuple[Any, bool]]:
         yield from ((item, False) for item in node.members)
     elif type(node) is Dict:
         for key, value in node.items():
+            yield key, False
             yield value, attributes and isinstance(key, str) and key in _TABLES
     elif type(node) is Opaque:
         yield node.args, False
@@ -72,22 +88,29 @@ def _without(node: Any, lost: Collection[int], attributes: bool) -> Any:
         if not any(id(item) in lost for item in node):
             return None
         return type(node)(None if id(item) in lost else item for item in node)
+    if type(node) is Set:
+        if not any(id(item) in lost for item in node.members):
+            return None
+        return Set([item for item in node.members if id(item) not in lost], node.frozen)
     if type(node) is Dict:
-        return None if not any(id(v) in lost for v in node.pairs[1::2]) else Dict(_pairs(node.pairs, lost, attributes))
+        left = _pairs(node.pairs, lost, attributes)
+        return None if _same(left, node.pairs) else Dict(left)
     if type(node) is not Opaque or not node.ops:
         return None
     ops: list[tuple[str, Any]] = []
     changed = False
     for op, payload in node.ops:
-        if op == "BUILD" or not any(id(item) in lost for item in payload):
+        if op == "BUILD":
             ops.append((op, payload))
             continue
-        changed = True
         if op == "SETITEMS":
             left = _pairs(payload, lost, attributes)
-            ops += [(op, left)] if left else []
+        elif op == "ADDITEMS":
+            left = [item for item in payload if id(item) not in lost]
         else:
-            ops.append((op, [None if id(item) in lost else item for item in payload]))
+            left = [None if id(item) in lost else item for item in payload]
+        changed = changed or not _same(left, payload)
+        ops += [(op, left)] if left else []
     if not changed:
         return None
     copy = with_pairs(node, [])
@@ -95,9 +118,20 @@ def _without(node: Any, lost: Collection[int], attributes: bool) -> Any:
     return copy
 
 
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
+def _is_lost(key: Any, lost: Collection[int]) -> bool:
+    """Whether a key is lost: tuples without a part of them would meet one another."""
+    return id(key) in lost or (type(key) is tuple and any(id(part) in lost for part in key))
+
+
 def _pairs(pairs: list[Any], lost: Collection[int], attributes: bool) -> list[Any]:
     found: list[Any] = []
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        if _is_lost(key, lost):
+            continue
         if id(value) not in lost:
             found += [key, value]
         elif attributes:

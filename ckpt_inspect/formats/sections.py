@@ -6,6 +6,7 @@ expands without end is refused (formats 13).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from ..model.storage import Storage
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT, Limits
 from . import modules, objects, values
-from .rebuild import INLINE, Malformed, Rebuilder, storage_keys
+from .hidden import hidden
+from .rebuild import INLINE, Malformed, Rebuilder, storage_key, storage_keys
 
 
 def walk_budget(pickle: Pickle) -> int:
@@ -110,12 +112,36 @@ class Builder:
                     self.tensor(value, name)
 
     def _unreached(self, pickle: Pickle) -> None:
-        """Say what was not found: storages of objects that nobody here understands."""
-        named = storage_keys(pickle)
-        lost = sorted(named - self.rebuilder.storages.reached)
-        if lost and not self.problems:  # a problem that was told explains it
-            listed = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
-            text = f"{len(lost)} storages belong to objects that are not understood: {listed}"
+        """Find what no container holds as an entry; say which storages belong to objects that nobody here understands."""
+        storages = self.rebuilder.storages
+        lost = storage_keys(pickle) - storages.reached
+        if not lost:
+            return
+        told = bool(self.problems)  # a problem that was told may explain it
+        places: dict[str, str] = {}
+        for found in hidden(pickle, lost):
+            self.spend(found.name, len(found.name) >> 2)
+            info = self.tensor(found.node, found.name) if found.understood else None
+            if info is None:
+                places.setdefault(found.key, found.name)
+                continue
+            pointer, key = pointers.parted(found.name)
+            section = self.sections.get(pointer) or self._section(pointer, "other", None)
+            section.tensors.setdefault(key, info.with_key(key))
+        lost -= storages.reached
+        for node in pickle.persistent:  # torch reads them all, whatever becomes of them
+            if storage_key(node) in lost:
+                with suppress(Malformed):
+                    storages.get(node)
+        storages.reached -= lost
+        if lost and not told:
+            listed = ", ".join(sorted(lost)[:5]) + (", …" if len(lost) > 5 else "")
+            said = f"{len(lost):,} storages belong" if len(lost) > 1 else "1 storage belongs"
+            text = f"{said} to objects that are not understood: {listed}"
+            inside = [
+                place or "the root" for place in dict.fromkeys(places[key] for key in sorted(lost) if key in places)
+            ]
+            text += f" (in {', '.join(inside[:5])}{', …' if len(inside) > 5 else ''})" if inside else ""
             self.problems.append(Problem(text, damage=False))
 
     def fill(self, checkpoint: Checkpoint) -> None:

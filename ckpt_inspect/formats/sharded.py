@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from shlex import quote
 from typing import Any
 
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError
@@ -14,6 +13,7 @@ from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
 from ..model.section import Section
+from ..model.spelling import shell_path
 from ..model.storage import Container
 from ..pickles.limits import Limits
 from .finish import finish
@@ -164,7 +164,7 @@ def _add_shard(
         if isinstance(error, FileNotFoundError):
             listed = ", ".join(sorted(wanted))
             text = f"shard {name[:255]} is missing: {len(wanted)} tensors ({listed})"
-            hint = f"Download what is missing again, into {quote(folder or '.')}"
+            hint = f"Download what is missing again, into {shell_path(folder or '.')}"
             checkpoint.problems.append(Problem(text, name, sorted(wanted), hint=hint))
         else:
             text = f"shard {name[:255]}: {error.message}"

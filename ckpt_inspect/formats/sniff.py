@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from html import unescape
-from shlex import quote
 
 from ..errors import CheckpointError, CorruptError, FormatError, UnsupportedError
 from ..model.source import Source
+from ..model.spelling import shell_path, shell_word
 
 # first bytes -> what it is, what to type next
 _MAGICS: tuple[tuple[bytes, str, str | None], ...] = (
@@ -92,7 +92,7 @@ def _filled(hint: str | None, path: str) -> str | None:
     if hint is None:
         return None
     out = path.rpartition(".")[0] if path.endswith((".gz", ".bz2", ".xz", ".zst", ".lz4")) else path + ".unpacked"
-    return re.sub(r"\bOUT\b", lambda _: quote(out), re.sub(r"\bFILE\b", lambda _: quote(path), hint))
+    return re.sub(r"\bOUT\b", lambda _: shell_path(out), re.sub(r"\bFILE\b", lambda _: shell_path(path), hint))
 
 
 def _lfs(path: str, head: bytes, size: int) -> FormatError | None:
@@ -104,7 +104,7 @@ def _lfs(path: str, head: bytes, size: int) -> FormatError | None:
     return FormatError(
         f"a git-LFS pointer to {real:,} bytes (object {oid[:12]}…), not the file itself ({size} bytes)",
         path=path,
-        hint=f"Fetch it, in the repository: git lfs pull --include={quote('*' + name)}",
+        hint=f"Fetch it, in the repository: git lfs pull --include={shell_word('*' + name)}",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..containers.copying import Piece
@@ -17,7 +18,7 @@ from ..model.storage import Container, Storage
 from ..model.tensor import TensorInfo
 from . import archive as archives
 from . import torch_zip
-from .rebuild import is_storage, storage_dtype
+from .rebuild import Malformed, Storages, is_storage, storage_dtype, storage_key
 from .torch_legacy import survey
 
 ZEROS, NAN = "zeros", "nan"
@@ -55,11 +56,15 @@ class Stock(NamedTuple):
     def there(self) -> int:
         return self.head.size if self.head is not None else 0
 
+    def filler(self, fill: str | None) -> str:
+        """What stands for what is not there: ``zeros`` where the dtype has no NaN."""
+        return NAN if fill == NAN and self.dtype in _NANS else ZEROS
+
     def pieces(self, fill: str | None, byteorder: str = "little") -> list[Piece]:
         """The storage, with zeros or NaN for what is not there."""
         found: list[Piece] = [self.head] if self.head is not None and self.head.size else []
         missing = self.nbytes - self.there
-        pattern = _NANS.get(self.dtype, b"\0") if fill == NAN else b"\0"
+        pattern = _NANS[self.dtype] if self.filler(fill) == NAN else b"\0"
         if byteorder == "big":
             pattern = pattern[::-1]
         return [*found, Repeated(pattern, self.there, missing)] if missing else found
@@ -102,19 +107,41 @@ def stocks_of(
     walked: dict[str, Walked] = {}
     archive = archives.archive_in(container)
     pickle = pickle_of(container)
+    storages = _storages(checkpoint, container, pickle if archive is not None else None)
     if archive is not None and archive.truncated and pickle is not None:
-        parts = (part.storage for _, _, info in checkpoint.tensors() for part in info.components())
-        known = {storage.id: storage for storage in parts if storage is not None}
+        known = {storage.id: storage for storage, _ in storages}
         walked = torch_zip.locate(container, archive, pickle, known, search=True)
     found: dict[str, Stock] = {}
-    for _, _, info in checkpoint.tensors():
-        for part in info.components():
-            storage = part.storage
-            if storage is None or storage.id in found or storage.location == "meta":
-                continue
-            found[storage.id] = _stock(part, storage, container, walked.get(storage.id), why, notes)
+    for storage, dtype in storages:
+        if storage.id not in found and storage.location != "meta":
+            found[storage.id] = _stock(dtype, storage, container, walked.get(storage.id), why, notes)
     if checkpoint.format == "torch-legacy":
         found.update(_legacy_stocks(checkpoint, container, found))
+    return found
+
+
+def _storages(checkpoint: Checkpoint, container: Container, pickle: Pickle | None) -> list[tuple[Storage, str]]:
+    """All storages with the dtype of what is in them: of the tensors, then what the pickle of a zip names beside them.
+
+    torch reads every storage that a pickle names, whether we have understood what it belongs to or not.
+    """
+    found = [
+        (part.storage, part.dtype)
+        for _, _, info in checkpoint.tensors()
+        for part in info.components()
+        if part.storage is not None
+    ]
+    if pickle is None:
+        return found
+    ids = {storage.id for storage, _ in found}
+    others = Storages(container.records, "data/", "little", [])
+    for node in pickle.persistent:
+        key = storage_key(node)
+        if key is not None and f"data/{key}" not in ids:
+            ids.add(f"data/{key}")
+            with suppress(Malformed):
+                storage, dtype, _ = others.get(node)
+                found.append((storage, dtype.name))
     return found
 
 
@@ -137,7 +164,7 @@ def pickle_of(container: Container) -> Pickle | None:
 
 
 def _stock(
-    info: TensorInfo,
+    dtype: str,
     storage: Storage,
     container: Container,
     walked: Walked | None,
@@ -147,29 +174,27 @@ def _stock(
     nbytes, reason = storage.nbytes, why.get(storage.id, "")
     if walked is not None:
         if walked.why:
-            return Stock(nbytes, None, walked.why, info.dtype)
+            return Stock(nbytes, None, walked.why, dtype)
         if walked.whole and walked.crc is not None and crc_of(container.source, walked) != walked.crc:
-            return Stock(nbytes, None, _CHANGED, info.dtype)
+            return Stock(nbytes, None, _CHANGED, dtype)
         unproved = walked.whole and not walked.proof
         if walked.whole and walked.proof == "length" and _UNSUMMED not in notes:
             notes.append(_UNSUMMED)
         content = walked.content(container.source)
         there = content.size if walked.whole or walked.inflated is None else 0  # of a deflated one all or nothing
-        return Stock(
-            nbytes, content.slice(0, min(there, nbytes)), _short(min(there, nbytes), nbytes), info.dtype, unproved
-        )
+        return Stock(nbytes, content.slice(0, min(there, nbytes)), _short(min(there, nbytes), nbytes), dtype, unproved)
     record = storage.record
     if record is None:
-        return Stock(nbytes, None, reason or "its bytes are not in the file", info.dtype)
+        return Stock(nbytes, None, reason or "its bytes are not in the file", dtype)
     if reason and "checksum" in reason:
-        return Stock(nbytes, None, _CHANGED, info.dtype)
+        return Stock(nbytes, None, _CHANGED, dtype)
     try:
         source = record.source
     except CheckpointError as error:
-        return Stock(nbytes, None, error.message, info.dtype)
+        return Stock(nbytes, None, error.message, dtype)
     where = source.file_range()
     there = nbytes if where is None else max(0, min(nbytes, where[0].size - where[1]))
-    return Stock(nbytes, source.slice(0, there), _short(there, nbytes), info.dtype)
+    return Stock(nbytes, source.slice(0, there), _short(there, nbytes), dtype)
 
 
 def _short(there: int, nbytes: int) -> str:

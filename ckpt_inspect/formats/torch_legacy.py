@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any, NamedTuple
 
 from ..dtypes import DType
 from ..errors import CorruptError, LimitError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
+from ..model.lost import listed
 from ..model.problem import Problem
 from ..model.source import Source
 from ..model.storage import Container, Record, Storage
@@ -41,7 +43,20 @@ def read(source: Source, limits: Limits = DEFAULT) -> Checkpoint:
     builder.fill(checkpoint)
     checkpoint.facts["writer"] = "torch.save of torch 0.1 to 1.5, or with _use_new_zipfile_serialization=False~"
     checkpoint.facts.update(container.facts)
+    if "trailing" in container.facts:
+        checkpoint.facts["trailing"] += _unproved(checkpoint, container)
     return finish(checkpoint)
+
+
+def _unproved(checkpoint: Checkpoint, container: Container) -> str:
+    """Whose values are wrong if what follows the last storage was put into it: no length tells."""
+    last = next((name for name, record in reversed(container.records.items()) if record.nbytes), None)
+    names = [
+        name or "the root"
+        for name, _, info in checkpoint.tensors()
+        if any(part.storage is not None and part.storage.id.partition("/")[0] == last for part in info.components())
+    ]
+    return f"; if they were put into it, {listed(names)} is wrong: nothing proves where they belong" if names else ""
 
 
 def read_stream(source: Source, format: str, problems: list[str], limits: Limits) -> tuple[Container, Storages, Pickle]:
@@ -134,64 +149,157 @@ class Placed(NamedTuple):
 
 
 BROKEN = "bytes of it were lost, inserted or written over: what follows is not where it should be"
+OPEN = "bytes were lost, inserted or cut off, and the lengths leave open whether in it"
 UNKNOWN = "where it begins is not known: what lies before it is damaged"
+_STRONG = 2  # elements; that there are none or one is what many bytes say by chance
 
 
 def survey(source: Source, offset: int, needed: list[tuple[int, int]]) -> list[Placed]:
     """Where storages lie in a stream: before the bytes of each stands the number of its elements (formats 6).
 
-    Where the numbers do not fit any more, bytes were lost, inserted or written over in the storage before; those at the
-    end of the stream are found from there. A number that alone is wrong has hurt no bytes.
+    Numbers and the length of the stream are all that proves anything. Where that is not what it should be, bytes were
+    lost or inserted at one place, and numbers are right before it, read from the front, and behind it, read from the
+    end. All places for which that is so are thought of: what lies before all of them or behind all of them is whole.
+    A number that alone is wrong has hurt no bytes.
 
     Args:
         offset: of the first.
         needed: bytes and elements of each as the pickle needs them, in the order of the stream.
     """
-    starts: list[int] = []
-    fits: list[bool | None] = []
-    for nbytes, numel in needed:
-        count = source.read_at(offset, 8)
-        fits.append(None if len(count) < 8 else int.from_bytes(count, "little", signed=True) == numel)
-        starts.append(offset + 8)
-        offset += 8 + nbytes
-    telling = [index for index, (_, numel) in enumerate(needed) if numel]  # a length of 0 is what zeros say too
-    broken = None
-    for index, following in zip(telling, [*telling[1:], None], strict=False):
-        alone = offset == source.size if following is None else fits[following] is True
-        if fits[index] is False and not alone:
-            broken = index
-            break
-    end = len(needed) if broken is None else broken
-    found = [
-        Placed(start, max(0, min(nbytes, source.size - start)), "", fit is False)
-        for start, (nbytes, _), fit in zip(starts[:end], needed, fits, strict=False)
-    ]
-    if broken is None:
-        # bytes that follow may have been put in before: then the last storages end with the file
-        behind = _from_the_end(source, needed, starts[0]) if needed and offset < source.size else []
-        return [*found[: len(found) - len(behind)], *behind]
-    last = max((index for index in telling if index < broken), default=None)
-    if last is not None:
-        found[last] = found[last]._replace(there=0, why=BROKEN)
-    behind = _from_the_end(source, needed[broken:], starts[broken])
-    missing = len(needed) - broken - len(behind)
-    return [*found, *[Placed(0, 0, UNKNOWN)] * missing, *behind]
-
-
-def _from_the_end(source: Source, needed: list[tuple[int, int]], least: int) -> list[Placed]:
-    """The last storages of a stream, as many as the numbers before them prove."""
+    stream = _Stream(source, offset, needed)
+    if stream.shift == 0 and stream.first == len(needed):
+        return stream.front
+    least, most = stream.places()
+    if least > most:
+        return stream.damaged_in_several_places()
+    gap = max(0, -stream.shift)
+    # a number that is wrong read from either end is where it happened, or there were two places, around it
+    around = (stream.first - 1, stream.first) if stream.contradicted and stream.back > stream.first else ()
+    open_: list[int] = []
     found: list[Placed] = []
-    proved, position = 0, source.size
-    for nbytes, numel in reversed(needed):
-        position -= nbytes
-        if position < least - 8:
-            break
-        if int.from_bytes(source.read_at(position - 8, 8), "little", signed=True) != numel:
-            break
-        found.append(Placed(position, nbytes, ""))
-        proved = len(found) if numel else proved
-        position -= 8
-    return found[:proved][::-1]
+    for index, (nbytes, _) in enumerate(needed):
+        start = stream.starts[index]
+        if not nbytes or (start + nbytes <= least and index not in around):
+            found.append(stream.front[index])
+        elif start >= most + gap and index not in around:
+            found.append(Placed(start + stream.shift, nbytes, ""))
+        else:
+            open_.append(index)
+            found.append(Placed(start, 0, OPEN))
+    if not stream.contradicted:
+        cut = stream.shift < 0 and (
+            stream.back == len(needed) or all(stream.front[index].there < needed[index][0] for index in open_)
+        )
+        behind = stream.shift > 0 and len(open_) <= 1  # something follows: that it was put into the last is not likely
+        if cut or behind:
+            return stream.front
+    if len(open_) == 1 and stream.contradicted:
+        found[open_[0]] = found[open_[0]]._replace(why=BROKEN)
+    return found
+
+
+class _Stream:
+    """The numbers of a stream, read from both ends.
+
+    Attributes:
+        starts: where the bytes of each storage should begin; ``front``: that as places, each as long as there is.
+        shift: bytes that the stream is longer than it should be; below 0: shorter.
+        first: the first number that is wrong or not there, read from the front.
+        back: from here on all are right, read from the end.
+        contradicted: whether a number is wrong, so that the stream is not only cut or followed by something.
+    """
+
+    def __init__(self, source: Source, offset: int, needed: list[tuple[int, int]]) -> None:
+        self.offset, self.needed, self.size = offset, needed, source.size
+        self.starts: list[int] = []
+        fits: list[bool | None] = []  # None: the stream ends before
+        position = offset
+        for nbytes, numel in needed:
+            fits.append(_says(source, position, numel))
+            self.starts.append(position + 8)
+            position += 8 + nbytes
+        self.fits = fits
+        self.end = position
+        self.shift = source.size - position
+        self.front = [
+            Placed(start, max(0, min(nbytes, source.size - start)), "", fit is False)
+            for start, (nbytes, _), fit in zip(self.starts, needed, fits, strict=True)
+        ]
+        self.back = len(needed)
+        if self.shift or not all(fits):
+            while self.back and self.starts[self.back - 1] - 8 + self.shift >= offset:
+                if not _says(source, self.starts[self.back - 1] - 8 + self.shift, needed[self.back - 1][1]):
+                    break
+                self.back -= 1
+        self.first = self._first_wrong()
+        self.contradicted = self.first < len(needed) and fits[self.first] is False
+
+    def _first_wrong(self) -> int:
+        """But for numbers that alone are wrong: what follows them is in its place."""
+        found = position = len(self.fits)
+        firm = False  # whether the next number that proves something is right, and all before it
+        while position:
+            position -= 1
+            fits = self.fits[position]
+            alone = fits is False and (firm or (not self.shift and self.back <= position + 1))
+            if not fits and not alone:
+                found = position
+            firm = bool(fits) and (firm or not self._by_chance(position, -self.shift))
+        return found
+
+    def places(self) -> tuple[int, int]:
+        """The least and the greatest offset, in a sound stream, from which on bytes were lost or before which inserted.
+
+        The least is greater where one place does not explain what there is.
+        """
+        gap = max(0, -self.shift)
+        least, most = self.offset, min(self.end, self.size)
+        if self.contradicted:
+            most = self.starts[self.first] - 1
+        if self.back:
+            least = max(least, self.starts[self.back - 1] - 8 - gap + 1)
+        firm = (i for i in reversed(range(self.first)) if self.fits[i] and not self._by_chance(i, -self.shift))
+        least = max(least, max((self.starts[index] for index in firm), default=0))
+        firm = (i for i in range(self.back, len(self.needed)) if not self._by_chance(i, self.shift))
+        most = min(most, min((self.starts[index] - 8 - gap for index in firm), default=most))
+        return least, most
+
+    def _by_chance(self, index: int, shift: int) -> bool:
+        """Whether a number can be right though bytes of another place stand there: ``shift`` further on in a sound
+        stream. Another number can say the same, a number can stand among values, and zeros are everywhere."""
+        numel = self.needed[index][1]
+        if not numel:
+            return True
+        place = self.starts[index] - 8 + shift
+        other = bisect_right(self.starts, place + 8) - 1
+        if other < 0 or not shift:
+            return False
+        if place == self.starts[other] - 8:
+            return self.needed[other][1] == numel
+        nbytes, count = self.needed[other]
+        inside = place - self.starts[other]
+        return numel < _STRONG and 0 <= inside < nbytes and nbytes == 8 * count and inside % 8 == 0
+
+    def damaged_in_several_places(self) -> list[Placed]:
+        """What is before the first wrong number, or behind the last, each as far as numbers prove it that say much."""
+        # where numbers are right from both ends, a stretch is there twice: before it one end proves, behind it the other
+        low, high = max(0, min(self.first - 1, self.back)), self.back - 1
+        while low and not (self.fits[low] and self.needed[low][1] >= _STRONG):
+            low -= 1
+        while high + 1 < len(self.needed) and self.needed[high + 1][1] < _STRONG:
+            high += 1
+        found = self.front[:low]
+        for index in range(low, high + 1):
+            why = BROKEN if index < self.first else UNKNOWN
+            found.append(Placed(self.starts[index], 0, why if self.needed[index][0] else ""))
+        behind = range(high + 1, len(self.needed))
+        return [*found, *(Placed(self.starts[i] + self.shift, self.needed[i][0], "") for i in behind)]
+
+
+def _says(source: Source, position: int, numel: int) -> bool | None:
+    """Whether the number there is ``numel``; None: there is no number."""
+    count = source.read_at(position, 8)
+    return int.from_bytes(count, "little", signed=True) == numel if len(count) == 8 else None
 
 
 def _locate(
@@ -244,7 +352,8 @@ def _locate(
         if storage.record is None and storage.location != "meta":
             problems.append(Problem(f"storage {key_text[:40]} is missing: {storage.nbytes:,} bytes", storage.id))
     if offset < source.size:
-        container.facts["trailing"] = f"{source.size - offset:,} bytes after the last storage"
+        count = source.size - offset
+        container.facts["trailing"] = f"{count:,} byte{'s' * (count > 1)} after the last storage"
 
 
 def _views(storages: _LegacyStorages) -> None:

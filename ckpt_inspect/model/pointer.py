@@ -39,6 +39,14 @@ def split(pointer: str) -> list[str]:
     return [unescape(segment) for segment in pointer.split("/")]
 
 
+def parted(pointer: str) -> tuple[str, str]:
+    """The pointer of what holds an entry, and its raw key: ``join`` puts them together again."""
+    above, slash, segment = pointer.rpartition("/")
+    if not above and slash:  # in the root entry called ""
+        return ("/", unescape(segment)) if segment else ("", "")
+    return above, unescape(segment)
+
+
 def is_below(pointer: str, ancestor: str) -> bool:
     """Whether ``pointer`` is ``ancestor`` or something inside it."""
     return not ancestor or pointer == ancestor or pointer.startswith(ancestor if ancestor == "/" else ancestor + "/")

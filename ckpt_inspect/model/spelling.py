@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from shlex import quote
 
 # Control characters, line separators, bidirectional overrides, invisible marks, surrogates, tag characters:
@@ -52,6 +53,34 @@ def _character(match: re.Match[str]) -> str:
     return _CHARACTERS.get(match[0]) or chr(int(match[0][2:], 16))
 
 
+def shell_word(text: str) -> str:
+    """A word as it is typed in a shell: quoted where that is needed; what cannot be typed as ``$'…'``."""
+    if _UNSAFE.search(text) is None:
+        return quote(text)
+    plain = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{_UNSAFE.sub(_as_bytes, plain)}'"
+
+
+def _as_bytes(match: re.Match[str]) -> str:
+    data = match[0].encode("utf-8", "surrogateescape" if "\udc80" <= match[0] <= "\udcff" else "surrogatepass")
+    return _SHORT.get(match[0]) or "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def as_path(path: str) -> str:
+    """A path where an option could stand: one that begins with a dash would be taken for one."""
+    return f"./{path}" if path.startswith("-") else path
+
+
+def shell_path(path: str) -> str:
+    """A path as it is typed in a shell, after a command."""
+    return shell_word(as_path(path))
+
+
+def shell_join(words: Iterable[str]) -> str:
+    """Words as they are typed in a shell; paths among them have gone through ``as_path``."""
+    return " ".join(map(shell_word, words))
+
+
 def quoted(name: str) -> str:
-    """A name in quotes that a shell takes away."""
+    """A name in quotes that a shell takes away; what cannot be typed is printed with escapes, and understood so."""
     return f"'{name}'" if (word := quote(name)) == name else word

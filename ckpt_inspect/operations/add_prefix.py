@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
 from ..errors import SelectionError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
+from ..model.spelling import shell_path
 from .rename import Plan, section_keys, target
 
 
@@ -39,5 +38,5 @@ def refuse_objects(kind: str, path: str) -> None:
         raise UnsupportedError(
             "a module object: its names live in code and registries, not in a table of keys",
             path=path,
-            hint=f"Make a state_dict first: ckpt convert {quote(path)} --weights-only -o weights.pt",
+            hint=f"Make a state_dict first: ckpt convert {shell_path(path)} --weights-only -o weights.pt",
         )

@@ -6,7 +6,6 @@ The verdict is torch's own ``load_state_dict(strict=True)``, run without values 
 from __future__ import annotations
 
 from collections.abc import Callable
-from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError, SelectionError
@@ -15,6 +14,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.problem import Problem
 from ..model.section import Section
+from ..model.spelling import shell_path
 from .causes import causes
 from .fix import Fix, dropping, find_fix, rescue, tied
 from .leftovers import harmless, is_renamed
@@ -351,7 +351,7 @@ def _with_scores(error: SelectionError, checkpoint: Checkpoint, model: Section) 
     if len(scores) > 1:
         of = sum(info.persistent for info in model.values())
         listed = ", ".join(f"{pointer}: {fits} of {of} tensors match" for fits, pointer in scores[:4])
-        error.hint = f"{listed}. Name one: {quote(f'{checkpoint.path}#{scores[0][1]}')}"
+        error.hint = f"{listed}. Name one: {shell_path(f'{checkpoint.path}#{scores[0][1]}')}"
     return error
 
 

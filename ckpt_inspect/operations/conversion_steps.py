@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-from shlex import join
 
 from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
@@ -29,6 +28,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.devices import DeviceMap
 from ..model.lost import Lost, listed
 from ..model.source import Source
+from ..model.spelling import as_path, shell_join
 from . import remap, strip_prefix
 from .conversion import SHARD, Asked, Conversion
 from .rename import Plan
@@ -77,7 +77,7 @@ class Steps:
                 f"nothing would be left of its {had:,} tensor{'s' if had > 1 else ''}: "
                 f"{listed(f'{name} ({why})' for name, why in self.made.removed) or ', '.join(self.made.dropped[:5])}",
                 path=self.made.original.path,
-                hint=f"See them: {join(['ckpt', 'ls', '--long', self.made.original.path])}",
+                hint=f"See them: {shell_join(['ckpt', 'ls', '--long', as_path(self.made.original.path)])}",
             )
 
     def _pickled(self, what: str) -> Checkpoint:

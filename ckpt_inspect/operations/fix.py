@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from shlex import join
 from typing import NamedTuple
 
 from ..commands import COMMANDS
@@ -18,6 +17,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.spec import is_spec
+from ..model.spelling import as_path, shell_join
 from ..model.wrappers import COUNTER
 from .leftovers import HARMLESS
 from .like import like
@@ -118,12 +118,12 @@ def dropping(
             how = ["--like", *model_words, "--drop-mismatched"]
     words = ["remap", argument(checkpoint, section), *how]
     of = sum(info.persistent for info in model.values())
-    return Fix(join(["ckpt", *words, "-o", beside(checkpoint.path, "partial")]), matched, of, False, pairs)
+    return Fix(shell_join(["ckpt", *words, "-o", beside(checkpoint.path, "partial")]), matched, of, False, pairs)
 
 
 def rescue(checkpoint: Checkpoint) -> str:
     """The command that makes of a damaged file one of what is whole."""
-    return join(["ckpt", "salvage", checkpoint.path, "-o", beside(checkpoint.path, "salvaged")])
+    return shell_join(["ckpt", "salvage", as_path(checkpoint.path), "-o", beside(checkpoint.path, "salvaged")])
 
 
 def tied(checkpoint: Checkpoint, section: Section, twins: dict[str, str], of: int) -> Fix:
@@ -134,7 +134,7 @@ def tied(checkpoint: Checkpoint, section: Section, twins: dict[str, str], of: in
     out = beside(f"{os.path.splitext(checkpoint.path.rstrip('/'))[0]}.pt", "tied")
     command = _script(_read(checkpoint, section), out, lines)
     if "convert" in COMMANDS and twins.keys() <= dict(dropped_ties(checkpoint, section)).keys():
-        command = join(["ckpt", "convert", checkpoint.path, "-o", out])  # the file says what is tied
+        command = shell_join(["ckpt", "convert", as_path(checkpoint.path), "-o", out])  # the file says what is tied
     return Fix(command, of, of, True, KeyMap({key: key for key in section_keys(section)}))
 
 
@@ -151,7 +151,7 @@ def _text(value: str) -> str:
 def _script(read: str, out: str, lines: Iterable[str] = ()) -> str:
     """Python on one line that writes a state_dict to a new file."""
     steps = ["import torch, ckpt_inspect.torch as ct", f"s = {read}", *lines, f"torch.save(s, {_text(out)})"]
-    return join(["python", "-c", "; ".join(steps)])
+    return shell_join(["python", "-c", "; ".join(steps)])
 
 
 class _Search:
@@ -288,7 +288,7 @@ class _Search:
     def fix(self, one: _Candidate, of: int, loads: bool) -> Fix:
         own = one.words[0] != "strip-prefix" and self.section.kind == "module"
         out = beside(f"{os.path.splitext(self.checkpoint.path)[0]}.pt" if own else self.checkpoint.path, one.suffix)
-        command = join(["ckpt", *one.words, "-o", out])
+        command = shell_join(["ckpt", *one.words, "-o", out])
         return Fix(self.first + command if own else command, one.matched, of, loads, one.keys)
 
 

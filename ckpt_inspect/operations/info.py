@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from shlex import join
 from typing import Any, NamedTuple
 
 from ..commands import COMMANDS
@@ -19,6 +18,7 @@ from ..model.graph import Global, Opaque, Persistent, Pickle
 from ..model.keymap import KeyMap
 from ..model.lost import listed
 from ..model.section import Section
+from ..model.spelling import as_path, shell_join, shell_path, shell_word
 from ..model.tensor import TensorInfo
 from ..model.wrappers import COUNTER, LEADING, find_prefixes, nested_prefixes, strip_wrappers, wrapper_name
 from .naming import remap_words, selected
@@ -312,7 +312,7 @@ def _subscripts(checkpoint: Checkpoint, pointer: str) -> str | None:
 def _hints(found: Info) -> list[Hint]:
     """What a user is likely to want next; commands only where they exist."""
     checkpoint = found.checkpoint
-    quoted = _quote(checkpoint.path)
+    quoted = shell_path(checkpoint.path)
     hints = _wrapper_hints(found)
     hints += [*_average_hints(found), *_weights_hints(found)]
     for big in found.oversized[:3]:
@@ -325,10 +325,10 @@ def _hints(found: Info) -> list[Hint]:
             them = "them" if len(big.names) > 1 else "it"
             message = f"{names} {big.used:,} of the {big.stored:,} bytes stored for {them}"
             if checkpoint.format in _CONVERTED:
-                arguments = f"{quoted} --slim -o {_quote(_beside(checkpoint.path, 'slim'))}"
+                arguments = f"{quoted} --slim -o {shell_path(_beside(checkpoint.path, 'slim'))}"
                 hints.append(_hint("oversized", message, "convert", arguments))
             else:
-                arguments = f"--long --filter {_quote(_literal_glob(big.names[0]))} {quoted}"
+                arguments = f"--long --filter {shell_word(_literal_glob(big.names[0]))} {quoted}"
                 hints.append(_hint("oversized", message, "ls", arguments))
     return hints + _conversion_hints(found)
 
@@ -349,11 +349,11 @@ def _wrapper_hints(found: Info) -> list[Hint]:
             whole.setdefault(prefix.section, []).append(prefix)
     hints = []
     stripped = {pointer: these for pointer, these in whole.items() if COUNTER not in checkpoint.sections[pointer]}
-    path = _quote(selected(checkpoint))
+    path = shell_path(selected(checkpoint))
     if stripped:
         hints.append(_hint(
             "wrapper-prefix", f"{_carried(stripped)}: the bare model will call them missing",
-            "strip-prefix", f"{path} -o {_quote(_beside(checkpoint.path))}",
+            "strip-prefix", f"{path} -o {shell_path(_beside(checkpoint.path))}",
         ))  # fmt: skip
     for pointer in [pointer for pointer in whole if pointer not in stripped]:
         section = checkpoint.sections[pointer]
@@ -362,12 +362,12 @@ def _wrapper_hints(found: Info) -> list[Hint]:
         words = remap_words(checkpoint, section, bare)
         carried = _carried({pointer: whole[pointer]}, f" but {COUNTER}")
         message = f"{carried}: the bare model will call them missing, and {COUNTER} unexpected"
-        hints.append(Hint("wrapper-prefix", message, join(words) if words else None))
+        hints.append(Hint("wrapper-prefix", message, shell_join(words) if words else None))
     if inside and not whole:
         places = listed((prefix.prefix.removesuffix(f".{LEADING}.") for prefix in inside), 3)
         hints.append(_hint(
             "wrapper-prefix", f"'module' is the only child of {places}: likely DataParallel/DDP inside the model",
-            "strip-prefix", f"{path} --nested -o {_quote(_beside(checkpoint.path))}",
+            "strip-prefix", f"{path} --nested -o {shell_path(_beside(checkpoint.path))}",
         ))  # fmt: skip
     return hints
 
@@ -397,7 +397,7 @@ def _average_hints(found: Info) -> list[Hint]:
                 checkpoint, section, KeyMap({k: None if k in copies else k for k in section_keys(section)})
             )
             message = f"{len(copies):,} keys are moving averages of others ({key} of {twin}): the bare model will call them unexpected"
-            return [Hint("averages", message, join(words) if words else None)]
+            return [Hint("averages", message, shell_join(words) if words else None)]
     return []
 
 
@@ -417,13 +417,13 @@ def _conversion_hints(found: Info) -> list[Hint]:
     if away:
         hints.append(_hint(
             "device", f"it names {', '.join(away[:4])}: where there is none, loading or running it fails",
-            "convert", f"{_quote(path)} --device cpu -o {_quote(_beside(path, 'cpu'))}",
+            "convert", f"{shell_path(path)} --device cpu -o {shell_path(_beside(path, 'cpu'))}",
         ))  # fmt: skip
     kept = any(info.persistent for _, _, info in checkpoint.tensors())
     if not found.weights_only.ok and checkpoint.format in _CONVERTED and kept and not found.packed:
         hints.append(_hint(
             "weights-only", "weights_only=True refuses it; its tensors and plain data alone would pass",
-            "convert", f"{_quote(path)} --weights-only -o {_quote(_beside(path, 'weights', '.pt'))}",
+            "convert", f"{shell_path(path)} --weights-only -o {shell_path(_beside(path, 'weights', '.pt'))}",
         ))  # fmt: skip
     return hints
 
@@ -433,7 +433,7 @@ def _weights_hints(found: Info) -> list[Hint]:
     path, candidates = found.checkpoint.path, found.candidates
     if found.checkpoint.selected is not None or not candidates or candidates == [""]:
         return []
-    first = _quote(f"{path}#{candidates[0]}")
+    first = shell_path(f"{path}#{candidates[0]}")
     if len(candidates) == 1:
         return [_hint("weights-inside", f"the weights are in {candidates[0]!r}", "tree", first)]
     every = listed(candidates, 5)
@@ -442,6 +442,7 @@ def _weights_hints(found: Info) -> list[Hint]:
 
 def _beside(path: str, word: str = "stripped", otherwise: str = "") -> str:
     """A name for the new file: ``run.stripped.ckpt``; one that has no suffix gets ``otherwise``."""
+    path = as_path(path)
     stem, dot, suffix = path.rstrip("/").rpartition(".")
     return f"{stem}.{word}.{suffix}" if dot and "/" not in suffix else f"{path.rstrip('/')}.{word}{otherwise}"
 
@@ -453,9 +454,3 @@ def _literal_glob(text: str) -> str:
 
 def _hint(code: str, message: str, command: str, arguments: str) -> Hint:
     return Hint(code, message, f"ckpt {command} {arguments}" if command in COMMANDS else None)
-
-
-def _quote(text: str) -> str:
-    from shlex import quote
-
-    return quote(text)

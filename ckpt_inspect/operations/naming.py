@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
+from ..model.spelling import as_path
 
 if TYPE_CHECKING:
     from ..torch.models import Model
@@ -31,12 +32,13 @@ def argument(checkpoint: Checkpoint, section: Section) -> str:
     """FILE, or FILE#SECTION where that needs to be said."""
     whole = checkpoint.whole or checkpoint
     if whole.candidates() == [section.pointer]:
-        return checkpoint.path
-    return f"{checkpoint.path}#{section.pointer}"
+        return as_path(checkpoint.path)
+    return as_path(f"{checkpoint.path}#{section.pointer}")
 
 
 def beside(path: str, word: str) -> str:
     """A name for a new file beside this one, that is not there yet: ``run.stripped.ckpt``."""
+    path = as_path(path)
     stem, dot, suffix = path.rstrip("/").rpartition(".")
     if not dot or "/" in suffix:
         stem, suffix = path.rstrip("/"), ""
@@ -72,4 +74,4 @@ def model_words(model: Model) -> list[str]:
 
 def check_words(checkpoint: Checkpoint, model: Model) -> list[str]:
     """``ckpt check FILE --model SPEC``"""
-    return ["ckpt", "check", selected(checkpoint), "--model", *model_words(model)]
+    return ["ckpt", "check", as_path(selected(checkpoint)), "--model", *model_words(model)]

@@ -9,6 +9,7 @@ from ..errors import CorruptError, MissingKeyError, UnsupportedError
 from ..formats.logical import logical
 from ..model.checkpoint import Checkpoint
 from ..model.source import Source
+from ..model.spelling import shell_path, shell_word
 from ..model.tensor import TensorInfo
 from .damage import damage_of
 from .operands import operand
@@ -33,14 +34,16 @@ def save_npy(checkpoint: Checkpoint, name: str, out: str, slice: str | None = No
         CorruptError: its bytes fail their checksum.
         OutputExistsError: ``out`` is there.
     """
-    from ..containers.output import replace_file
+    from ..containers.output import keep_read, replace_file
+    from .save import paths_of
 
+    keep_read(out, paths_of(checkpoint), "the checkpoint", "--save FILE")
     info = _tensor(checkpoint, name)
     hurt = damage_of([info]).of(info)
     if hurt:
         raise CorruptError(
             f"{name!r} is not written: {hurt[0]}", path=checkpoint.path,
-            hint=f"To see what is there: ckpt show {checkpoint.path} {name} --slice ''",
+            hint=f"To see what is there: ckpt show {shell_path(checkpoint.path)} {shell_word(name)} --slice ''",
         )  # fmt: skip
     view = sliced(info, slice) if slice is not None else info
     dtype, body = _content(view)

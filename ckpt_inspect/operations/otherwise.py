@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
+from ..model.spelling import shell_join
 from .fix import Fix
 from .leftovers import HARMLESS
 from .naming import check_words
@@ -58,7 +58,7 @@ def built_otherwise(
     if module is None or not loads(module):
         return None
     of = sum(info.persistent for info in section_of(module).values())
-    return Fix(join(check_words(checkpoint, model)), of, of, True, KeyMap({}))
+    return Fix(shell_join(check_words(checkpoint, model)), of, of, True, KeyMap({}))
 
 
 def _shapes(section: Section) -> Shapes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from ..model.spelling import as_path, shell_join
 from .naming import model_words, selected
 from .plain import safe
 from .trial import as_indices, forward_dict, load
@@ -103,7 +103,7 @@ def run(
         raise SelectionError(
             f"a {checkpoint.format} file holds weights, and no code that could be run",
             path=checkpoint.path,
-            hint=f"Name the model they are for: {join(['ckpt', 'run', selected(checkpoint)])} --model nets.py:Net --input 1,3,32,32",
+            hint=f"Name the model they are for: {shell_join(['ckpt', 'run', as_path(selected(checkpoint))])} --model nets.py:Net --input 1,3,32,32",
         )
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch is imported: its profiler is talkative
     from ..torch.forward import make_inputs, run_forward
@@ -124,7 +124,12 @@ def run(
     try:
         parts, why = watch(module, fed)
     except ModelError as error:
-        words = ["ckpt", "run", selected(checkpoint), *(["--model", *model_words(model)] if model is not None else [])]
+        words = [
+            "ckpt",
+            "run",
+            as_path(selected(checkpoint)),
+            *(["--model", *model_words(model)] if model is not None else []),
+        ]
         error.hint = as_indices(error, inputs, words) or error.hint
         raise
     why = "; ".join(filter(None, [why, rebuilt[1] if rebuilt is not None else None])) or None

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..containers import output
 from ..containers.copying import Piece, size_of
 from ..containers.zip import without_directory
 from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
-from ..formats import open_checkpoint, open_source, salvaging, split_section, torch_zip
+from ..formats import objects, open_checkpoint, open_source, salvaging, sharded, split_section, torch_zip
 from ..formats.archive import WRONG_CHECKSUM, archive_in
-from ..formats.remedies import SALVAGED
+from ..formats.hidden import hidden
+from ..formats.rebuild import is_rebuild
+from ..formats.remedies import COPY_AGAIN, SALVAGED, gives_entries
 from ..formats.stock import NAN, ZEROS, Stock, pickle_of, stocks_of
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
-from ..model.lost import Lost
+from ..model.lost import Lost, listed
 from ..model.problem import Problem
+from ..model.spelling import shell_path
 from ..model.storage import Container, Record
 from ..model.tensor import TensorInfo
 from ..pickles.limits import DEFAULT
 from .plain import safe
+from .save import paths_of
 from .verify import Verification, verify, verify_file
 
 SCHEMA = "ckpt-inspect/salvage/1"
@@ -37,7 +41,7 @@ class Salvage:
         path: the damaged file or directory.
         out: where it was written, None if it was not.
         rescued: names of the tensors that are whole, in saved order.
-        lost: those that are not.
+        lost: those that are not; ``zeroed``: how many of them zeros are put for where NaN were asked for.
         fill: what stands in the place of the lost ones; None: they are left out.
         notes: what else is to be known.
         damaged: whether anything was wrong with the file at all.
@@ -50,6 +54,7 @@ class Salvage:
         self.out: str | None = None
         self.rescued: list[str] = []
         self.lost: list[Lost] = []
+        self.zeroed = 0
         self.notes: list[str] = []
         self.damaged = False
         self.nbytes = 0
@@ -91,27 +96,36 @@ def salvage(path: str, out: str | None = None, *, fill: str | None = None, force
     """
     if fill not in (None, *FILLS):
         raise SelectionError(f"nothing is filled with {fill!r}", hint=f"It can be {' or '.join(FILLS)}.")
-    if out is not None and os.path.exists(out) and os.path.exists(path) and os.path.samefile(path, out):
-        raise SelectionError("the damaged file is not overwritten", path=out, hint="Write to a new file: -o OUT")
     if not os.path.exists(path):
         path, _ = split_section(path)  # the whole file is rescued
     found = Salvage(path, fill)
     with _open(path, found) as checkpoint:
         if checkpoint.format not in SALVAGED:
+            coded = checkpoint.format.startswith("torchscript")
             raise UnsupportedError(
-                f"{checkpoint.format} files are not salvaged: their code and their tensors belong together",
+                f"{checkpoint.format} files are not salvaged: "
+                + (
+                    "their code and their tensors belong together" if coded else f"it is done for {', '.join(SALVAGED)}"
+                ),
                 path=path,
-                hint=f"See what is hurt: ckpt verify {path}",
+                hint=f"See what is hurt: ckpt verify {shell_path(path)}",
             )
+        if out is not None:
+            output.keep_read(out, [path, *paths_of(checkpoint)], f"the damaged {_kind(checkpoint)}")
         _plan(found, checkpoint)
-        if not found.rescued and (found.lost or found.damaged):
-            raise CorruptError("nothing in it is whole", path=path, hint=found.lost[0].why if found.lost else None)
+        if not found.rescued and (found.lost or found.damaged) and not gives_entries(checkpoint):
+            why = f": {found.lost[0].why}" if found.lost else ""
+            raise CorruptError(f"nothing in it is whole{why}", path=path, hint=COPY_AGAIN)
         if out is not None:
             _write(found, checkpoint, out, force, progress)
             unsound = _unsound(out)
             found.notes += unsound
             found.damaged = found.damaged or bool(unsound)
     return found
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    return "checkpoint" if checkpoint.format == "sharded" else "file"
 
 
 def _unsound(out: str) -> list[str]:
@@ -148,10 +162,14 @@ def _open(path: str, found: Salvage) -> Checkpoint:
 # -- what there is ----------------------------------------------------------------------------------------------
 
 
+# Parts of the notes of ``verify`` that are to be known of what is rescued, too.
+_TAKEN = ("checksum: written", "edit in place", "trailing")
+
+
 def _plan(found: Salvage, checkpoint: Checkpoint) -> None:
     checked = verify(checkpoint)
     found.damaged = not checked.ok
-    found.notes += [note for note in checked.notes if "record has a checksum" in note or "edit in place" in note]
+    found.notes += [note for note in checked.notes if any(part in note for part in _TAKEN)]
     if any(part.format in ("torch-legacy", "safetensors") for part in (checkpoint, *checkpoint.parts)):
         found.notes.append("nothing proves the values: this format has no checksums")
     why = {damage.record: damage.why for damage in checked.damaged if damage.record is not None}
@@ -180,6 +198,7 @@ def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[s
         if problem.node is not None:  # a tensor that could not even be described
             lost[id(problem.node)] = [Lost(name, problem.partition(": ")[2]) for name in problem.names]
     filling, set_of_kept = found.fill is not None, set(kept)
+    found.zeroed += _zeroed(checkpoint, stocks, found.fill, {entry.name for each in lost.values() for entry in each})
     found.lost += dict.fromkeys(each for entries in lost.values() for each in entries)
     found.rescued += kept
     if pickle is None:
@@ -189,6 +208,7 @@ def _plan_file(found: Salvage, checkpoint: Checkpoint, name: str, why: Mapping[s
         found.files[name] = salvaging.safetensors_pieces(container, tensors, stocks, found.fill)
         return
     gone = {key for key, entries in lost.items() if not filling or any(e.why.startswith("needs ") for e in entries)}
+    _note_arguments(found, pickle, gone, lost)
     data = _original(container, pickle) if not gone else salvaging.new_pickle(pickle, gone)
     if checkpoint.format == "torch-legacy":
         found.files[name] = salvaging.legacy_pieces(container, data, stocks, found.fill)
@@ -212,8 +232,30 @@ def _note_unproved(found: Salvage, checkpoint: Checkpoint, stocks: Mapping[str, 
         )
     ]
     if names:
-        listed = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
-        found.notes.append(f"the file ends where the checksum of {listed} should be: nothing proves those bytes")
+        found.notes.append(
+            f"the file ends where the checksum of {listed(names, 5)} should be: nothing proves those bytes"
+        )
+
+
+def _zeroed(checkpoint: Checkpoint, stocks: Mapping[str, Stock], fill: str | None, lost: set[str]) -> int:
+    """How many of the tensors that are filled have a dtype without NaN."""
+    count = 0
+    for name, _, info in checkpoint.tensors() if fill == NAN else ():
+        used = [stocks.get(part.storage.id) for part in info.components() if part.storage is not None]
+        count += name in lost and any(stock is not None and stock.filler(fill) == ZEROS for stock in used)
+    return count
+
+
+def _note_arguments(found: Salvage, pickle: Pickle, gone: set[int], lost: Mapping[int, list[Lost]]) -> None:
+    """Name what an object is made of: it gets None instead, and may not bear it."""
+    for call in pickle.calls if gone else ():
+        args = call.args if type(call.args) is tuple else ()
+        names = [entry.name for arg in args if id(arg) in gone for entry in lost[id(arg)]]
+        if names and not is_rebuild(call):
+            found.notes.append(
+                f"{objects.class_name(call)} is made of {listed(names)} and gets None instead: it may refuse to be "
+                "loaded; with --fill zeros it gets a tensor"
+            )
 
 
 def _original(container: Container, pickle: Pickle) -> bytes:
@@ -240,7 +282,25 @@ def _sort(checkpoint: Checkpoint, stocks: Mapping[str, Stock]) -> tuple[dict[int
             lost.setdefault(id(info.node), []).append(Lost(name, reason))
         else:
             kept.append(name)
+    for node, hurt in _hidden(checkpoint, stocks):
+        lost.setdefault(node, []).append(hurt)
     return lost, kept
+
+
+def _hidden(checkpoint: Checkpoint, stocks: Mapping[str, Stock]) -> Iterator[tuple[int, Lost]]:
+    """What is hurt beside the tensors that have names: ``id`` of its node, 0 where no part of it can be taken out."""
+    pickle = pickle_of(checkpoint.containers[0])
+    hurt = {name.rpartition("/")[2]: stock for name, stock in stocks.items() if stock.there < stock.nbytes}
+    if pickle is None or not hurt:
+        return
+    known = {id(info.node) for _, _, info in checkpoint.tensors()}
+    for found in hidden(pickle, hurt, known):
+        why = hurt[found.key].why
+        if found.understood:
+            yield id(found.node), Lost(found.name, why)
+        else:
+            text = f"{why}; an object that is not understood needs storage {found.key}: it is filled"
+            yield 0, Lost(found.name, text)
 
 
 def _reason(info: TensorInfo, stocks: Mapping[str, Stock]) -> str:
@@ -267,20 +327,22 @@ def _plan_shards(found: Salvage, checkpoint: Checkpoint, checked: Verification, 
     placed: dict[str, str] = {}  # key -> the shard that it is in, whole or not
     rescued: dict[str, str] = {}
     nbytes: dict[str, int] = {}
-    for shard in checkpoint.parts:
-        name = os.path.relpath(shard.containers[0].path, folder or ".").replace(os.sep, "/")
-        mine = {r.removeprefix(f"{name}:"): text for r, text in why.items() if r.startswith(f"{name}:")}
-        _restore_ids(shard, f"{name}:")
+    entries: dict[str, tuple[str, list[str]]] = {}  # of each shard: its path, and its entries that are no tensors
+    for name, shard, mine, notes in _shards(checkpoint, folder, why):
         of_shard = Salvage(shard.path, found.fill)
+        found.notes += notes
+        inside = shard.sections[""].tensors if "" in shard.sections else {}
         try:
             _plan_file(of_shard, shard, name, mine)
+            entries[name] = shard.path, [value.name for value in shard.values]
         except CorruptError as error:
-            of_shard.lost = [Lost(key, error.message) for key in shard.sections[""]]
+            of_shard.lost = [Lost(pointers.escape(key), error.message) for key in inside]
         found.notes += [note for note in of_shard.notes if note not in found.notes]
         found.lost += of_shard.lost
+        found.zeroed += of_shard.zeroed
         found.files.update(of_shard.files)
         found.archives.update(of_shard.archives)
-        for key, info in shard.sections[""].items():
+        for key, info in inside.items():
             if key not in placed or weight_map.get(key) == name:
                 placed[key], nbytes[key] = name, info.nbytes
         for key in map(pointers.unescape, of_shard.rescued):
@@ -300,15 +362,49 @@ def _plan_shards(found: Salvage, checkpoint: Checkpoint, checked: Verification, 
     kept = {
         k: (rescued.get(k) or filled[k]) for k in dict.fromkeys([*weight_map, *rescued]) if k in rescued or k in filled
     }
-    for name in written - set(kept.values()):  # what is in it is in another shard, or lost
+    for name in sorted(written - set(kept.values())):  # what is in it is in another shard, or lost
         found.files.pop(name, None)
         found.archives.pop(name, None)
+        path, left = entries.get(name, ("", []))
+        if left:
+            found.notes.append(
+                f"shard {name} is left out, for no tensor in it is whole, and with it {listed(left)}: "
+                f"ckpt salvage {shell_path(path)} -o OUT"
+            )
     document = {**index.graphs["index"], "weight_map": kept}
     metadata = document.get("metadata")
     if kept != weight_map and isinstance(metadata, dict) and "total_size" in metadata:
         document["metadata"] = {**metadata, "total_size": sum(nbytes[key] for key in kept)}
     text = json.dumps(document, indent=2) + "\n"
     found.files[os.path.basename(index.path)] = [text.encode()]
+
+
+def _shards(
+    checkpoint: Checkpoint, folder: str, why: Mapping[str, str]
+) -> Iterator[tuple[str, Checkpoint, dict[str, str], list[str]]]:
+    """Each shard with its name, what is wrong with its records, and notes; those too that only salvage can open."""
+    opened: list[str] = []
+    for shard in checkpoint.parts:
+        path = shard.containers[0].path
+        opened.append(os.path.realpath(path))
+        name = os.path.relpath(path, folder or ".").replace(os.sep, "/")
+        _restore_ids(shard, f"{name}:")
+        yield name, shard, {r.removeprefix(f"{name}:"): t for r, t in why.items() if r.startswith(f"{name}:")}, []
+    for name in sorted(sharded.names(checkpoint)):
+        path = os.path.join(folder, name)
+        if os.path.realpath(path) in opened:
+            continue
+        alone = Salvage(path, None)
+        try:
+            shard = _open(path, alone)
+        except CheckpointError:
+            continue  # that is said already
+        checkpoint.containers += shard.containers  # they are closed with the others
+        opened.append(os.path.realpath(path))
+        if shard.format in SALVAGED:
+            damaged = verify(shard).damaged
+            notes = [f"shard {name}: {note}" for note in alone.notes]
+            yield name, shard, {d.record: d.why for d in damaged if d.record is not None}, notes
 
 
 def _restore_ids(shard: Checkpoint, prefix: str) -> None:
@@ -330,7 +426,7 @@ def _write(found: Salvage, checkpoint: Checkpoint, out: str, force: bool, progre
         total += sum(content.nbytes + 256 for content in contents)
     if checkpoint.format == "sharded":
         index = checkpoint.containers[0]
-        shards = {name for name in index.graphs["index"]["weight_map"].values() if "/" not in name}
+        shards = sharded.names(checkpoint)
         found.nbytes = output.replace_directory(
             out, files, force=force, replaces=shards, like=index.path, total=total, progress=progress
         )

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from ..containers import journal, output
 from ..errors import CheckpointError, UnsupportedError
-from ..formats import drafts, open_checkpoint
+from ..formats import drafts, open_checkpoint, sharded
 from ..formats.rewrite import NewFile, rewritten
 from ..model.checkpoint import Checkpoint
 from .proven import Proof
+from .sums import files_of
 
 
 class Written(NamedTuple):
@@ -55,9 +56,18 @@ def _shards_in(folder: str) -> list[str]:
     """The files of a sharded checkpoint that is there: they may go when another takes its place."""
     try:
         with open_checkpoint(folder) as old:
-            return [os.path.basename(container.path) for container in old.containers]
+            return list(files_of(old))
     except CheckpointError:
         return []
+
+
+def paths_of(checkpoint: Checkpoint) -> list[str]:
+    """All files that a checkpoint is made of, those that could not be opened too."""
+    whole = checkpoint.origin or checkpoint
+    whole = whole.whole or whole
+    found = [container.path for container in whole.containers]
+    folder = os.path.dirname(found[0]) if found else ""
+    return [*found, *(os.path.join(folder, name) for name in sharded.names(whole))]
 
 
 def save_in_place(checkpoint: Checkpoint) -> Written:
@@ -103,8 +113,13 @@ def _edited(file: NewFile) -> int:
     return sum(len(data) for _, data in plan.overwrite) + sum(map(len, plan.append)) + len(plan.last)
 
 
-def save_text(text: str, out: str, option: str, *, force: bool = False) -> None:
-    """Write a small text file whole or not at all; ``option`` is how the command line names it."""
+def save_text(text: str, out: str, option: str, read: Checkpoint, *, force: bool = False) -> None:
+    """Write a small text file whole or not at all; ``option`` is how the command line names it.
+
+    Raises:
+        SelectionError: it is a file of the checkpoint ``read``.
+    """
+    output.keep_read(out, paths_of(read), "the checkpoint", option)
     output.replace_file(out, [text.encode("utf-8", "surrogateescape")], force=force, out=option)
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from math import prod
-from shlex import join, quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.copying import Progress
@@ -21,7 +20,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.graph import Opaque, Pickle
 from ..model.problem import Problem
 from ..model.section import Section, Value
-from ..model.spelling import unescape
+from ..model.spelling import as_path, shell_join, shell_path, unescape
 from ..model.tensor import TensorInfo
 from .damage import damage_of
 from .ls import Row, row_dict
@@ -167,7 +166,9 @@ def find(checkpoint: Checkpoint, name: str) -> tuple[str, Section, TensorInfo]:
         info = checkpoint[meant]
     except SelectionError as error:
         key = next(full for full, _, info in checkpoint.tensors() if info.key == name)
-        error.hint = f"Name one of them: {join(['ckpt', 'show', selected(checkpoint), *after_options(key)])}"
+        error.hint = (
+            f"Name one of them: {shell_join(['ckpt', 'show', as_path(selected(checkpoint)), *after_options(key)])}"
+        )
         raise
     return next(row for row in checkpoint.tensors() if row[2] is info)
 
@@ -375,7 +376,7 @@ def _other(found: Shown, checkpoint: Checkpoint, name: str, all_of_it: bool) -> 
         found.text = [f"{pointers.relative(value.name, full)} = {value.text}" for value in inside]
     if tensors:
         count = f"{len(tensors):,} tensor{'s' if len(tensors) > 1 else ''} below it"
-        found.note = f"{count}: ckpt ls {quote(f'{checkpoint.path}#{full}')}"
+        found.note = f"{count}: ckpt ls {shell_path(f'{checkpoint.path}#{full}')}"
     return True
 
 

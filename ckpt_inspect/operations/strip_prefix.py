@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import join
 
 from ..errors import KeyCollisionError, SelectionError
 from ..formats.modules import child_module
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
+from ..model.spelling import as_path, shell_join
 from ..model.wrappers import COUNTER, LEADING, dotted, nested_prefixes, strip_given, strip_wrappers
 from .naming import beside, remap_words, selected
 from .rename import Plan, section_keys
@@ -77,7 +77,9 @@ def _check(checkpoint: Checkpoint, section: Section, keys: KeyMap) -> None:
     except KeyCollisionError as error:
         words = remap_words(checkpoint, section, _without_twins(keys))
         advice = (
-            f"Leave one out: {join(words)}" if words else f"See the keys: {join(['ckpt', 'tree', checkpoint.path])}"
+            f"Leave one out: {shell_join(words)}"
+            if words
+            else f"See the keys: {shell_join(['ckpt', 'tree', as_path(checkpoint.path)])}"
         )
         raise KeyCollisionError(error.message, path=checkpoint.path, hint=advice) from None
 
@@ -103,21 +105,21 @@ def _inside(checkpoint: Checkpoint) -> list[str]:
 
 def _otherwise(checkpoint: Checkpoint, given: bool) -> str:
     """The command that may have been meant: for wrappers inside, for a part of the keys, for another prefix."""
-    words = ["ckpt", "strip-prefix", selected(checkpoint)]
+    words = ["ckpt", "strip-prefix", as_path(selected(checkpoint))]
     out = ["-o", beside(checkpoint.path, "stripped")]
     for section, keys in () if given else _states(checkpoint):
         if nested_prefixes(keys):
-            return f"Where module is its parent's only child: {join([*words, '--nested', *out])}"
+            return f"Where module is its parent's only child: {shell_join([*words, '--nested', *out])}"
         lead = dotted(LEADING)
         pairs = {key: key.removeprefix(lead) for key in keys}
         part = _without_twins(KeyMap(dict(pairs)))
         if any(key != new for key, new in pairs.items()) and (rules := remap_words(checkpoint, section, part)):
-            return f"Off those that have it: {join(rules)}"
+            return f"Off those that have it: {shell_join(rules)}"
     for _, keys in () if given else _states(checkpoint):
         first = keys[0].partition(".")[0] if keys else ""
         if first and all(key.startswith(dotted(first)) for key in keys):
-            return f"What leads all keys: {join([*words, '--prefix', first, *out])}"
-    return f"See the keys: {join(['ckpt', 'tree', checkpoint.path])}"
+            return f"What leads all keys: {shell_join([*words, '--prefix', first, *out])}"
+    return f"See the keys: {shell_join(['ckpt', 'tree', as_path(checkpoint.path)])}"
 
 
 def _left_alone(section: Section, keys: list[str], new: list[str], prefixes: Sequence[str]) -> list[str]:

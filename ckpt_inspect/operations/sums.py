@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-from shlex import quote
 from typing import Any, NamedTuple
 
 from ..containers.checksums import Span, checksums
-from ..errors import CheckpointError, CorruptError, FormatError, SelectionError
+from ..containers.zip import LOCAL_MAGIC, ZipArchive, read_archive
+from ..errors import CheckpointError, FormatError, SelectionError
+from ..formats import sharded
 from ..model.checkpoint import Checkpoint
 from ..model.source import FileSource
+from ..model.spelling import shell_path
 from ..model.storage import Container, Record
 
 SCHEMA = "ckpt-inspect/sums/1"
@@ -61,6 +63,25 @@ def stretches(container: Container) -> list[Stretch]:
 
 def _between(container: Container, start: int, stop: int) -> Stretch:
     return Stretch(f"bytes {start}-{stop}", None, Span(container.source.slice(start, stop - start), stop - start))
+
+
+def unnamed(path: str) -> tuple[Checkpoint, ZipArchive | None]:
+    """A file whose tensors cannot be told, as one container; an archive with its records.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    source = FileSource(path)
+    container = Container(path, "unknown", source)
+    try:
+        archive = read_archive(source) if source.read_at(0, 4) == LOCAL_MAGIC else None
+    except CheckpointError:
+        archive = None
+    if archive is not None:
+        container.records.update(archive.records)
+    checkpoint = Checkpoint(path, container.format, source.size)
+    checkpoint.containers.append(container)
+    return checkpoint, archive
 
 
 def files_of(checkpoint: Checkpoint) -> dict[str, Container]:
@@ -129,10 +150,12 @@ def write(checkpoint: Checkpoint, out: str, progress: Any = None, force: bool = 
         OutputExistsError: ``out`` is there and ``force`` is not given.
         FileError: something cannot be read or written.
     """
-    from .save import save_text
+    from ..containers.output import keep_read
+    from .save import paths_of, save_text
 
+    keep_read(out, paths_of(checkpoint), "the checkpoint", "--write-sums SUMS")  # before all of it is read
     made = document(checkpoint, progress)
-    save_text(json.dumps(made, indent=0) + "\n", out, "--write-sums SUMS", force=force)
+    save_text(json.dumps(made, indent=0) + "\n", out, "--write-sums SUMS", checkpoint, force=force)
     return sum(len(entry["crc32"]) for entry in made["files"].values())
 
 
@@ -141,21 +164,22 @@ class Match(NamedTuple):
 
     Attributes:
         name: of the file; ``was``: its name when they were made.
-        container: the file.
+        container: the file; None: it is missing.
         known: what its stretches are called, their lengths in order, their sums.
     """
 
     name: str
     was: str
-    container: Container
+    container: Container | None
     known: list[tuple[str, int, int]]
 
 
 def match(checkpoint: Checkpoint, path: str) -> list[Match]:
     """Each file of the checkpoint with its sums.
 
+    One that could not be opened is there all the same, as bytes without records; ``checkpoint`` closes it.
+
     Raises:
-        CorruptError: a file is missing of which there are sums.
         SelectionError: the sums are of other files.
     """
     known = read(path)
@@ -167,16 +191,29 @@ def match(checkpoint: Checkpoint, path: str) -> list[Match]:
             raise SelectionError(
                 f"it has the checksums of {was} ({size:,} bytes), not of {name} ({container.source.size:,} bytes)",
                 path=path,
-                hint=f"Record those of {name} while it is sound: ckpt verify {quote(checkpoint.path)} --write-sums SUMS",
+                hint=f"Record those of {name} while it is sound: ckpt verify {shell_path(checkpoint.path)} --write-sums SUMS",
             )
         return [Match(name, was, container, parts)]
     missing = [name for name in files if name not in known]
     if missing:
         raise SelectionError(f"it has no checksums of {missing[0]}, but of {', '.join(list(known)[:3])}", path=path)
+    found = [Match(name, name, container, known[name]) for name, container in files.items()]
+    folder = checkpoint.path if os.path.isdir(checkpoint.path) else os.path.dirname(checkpoint.path)
+    indexed = sharded.names(checkpoint)  # a file of sums may name anything: only what the index names is opened
     for name in known:
         if name not in files:
-            raise CorruptError(f"the file {name} is missing, of which there are checksums", path=checkpoint.path)
-    return [Match(name, name, container, known[name]) for name, container in files.items()]
+            unopened = _unopened(os.path.join(folder, name)) if name in indexed else None
+            if unopened is not None:
+                checkpoint.containers.append(unopened)
+            found.append(Match(name, name, unopened, known[name]))
+    return found
+
+
+def _unopened(path: str) -> Container | None:
+    try:
+        return Container(path, "unknown", FileSource(path))
+    except CheckpointError:
+        return None
 
 
 def _is_alike(container: Container, known: list[tuple[str, int, int]]) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from shlex import join
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError, SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from ..model.spelling import shell_join
 from .naming import check_words
 from .plain import safe
 
@@ -138,7 +138,7 @@ def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str)
             loaded = load_into(module, checkpoint, section=section, device=target, dtype="model")
     except ModelError as error:
         if error.hint == WHAT_TO_DO:  # here it is known which file and which model
-            error.hint = f"What to do about it: {join(check_words(checkpoint, model))}"
+            error.hint = f"What to do about it: {shell_join(check_words(checkpoint, model))}"
         raise
     except OutOfMemoryError as error:
         raise ModelError(f"{device} has no room for the weights", hint="Take another: --device cpu") from error
@@ -156,7 +156,7 @@ def as_indices(error: ModelError, inputs: Sequence[InputSpec], words: list[str])
     typed = [one.typed("int64") if one.dtype == "float32" else one.typed() for one in inputs]
     if not _WANTS_INDICES.search(error.message) or typed == [one.typed() for one in inputs]:
         return None
-    return f"It takes them for indices: {join([*words, *(word for text in typed for word in ('--input', text))])}"
+    return f"It takes them for indices: {shell_join([*words, *(word for text in typed for word in ('--input', text))])}"
 
 
 def run(module: nn.Module, inputs: Sequence[InputSpec], seed: int, loaded: Loaded) -> Forward:

@@ -7,19 +7,20 @@ from typing import Any, NamedTuple
 
 from ..containers.checksums import Span, checksums
 from ..containers.copying import check_unchanged
-from ..containers.zip import LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
+from ..containers.zip import ZipArchive, ZipRecord
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
-from ..errors import CheckpointError, CorruptError, FileError, LimitError, UnsupportedError
-from ..formats import remedies
+from ..errors import CheckpointError, CorruptError, FileError, FormatError, LimitError, UnsupportedError
+from ..formats import remedies, sharded
 from ..formats.archive import WRONG_CHECKSUM, archive_in, complaints
+from ..formats.hidden import hidden
 from ..formats.stock import is_whole
 from ..model.checkpoint import Checkpoint
+from ..model.graph import Pickle
 from ..model.problem import Problem
-from ..model.source import FileSource
 from ..model.storage import Container, Record
 from ..model.tensor import TensorInfo
 from .plain import safe
-from .sums import files_of, match, stretches
+from .sums import files_of, match, stretches, unnamed
 
 SCHEMA = "ckpt-inspect/verify/1"
 
@@ -120,6 +121,11 @@ class Names:
                     _note(self.by_storage, part.storage.id, name)
                     if part.storage.record is not None:
                         _note(self.by_record, id(part.storage.record), name)
+        self.by_file: dict[str, list[str]] = {}  # of shards that could not be opened
+        unopened = sharded.names(checkpoint) - files_of(checkpoint).keys()
+        for problem in map(Problem.of, checkpoint.problems):
+            if problem.record in unopened:
+                self.by_file[str(problem.record)] = list(problem.names)
         self.by_label: dict[str, list[str]] = {}  # what says what others mean, as problems call it
         self.in_container: dict[int, list[str]] = {}
         for part_of in checkpoint.parts:
@@ -140,12 +146,24 @@ class Names:
             return self.of_container(container)
         return self.by_record.get(id(record), [])
 
+    def of_stretch(self, container: Container, file: str, label: str, part: str) -> list[str]:
+        """Tensors in a stretch of a file of sums: a record, that may be missing here, or what lies between records."""
+        if file in self.by_file:
+            return self.by_file[file]
+        record = container.records.get(part)
+        if record is not None or part in container.graphs or part in _SAY_WHAT_OTHERS_MEAN:
+            return self.of_record(container, record)
+        if part.startswith(_BEGINNING) and archive_in(container) is None:  # its header, its pickles
+            return self.of_container(container)
+        return self.by_storage.get(label + part, [])
+
     def of_problem(self, problem: Problem) -> list[str]:
         record = problem.record or ""
         hurt = [*problem.names, *self.by_storage.get(record, ()), *self.by_label.get(record, ())]
         return list(dict.fromkeys(hurt))
 
 
+_BEGINNING = "bytes 0-"
 _SAY_WHAT_OTHERS_MEAN = frozenset(["byteorder", "tensors", "storages", "pickle", "model.json"])
 
 
@@ -168,8 +186,10 @@ def verify_file(path: str, section: str | None = None, *, sums: str | None = Non
         checkpoint = open_checkpoint(path, section)
     except LimitError:
         raise
-    except (CorruptError, UnsupportedError) as error:
-        found = _unopened(path, error, progress)
+    except (CorruptError, UnsupportedError, FormatError) as error:
+        if isinstance(error, FormatError) and sums is None:
+            raise
+        found = _unopened(path, error, sums, deep, progress)
         if found is None:
             raise
         return found
@@ -177,36 +197,39 @@ def verify_file(path: str, section: str | None = None, *, sums: str | None = Non
         return verify(checkpoint, sums=sums, deep=deep, progress=progress)
 
 
-def _unopened(path: str, error: CheckpointError, progress: Progress | None) -> Verification | None:
-    """A file whose tensors cannot be named; the records of an archive can be checked all the same.
+def _unopened(
+    path: str, error: CheckpointError, sums: str | None, deep: bool, progress: Progress | None
+) -> Verification | None:
+    """A file whose tensors cannot be named; the records of an archive can be checked all the same, and any with sums.
 
     None for a format that is known and is no archive: nothing can be said of it.
     """
     found = Verification(path, None)
-    if isinstance(error, CorruptError):
+    if isinstance(error, (CorruptError, FormatError)):
         if error.hint:
             found.hints.append(error.hint)
         where = f" (byte {error.offset:,})" if error.offset is not None else ""
         found.add(error.record, f"{error.message}{where}", [])
     else:
-        found.notes.append(f"{error.message}: its records are checked, its tensors are not named")
+        what = "its bytes are compared" if sums is not None else "its records are checked"
+        found.notes.append(f"{error.message}: {what}, its tensors are not named")
+    if deep:
+        found.notes.append("--deep: no values were looked at, for its tensors cannot be told")
     try:
-        source = FileSource(path)
+        nameless, archive = unnamed(path)
     except CheckpointError:
+        if sums is not None:
+            raise error from None
         return found if found.damaged else None
-    try:
-        archive = read_archive(source) if source.read_at(0, 4) == LOCAL_MAGIC else None
+    with nameless:
         if archive is not None:
             found.format = "zip"
-            container = Container(path, "zip", source)
             for problem in complaints(archive):
                 found.add(problem.record, _about(problem), [])
-            _check_archive(found, Names(Checkpoint(path, "zip", source.size)), "", container, archive, progress)
-    except CheckpointError:  # said already
-        archive = None
-    finally:
-        source.close()
-    return found if found.damaged or archive is not None else None
+            _check_archive(found, Names(nameless), "", nameless.containers[0], archive, progress)
+        if sums is not None:
+            _compare(found, Names(nameless), nameless, sums, progress)
+    return found if found.damaged or archive is not None or sums is not None else None
 
 
 def verify(
@@ -258,6 +281,7 @@ def verify(
             found.hints.append(
                 "NaN and Inf were saved, not damaged: go back to an earlier checkpoint, or reset what is named"
             )
+    _say_where(found, checkpoint)
     for container in checkpoint.containers:
         whole = container.source.file_range()
         if whole is not None:
@@ -265,6 +289,24 @@ def verify(
     found.tensors = len({*names.all, *(name for damage in found.damaged for name in damage.names)})
     found.notes += [f"{label}: {text}" for label, text in checkpoint.facts.items() if label.endswith(_NOTABLE)]
     return found
+
+
+def _say_where(found: Verification, checkpoint: Checkpoint) -> None:
+    """Of storages that no tensor is known to use: what needs them."""
+    known = {id(info.node) for _, _, info in checkpoint.tensors()}
+    for name, container in files_of(checkpoint).items():
+        label = f"{name}:" if container.path != checkpoint.path else ""
+        nameless = {
+            damage.record.removeprefix(label).rpartition("/")[2]: index
+            for index, damage in enumerate(found.damaged)
+            if damage.record is not None and not damage.names and damage.record.startswith(label)
+        }
+        for pickle in (graph for graph in container.graphs.values() if isinstance(graph, Pickle) and nameless):
+            for place in hidden(pickle, nameless, known):
+                damage = found.damaged[nameless[place.key]]
+                said = f" (in {place.name or 'the root'}, an object that is not understood)"
+                if not damage.why.endswith(said):
+                    found.damaged[nameless[place.key]] = damage._replace(why=damage.why + said)
 
 
 _NOTABLE = ("oddities", "trailing", "edit in place")
@@ -303,9 +345,17 @@ def _about(problem: Problem) -> str:
 
 def _hint(checkpoint: Checkpoint, found: Verification) -> str:
     """What helps where the file itself tells of its damage."""
+    lost = {name for damage in found.damaged if not _says_what_others_mean(damage) for name in damage.names}
+    if all(name in lost for name, _, _ in checkpoint.tensors()) and not remedies.gives_entries(checkpoint):
+        return f"{remedies.COPY_AGAIN} Nothing in it is whole." if lost else remedies.COPY_AGAIN
     if any(remedies.pickle_is_damaged(checkpoint, damage.record, damage.why) for damage in found.damaged):
         return f"{remedies.COPY_AGAIN} Without its pickle it cannot be told which tensor is which."
     return remedies.salvage(checkpoint.path) if checkpoint.format in remedies.SALVAGED else remedies.COPY_AGAIN
+
+
+def _says_what_others_mean(damage: Damage) -> bool:
+    """Whether a record is hurt without which no tensor can be read, but whose bytes can be done without."""
+    return damage.record is not None and damage.record.rpartition(":")[2] in _SAY_WHAT_OTHERS_MEAN
 
 
 def _summed(checkpoint: Checkpoint) -> set[str]:
@@ -342,9 +392,10 @@ def _check_archive(
             if outcome != record.crc:
                 found.add(label + record.name, WRONG_CHECKSUM, names.of_record(container, record))
     if unsummed:
-        which = "no record has" if unsummed == sum(r.nbytes > 0 for r in members) else f"{unsummed:,} records have no"
+        said = f"{unsummed:,} records have no" if unsummed > 1 else "1 record has no"
+        which = "no record has a" if unsummed == sum(r.nbytes > 0 for r in members) else said
         found.notes.append(
-            f"{label}{which} a checksum: written with torch.serialization.set_crc32_options(False) or skip_data(); "
+            f"{label}{which} checksum: written with torch.serialization.set_crc32_options(False) or skip_data(); "
             "a changed value there would not be seen"
         )
     for count, what in (
@@ -408,10 +459,15 @@ def _check_values(found: Verification, checkpoint: Checkpoint) -> None:
 
 def _compare(found: Verification, names: Names, checkpoint: Checkpoint, path: str, progress: Progress | None) -> None:
     """Every byte against a file of checksums, in the stretches that it names."""
+    many = len(checkpoint.containers) > 1
     for name, was, container, known in match(checkpoint, path):
         if was != name:
             found.notes.append(f"{path} was recorded of a file named {was}")
-        label = f"{name}:" if len(checkpoint.containers) > 1 else ""
+        if container is None:
+            if name not in names.by_file:  # else that is said already
+                found.add(name, "is missing, though there are checksums of it", [])
+            continue
+        label = f"{name}:" if many else ""
         size = sum(nbytes for _, nbytes, _ in known)
         if size != container.source.size:
             found.add(None, f"{name} has {container.source.size:,} bytes, its checksums were made of {size:,}", [])
@@ -421,7 +477,7 @@ def _compare(found: Verification, names: Names, checkpoint: Checkpoint, path: st
             spans.append(Span(container.source.slice(offset, there), there))
             offset += nbytes
         for (part, nbytes, crc), outcome in zip(known, checksums(spans, progress), strict=True):
-            hurt = names.of_record(container, container.records.get(part))
+            hurt = names.of_stretch(container, name, label, part)
             if isinstance(outcome, CheckpointError):
                 found.add(label + part, outcome.message, hurt)
                 continue

@@ -26,7 +26,7 @@ def lines(found: Salvage, all_of_it: bool = True) -> Iterator[Line]:
     if found.lost and found.fill is not None:
         yield [
             ("  filled  ", "label"),
-            (f"{plural(len(found.lost), 'tensor')} with {found.fill}: they are not the file's", ""),
+            (f"{_filled(found)}: they are not the file's", ""),
         ]
     for note in found.notes:
         yield [("  note    ", "label"), (escape(note), "")]
@@ -34,3 +34,16 @@ def lines(found: Salvage, all_of_it: bool = True) -> Iterator[Line]:
         yield [("  note    ", "label"), ("nothing is damaged", "good")]
     if found.out is not None:
         yield [("  wrote   ", "good"), (f"{escape(found.out)}   {size(found.nbytes)}", "")]
+
+
+def _filled(found: Salvage) -> str:
+    count = plural(len(found.lost), "tensor")
+    if not found.zeroed or found.fill is None:
+        return f"{count} with {found.fill}"
+    left = len(found.lost) - found.zeroed
+    without = "for the dtype has no NaN" if found.zeroed == 1 else "for their dtypes have no NaN"
+    return (
+        f"{left:,} of {count} with {found.fill}, {found.zeroed:,} with zeros, {without}"
+        if left > 0
+        else f"{count} with zeros, {without}"
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..operations.verify import Damage, Verification
 from .text import Line, escape, plural, size
 
-LABEL = 2
+LABEL = 8
 _FEW = 6
 
 
@@ -24,7 +24,10 @@ def lines(found: Verification, all_of_it: bool = True) -> Iterator[Line]:
         if found.tensors:
             yield [
                 ("  hurt  ", "label"),
-                (f"{found.hurt:,} of {plural(found.tensors, 'tensor')}, {left:,} are whole", ""),
+                (
+                    f"{found.hurt:,} of {plural(found.tensors, 'tensor')}, {left:,} {'is' if left == 1 else 'are'} whole",
+                    "",
+                ),
             ]
         for hint in dict.fromkeys(found.hints):
             yield [("  hint  ", "label"), (escape(hint), "command" if hint.startswith("ckpt ") else "")]

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..model.spec import is_spec
+from ..model.spelling import shell_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -236,7 +237,7 @@ def _refuse_spec(spec: str) -> NoReturn:
     if os.path.isfile(path) and not path.endswith(".py"):
         raise ModelError(
             f"{path} is no Python code: a model is needed here, as pkg.mod:Net or path/to/file.py:Net",
-            hint=f"A TorchScript archive is run by itself: ckpt run {path} --input SHAPE",
+            hint=f"A TorchScript archive is run by itself: ckpt run {shell_path(path)} --input SHAPE",
         )
     meant = spec.rpartition(".")
     hint = f"For example: {meant[0]}:{meant[2]}" if meant[0] and ":" not in spec and not spec.endswith(".py") else None

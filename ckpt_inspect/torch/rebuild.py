@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import join
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from ..errors import SelectionError, UnsupportedError
 from ..formats import objects
 from ..formats.quantized import ONLY_TORCH, quantized_modules
 from ..model.graph import Dict, Opaque
+from ..model.spelling import as_path, shell_join
 from .blueprint import Blueprint, blueprint
 from .container import Container, accepting
 from .state_dicts import choose, dropped_ties, entries_of, opened
@@ -121,7 +121,7 @@ def refuse_what_torch_cannot_hold(checkpoint: Checkpoint, section: Section) -> N
         raise UnsupportedError(
             f"a module cannot hold {listed}",
             path=checkpoint.path,
-            hint=f"See them: {join(['ckpt', 'ls', '--long', checkpoint.path])}",
+            hint=f"See them: {shell_join(['ckpt', 'ls', '--long', as_path(checkpoint.path)])}",
         )
 
 

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
-from shlex import join, quote
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from ..formats.rebuild import is_rebuild
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Dict, Opaque
 from ..model.metadata import map_paths
-from ..model.spelling import escape
+from ..model.spelling import as_path, escape, shell_join, shell_path
 from ..model.wrappers import dotted, strip_wrappers
 from .plain import NotPlain, Plain
 from .tensors import Loader
@@ -249,12 +248,12 @@ def _listed(names: dict[str, Any] | list[str]) -> str:
 
 
 def _one_tensor(checkpoint: Checkpoint, name: str | None) -> str | None:
-    return f"See it: {join(['ckpt', 'show', checkpoint.path, name])}" if name is not None else None
+    return f"See it: {shell_join(['ckpt', 'show', as_path(checkpoint.path), name])}" if name is not None else None
 
 
 def _name_one(checkpoint: Checkpoint, names: dict[str, Any] | list[str]) -> str:
     """As commands and functions alike take it."""
-    return f"Name one: {quote(f'{checkpoint.path}#{next(iter(names))}')}"
+    return f"Name one: {shell_path(f'{checkpoint.path}#{next(iter(names))}')}"
 
 
 # -- what is in it --------------------------------------------------------------------------------------------

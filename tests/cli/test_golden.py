@@ -41,7 +41,9 @@ def test_piped(command: str, name: str, ckpt: Run, request: pytest.FixtureReques
     check(f"{command}-{name.replace(' ', '-')}", done.stdout, request)
 
 
-def on_terminal(arguments: list[str], columns: int, cwd: Path = FIXTURES, **environment: str) -> str:
+def on_terminal(
+    arguments: list[str], columns: int, cwd: Path = FIXTURES, status: int | None = None, **environment: str
+) -> str:
     """Run ``ckpt`` on a pseudo-terminal of that width; what appeared on it."""
     import fcntl
     import termios
@@ -67,7 +69,7 @@ def on_terminal(arguments: list[str], columns: int, cwd: Path = FIXTURES, **envi
             if not piece:
                 break
             seen += piece
-    assert process.wait() == (1 if arguments[0] == "diff" else 0)
+    assert process.wait() == (status if status is not None else 1 if arguments[0] == "diff" else 0)
     os.close(leader)
     return seen.decode("utf-8").replace("\r\n", "\n")
 

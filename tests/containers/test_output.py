@@ -591,10 +591,26 @@ def test_what_is_no_directory_is_not_replaced_by_one(tmp_path: Path) -> None:
     for name, what in (("file", "a file"), ("link", "a symbolic link to dir")):
         with pytest.raises(UnsupportedError, match=what):
             replace_directory(str(tmp_path / name), {"a": []}, force=True)
-    for bad in ("../a", "a/b", "", ".", ".."):
-        with pytest.raises(ValueError, match="not a plain name"):
+    for bad in ("../a", "a/../b", "/a", "a//b", "a/", "", ".", ".."):
+        with pytest.raises(ValueError, match="not a name of a file in it"):
             replace_directory(str(tmp_path / "out"), {bad: []}, force=True)
     assert names(tmp_path) == ["dir", "file", "link"]
+
+
+def test_directories_in_a_directory(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    files = {"a": [b"1"], "in/b": [b"2"], "in/deep/c": [b"3"]}
+    for force in (False, True):
+        replace_directory(str(out), files, force=force)
+        assert {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()} == {
+            "a": b"1", "in/b": b"2", "in/deep/c": b"3",
+        }  # fmt: skip
+    (out / "in" / "other").write_bytes(b"mine")
+    with pytest.raises(UnsupportedError, match=r"would be lost: in/other\n"):
+        replace_directory(str(out), files, force=True)
+    with pytest.raises(UnsupportedError, match=r"would be lost: in\n"):
+        replace_directory(str(out), {"a": [b"1"]}, force=True)
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_directory_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:

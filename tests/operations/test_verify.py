@@ -589,3 +589,111 @@ def test_a_call_of_a_value_is_damage(tmp_path: Path) -> None:
             except Exception:
                 continue
     assert called
+
+
+def test_a_missing_record_that_a_set_needs_is_damage(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.pt", tmp_path / "x.pt"
+    torch.save({"a": torch.ones(100), "s": {torch.ones(3)}, "k": {torch.ones(4): 1}}, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for info in source.infolist():
+            if not info.filename.endswith(("data/1", "data/2")):
+                target.writestr(info.filename, source.read(info))
+    with pytest.raises(RuntimeError):
+        torch.load(path, weights_only=False)
+    found = verify_file(str(path))
+    assert {damage.record: damage.names for damage in found.damaged} == {
+        "data/1": ["s/0"], "data/2": ["k/<keys>/0"],
+    }  # fmt: skip
+
+
+def _sums(path: Path, sums: Path) -> None:
+    assert run(["verify", str(path), "--write-sums", str(sums), "--quiet", "--force"]) == 0
+
+
+def test_sums_of_what_has_no_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A torch.export archive, a torch.package, a file whose first bytes are damaged."""
+    path, sums, other = tmp_path / "m.pt2", tmp_path / "sums", tmp_path / "other"
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 3), (torch.ones(1, 2),)), path)
+    _sums(path, sums)
+    _sums(FIXTURES / "lenet.pt", other)
+    assert run(["verify", str(path), "--sums", str(sums), "--deep"]) == 0
+    assert "--deep: no values were looked at" in capsys.readouterr().out
+    assert run(["verify", str(path), "--sums", str(tmp_path / "none")]) == 2
+    assert run(["verify", str(path), "--sums", str(other)]) == 2
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        info = archive.infolist()[0]
+    path.write_bytes(data[: info.header_offset + 10] + b"\xff" + data[info.header_offset + 11 :])  # its time
+    assert verify_file(str(path)).ok
+    assert not verify_file(str(path), sums=str(sums)).ok
+    plain = tmp_path / "x.safetensors"
+    shutil.copy(FIXTURES / "gpt.safetensors", plain)
+    _sums(plain, sums)
+    plain.write_bytes(b"\xff" * 8 + plain.read_bytes()[8:])
+    found = verify_file(str(plain), sums=str(sums))
+    assert any(str(damage.record).startswith("bytes 0-") for damage in found.damaged)
+    assert run(["verify", str(plain)]) == 2
+
+
+def test_sums_name_the_tensors_that_are_hurt(tmp_path: Path) -> None:
+    """Padding hurts none, a record that is not there its own, a header all."""
+    path, sums = tmp_path / "x.pt", tmp_path / "sums"
+    tensors = {f"t{n}": torch.full((500,), float(n)) for n in range(8)}
+    torch.save(tensors, path)
+    _sums(path, sums)
+    data = path.read_bytes()
+    at = data.index(tensors["t3"].numpy().tobytes()) - 2
+    path.write_bytes(_flipped(data, at, random.Random(0)))
+    assert verify_file(str(path), sums=str(sums)).hurt == 0
+    end = data.index(tensors["t5"].numpy().tobytes()) + 1000
+    path.write_bytes(data[:end])
+    found = verify_file(str(path), sums=str(sums))
+    assert {name for damage in found.damaged for name in damage.names} == {"t5", "t6", "t7"}
+    plain = tmp_path / "gpt.safetensors"
+    shutil.copy(FIXTURES / "gpt.safetensors", plain)
+    _sums(plain, sums)
+    data = plain.read_bytes()
+    plain.write_bytes(data.replace(b'"__metadata__":{"', b'"__metadata__":{"x', 1)[: len(data)])
+    found = verify_file(str(plain), sums=str(sums))
+    assert found.hurt == found.tensors
+
+
+def test_sums_where_a_shard_is_missing_or_cannot_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, sums = tmp_path / "sharded", tmp_path / "sums"
+    shutil.copytree(FIXTURES / "sharded", folder)
+    _sums(folder, sums)
+    first, *_, last = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
+    data = last.read_bytes()
+    last.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    content = first.read_bytes()
+    lost = set(_tensors(first))
+    for damaged in (None, b"\xff" * 8 + content[8:]):
+        first.unlink()
+        if damaged is not None:
+            first.write_bytes(damaged)
+        assert run(["verify", str(folder), "--sums", str(sums)]) == 1
+        out = capsys.readouterr().out
+        assert (f"{first.name} is missing" in out) == (damaged is None)
+        found = verify_file(str(folder), sums=str(sums))
+        names = {name for damage in found.damaged for name in damage.names}
+        assert lost < names
+        assert len(names - lost) == 1
+        first.touch()
+
+
+def _tensors(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as opened:
+        return list(opened.keys())
+
+
+def test_how_counts_are_worded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.pt"
+    tensors = {"a": torch.ones(3), "b": torch.ones(3)}
+    torch.save(tensors, path)
+    data = path.read_bytes()
+    at = data.index(torch.ones(3).numpy().tobytes())
+    path.write_bytes(_flipped(data, at, random.Random(0)))
+    assert run(["verify", str(path)]) == 1
+    assert "1 of 2 tensors, 1 is whole" in capsys.readouterr().out
