@@ -54,14 +54,21 @@ def command(
     fed = [parse_input(text) for text in inputs]
     parsed = models.parse(model, args, kwargs)
     found = check(checkpoint, parsed)
+    damaged = bool(checkpoint.problems)
     if (found.loads or found.only_ties) and (load or fed or against is not None):
         other = open_checkpoint(against) if against is not None else None
+        if other is not None:
+            options.report_problems(other)
         its = models.parse(against_model, None, None) if against_model is not None else None
-        found.trial = trial(checkpoint, parsed, None, device or "cpu", fed, seed or 0, other, its)
+        tried = trial(checkpoint, parsed, None, device or "cpu", fed, seed or 0, other, its)
+        found.tried(tried)
+        options.say_problems(checkpoint.path, tried.damage, checkpoint)
+        options.say_problems(against or "", tried.other_damage, other)
+        damaged |= bool(tried.damage or tried.other_damage or (other is not None and other.problems))
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:
         from ..render import check as render
 
         options.print_lines(render.lines(found, not options.is_terminal()), render.LABEL)
-    return 2 if checkpoint.problems else 0 if found.ok else 1
+    return 2 if damaged else 0 if found.ok else 1

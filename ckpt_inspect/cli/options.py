@@ -177,7 +177,7 @@ def say(text: str) -> None:
     typer.echo(f"ckpt: {escape(text)}", err=True)
 
 
-def say_problems(what: str, problems: list[str], checkpoint: Checkpoint | None = None) -> None:
+def say_problems(what: str, problems: Sequence[str], checkpoint: Checkpoint | None = None) -> None:
     """The first problems of ``what`` on stderr; ``""`` where they name it themselves.
 
     And what to do about them, where they are those of ``checkpoint``.
@@ -189,7 +189,7 @@ def say_problems(what: str, problems: list[str], checkpoint: Checkpoint | None =
     _say_hints(problems, checkpoint)
 
 
-def _say_hints(problems: list[str], checkpoint: Checkpoint | None) -> None:
+def _say_hints(problems: Sequence[str], checkpoint: Checkpoint | None) -> None:
     """What to do about problems."""
     if not problems:
         return

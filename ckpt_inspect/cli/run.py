@@ -36,10 +36,11 @@ def command(
     if parsed is None and checkpoint.format.startswith("torchscript") and fed:
         options.say(f"executing the TorchScript code in {file}")
     found = run(checkpoint, fed, parsed, device or "cpu", seed or 0)
+    options.say_problems(checkpoint.path, found.damage, checkpoint)
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:
         from ..render import run as render
 
         options.print_lines(render.lines(found, options.columns()), render.LABEL)
-    return 2 if checkpoint.problems else 0 if found.ok else 1
+    return 2 if checkpoint.problems or found.damage else 0 if found.ok else 1

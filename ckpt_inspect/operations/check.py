@@ -5,7 +5,7 @@ The verdict is torch's own ``load_state_dict(strict=True)``, run without values 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,8 +89,9 @@ class Check:
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[Wrong] = []
-        self.damage = [problem for problem in map(Problem.of, checkpoint.problems) if problem.damage]
-        self.rescue = rescue(checkpoint) if self.damage else None
+        self.damage: list[Problem] = []
+        self.rescue: str | None = None
+        self._is_damaged(problem for problem in map(Problem.of, checkpoint.problems) if problem.damage)
         self.errors: list[str] = []
         self.text: str | None = None
         self.harmless: dict[str, str] = {}
@@ -99,6 +100,17 @@ class Check:
         self.fix: Fix | None = None
         self.otherwise: Fix | None = None
         self.trial: Trial | None = None
+
+    def _is_damaged(self, problems: Iterable[Problem]) -> None:
+        self.damage += problems
+        if self.damage:
+            self.loads = False
+            self.rescue = rescue(self.checkpoint)
+
+    def tried(self, trial: Trial) -> None:
+        """What loading and running it gave: its bytes were read, and may be found damaged."""
+        self.trial = trial
+        self._is_damaged(trial.damage)
 
     @property
     def ok(self) -> bool:

@@ -8,8 +8,10 @@ from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, SelectionError
+from ..formats.damage import Beside
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from ..model.problem import Problem
 from .naming import model_words, selected
 from .plain import safe
 from .trial import as_indices, forward_dict, load
@@ -34,11 +36,12 @@ class Run:
         parts: modules in order of registration, the first is the whole.
         why: why there are no more rows, None if there is nothing to say.
         forward: outputs, seconds and peak memory of one pass; ``inputs`` and ``seed`` made it.
+        damage: records whose bytes were loaded and fail their checksums.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, name: str, executed: bool, device: str, parts: list[Part], why: str | None,
-        forward: Forward, inputs: Sequence[InputSpec], seed: int,
+        forward: Forward, inputs: Sequence[InputSpec], seed: int, damage: Sequence[Problem] = (),
     ) -> None:  # fmt: skip
         self.checkpoint = checkpoint
         self.name = name
@@ -49,6 +52,7 @@ class Run:
         self.forward = forward
         self.inputs = inputs
         self.seed = seed
+        self.damage = list(damage)
 
     @property
     def ok(self) -> bool:
@@ -78,6 +82,7 @@ class Run:
             "flops": safe(whole.flops),
             "note": self.why,
             **forward_dict(self.forward, self.inputs, self.seed),
+            "problems": [*self.checkpoint.problems, *self.damage],
         }  # fmt: skip
 
 
@@ -112,13 +117,13 @@ def run(
     from ..torch.scripted import load_script
 
     target = checked_device(device)
-    if rebuilt is not None:
-        module, name = rebuilt[0], type(rebuilt[0]).__name__
-    elif model is not None:
-        module, _, _ = load(checkpoint, model, None, device)
+    if model is not None:
+        module, _, _, damage = load(checkpoint, model, None, device)
         name = model.spec
     else:
-        module = load_script(checkpoint.path, target)
+        with Beside(checkpoint) as sums:
+            module = rebuilt[0] if rebuilt is not None else load_script(checkpoint.path, target)
+            damage = sums.problems()
         name = str(getattr(module, "original_name", type(module).__name__))
     fed = make_inputs(inputs, seed, target)
     try:
@@ -130,7 +135,7 @@ def run(
     why = "; ".join(filter(None, [why, rebuilt[1] if rebuilt is not None else None])) or None
     forward = run_forward(module, fed)
     parts[0] = parts[0]._replace(outputs=[output.shape for output in forward.outputs])
-    return Run(checkpoint, name, is_script and model is None, str(target), parts, why, forward, inputs, seed)
+    return Run(checkpoint, name, is_script and model is None, str(target), parts, why, forward, inputs, seed, damage)
 
 
 def _rebuilt(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, str | None] | None:

@@ -12,12 +12,12 @@ from ..containers.streaming import SPLIT, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError, SelectionError
 from ..formats.compound import is_coalesced
+from ..formats.damage import Damage
 from ..formats.logical import content_key
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
 from ..model.tensor import TensorInfo
-from .damage import Damage
 from .ls import matches_nothing, pattern
 from .operands import numbers_of, operand, unstored_zeros
 from .plain import safe_dict

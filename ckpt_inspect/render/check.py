@@ -59,6 +59,9 @@ def _verdict(found: Check) -> Iterator[Line]:
     if found.loads:
         extra = "" if found.matched == found.of else " (what is absent it makes itself)"
         yield [("loads".ljust(LABEL), "good"), (f"strict=True succeeds: {count}{numel}{extra}", "")]
+        if found.trial is None:
+            sums = " and compares their checksums" if _has_checksums(found.section) else ""
+            yield _row("values", f"not read: --load reads them{sums}", "dim")
         return
     after = ""
     if found.damage and found.text is None:
@@ -71,6 +74,11 @@ def _verdict(found: Check) -> Iterator[Line]:
         yield _row("", "only harmless keys differ: strict=False loads all that matters")
     if found.text is None:
         yield _row("", "load_state_dict does not complain, but nothing would be loaded")
+
+
+def _has_checksums(section: Section) -> bool:
+    records = (info.storage.record for info in section.values() if info.storage is not None)
+    return any(record is not None and record.crc is not None for record in records)
 
 
 def _promise(found: Check, fix: Fix) -> str:
@@ -171,6 +179,8 @@ def _trial(trial: Trial) -> Iterator[Line]:
         yield from forward_lines(trial.forward, trial.inputs, trial.seed)
     if trial.comparison is not None and trial.against is not None:
         yield _comparison(trial.comparison, trial.against)
+        if trial.other_damage:
+            yield _row("", "that file is damaged, and so the comparison proves nothing", "bad")
 
 
 def forward_lines(forward: Forward, inputs: Sequence[InputSpec], seed: int) -> Iterator[Line]:
