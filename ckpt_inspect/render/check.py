@@ -46,7 +46,10 @@ def lines(found: Check, all_of_it: bool = True) -> Iterator[Line]:
     if found.trial is not None:
         yield from _trial(found.trial)
     if found.fix is None and found.text is not None:
-        yield _row("fix", "none found: no other names and no other arguments make them fit")
+        yield _row("fix", "none found among the names and arguments that were tried")
+        if found.loads_partly:
+            yield _row("or", _partly(found, found.of), "hint")
+            yield [(" " * LABEL, ""), (escape(_load_line(found)), "command")]
     for label, fix in (("fix", found.fix), ("or", found.otherwise)):
         if fix is not None:
             yield _row(label, _promise(found, fix), "hint")
@@ -82,8 +85,9 @@ def _has_checksums(section: Section) -> bool:
 
 
 def _promise(found: Check, fix: Fix) -> str:
-    if fix.loads and not fix.keys:
-        return f"the file is of a model built otherwise: {fix.matched:,} of {fix.of:,} tensors match then"
+    if fix.built:
+        count = f"the file is of a model built otherwise: {fix.matched:,} of {fix.of:,} tensors match then"
+        return count if fix.loads else f"{count}, and only harmless keys differ"
     if fix.loads and found.only_ties:
         return "a state_dict with the tied names in it, for strict=True; ckpt_inspect.torch.load_into takes the file as it is"
     if fix.loads:
@@ -92,10 +96,21 @@ def _promise(found: Check, fix: Fix) -> str:
         count = f"{fix.matched:,} of {fix.of:,} tensors match then"
         return f"{count}, and only harmless keys differ: strict=False loads all that matters"
     if fix.matched == found.matched:
-        left = fix.of - fix.matched
-        stay = "1 stays as the model makes it" if left == 1 else f"{left:,} stay as the model makes them"
-        return f"strict=False loads {fix.matched:,} of {fix.of:,} tensors then; {stay}"
+        return _partly(found, fix.of, " then")
     return f"{fix.matched:,} of {fix.of:,} tensors match then; strict=True still fails"
+
+
+def _partly(found: Check, of: int, then: str = "") -> str:
+    left = of - found.matched
+    stay = "1 stays as the model makes it" if left == 1 else f"{left:,} stay as the model makes them"
+    numel = f"{found.parameters:,} of {plural(found.of_parameters, 'parameter')}"
+    return f"strict=False loads {found.matched:,} of {of:,} tensors{then}, {numel}" + (f"; {stay}" if left else "")
+
+
+def _load_line(found: Check) -> str:
+    """Python, since the file needs no change."""
+    part = f"{found.checkpoint.path}#{found.section.pointer}" if found.section.pointer else found.checkpoint.path
+    return f"ckpt_inspect.torch.load_into(model, {part!r}, strict=False)"
 
 
 def _row(label: str, text: str, style: str = "") -> Line:
