@@ -20,12 +20,22 @@ def distributed(path: str, what: str, directory: str | None = None) -> Unsupport
     return UnsupportedError(f"{what} (DCP)", path=path, hint=hint)
 
 
-def deepspeed(path: str) -> UnsupportedError:
-    script = quote(os.path.join(path, "zero_to_fp32.py"))
+def deepspeed(path: str, tag: str | None = None) -> UnsupportedError:
+    """
+    Args:
+        path: the directory with ``latest``, the script, and a directory for each tag.
+        tag: the one to be named; None is that of ``latest``.
+    """
+    script = os.path.join(path, "zero_to_fp32.py")
+    named = f" --tag {quote(tag)}" if tag is not None else ""
+    if os.path.isfile(script):
+        how = f"with DeepSpeed's own script: python {quote(script)}"
+    else:
+        how = "where DeepSpeed is installed (its script is not beside): python -m deepspeed.utils.zero_to_fp32"
     return UnsupportedError(
         "a DeepSpeed checkpoint directory",
         path=path,
-        hint=f"Make one file of it with DeepSpeed's own script: python {script} {quote(path)} out.pt",
+        hint=f"Make weights of it {how} {quote(path)} OUTDIR{named}",
     )
 
 
