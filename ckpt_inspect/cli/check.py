@@ -70,5 +70,5 @@ def command(
     elif not quiet:
         from ..render import check as render
 
-        options.print_lines(render.lines(found, not options.is_terminal()), render.LABEL)
+        options.print_lines(render.lines(found, not options.is_terminal()), render.LABEL, 2)
     return 2 if damaged else 0 if found.ok else 1

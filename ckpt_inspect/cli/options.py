@@ -205,12 +205,12 @@ def _say_hints(problems: Sequence[str], checkpoint: Checkpoint | None) -> None:
         typer.echo(f"      {escape(hint)}", err=True)
 
 
-def print_lines(lines: Iterable[Line], hanging: int) -> None:
-    """Lines onto stdout: wrapped on a terminal, as they are elsewhere."""
+def print_lines(lines: Iterable[Line], hanging: int, deeper: int = 0) -> None:
+    """Lines onto stdout: wrapped on a terminal, as they are elsewhere; see ``show_wrapped``."""
     if is_terminal():
         from ..render.terminal import show_wrapped
 
-        show_wrapped(lines, hanging)
+        show_wrapped(lines, hanging, deeper)
     else:
         from ..render.plain import texts
 

@@ -42,5 +42,5 @@ def command(
     elif not quiet:
         from ..render import run as render
 
-        options.print_lines(render.lines(found, options.columns()), render.LABEL)
+        options.print_lines(render.lines(found, options.columns()), render.LABEL, 2)
     return 2 if checkpoint.problems or found.damage else 0 if found.ok else 1

@@ -11,7 +11,7 @@ from ..operations.check import Check, OptimizerFacts
 from ..operations.fix import Fix
 from ..operations.leftovers import is_renamed
 from ..operations.trial import Trial
-from .text import Line, escape, plural, shape, size
+from .text import Line, escape, plural, seconds, shape, size
 
 if TYPE_CHECKING:
     from ..torch.forward import Comparison, Forward, Output
@@ -187,7 +187,7 @@ def _optimizer(facts: OptimizerFacts) -> Line:
 
 def _trial(trial: Trial) -> Iterator[Line]:
     loaded = trial.loaded
-    how = f"{plural(loaded.matched, 'tensor')} · {size(loaded.nbytes)} on {loaded.device} in {trial.seconds:.3f} s"
+    how = f"{plural(loaded.matched, 'tensor')} · {size(loaded.nbytes)} on {loaded.device} in {seconds(trial.seconds)}"
     cast = f" · {len(loaded.recast):,} cast to the model's dtype" if loaded.recast else ""
     yield _row("loaded", how + cast)
     if trial.forward is not None:
@@ -208,7 +208,7 @@ def forward_lines(forward: Forward, inputs: Sequence[InputSpec], seed: int) -> I
         yield [("output".ljust(LABEL), "label"), (escape(name), ""), (f"{shape(output.shape)} {output.dtype}", "shape"),
                (" · finite", "good") if output.finite else (f" · {_not_finite(output)}", "bad"), (bounds, "")]  # fmt: skip
     peak = f" · peak memory {size(forward.peak)}" if forward.peak is not None else ""
-    yield _row("ran", f"in {forward.seconds:.3f} s{peak}")
+    yield _row("ran", f"in {seconds(forward.seconds)}{peak}")
 
 
 def _not_finite(output: Output) -> str:
