@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from . import models, options
+from .progress import progress
 
 
 def command(
@@ -60,7 +61,9 @@ def command(
         if other is not None:
             options.report_problems(other)
         its = models.parse(against_model, None, None) if against_model is not None else None
-        tried = trial(checkpoint, parsed, None, device or "cpu", fed, seed or 0, other, its)
+        read = [*found.section.values(), *(info for _, _, info in (other.tensors() if other is not None else ()))]
+        with progress(sum(info.nbytes for info in read), "read") as advance:
+            tried = trial(checkpoint, parsed, None, device or "cpu", fed, seed or 0, other, its, advance)
         found.tried(tried)
         options.say_problems(checkpoint.path, tried.damage, checkpoint)
         options.say_problems(against or "", tried.other_damage, other)

@@ -9,6 +9,7 @@ Example: ckpt run traced.pt --input 1,1,28,28
 from __future__ import annotations
 
 from . import models, options
+from .progress import progress
 
 
 def command(
@@ -35,7 +36,8 @@ def command(
     parsed = models.parse(model, args, kwargs) if model is not None else None
     if parsed is None and checkpoint.format.startswith("torchscript") and fed:
         options.say(f"executing the TorchScript code in {file}")
-    found = run(checkpoint, fed, parsed, device or "cpu", seed or 0)
+    with progress(sum(info.nbytes for _, _, info in checkpoint.tensors()), "read") as advance:
+        found = run(checkpoint, fed, parsed, device or "cpu", seed or 0, advance)
     options.say_problems(checkpoint.path, found.damage, checkpoint)
     if as_json and not quiet:
         options.write_json(found.to_dict())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from threading import Event, Thread
 
 from ..containers.checksums import Span, Sum
-from ..containers.copying import CHANGED
+from ..containers.copying import CHANGED, Progress
 from ..containers.streaming import in_order
 from ..containers.zip import ZipRecord
 from ..errors import CheckpointError
@@ -36,7 +37,7 @@ class Damage:
         for record in _summed_records(info):
             yield from self.sum(record)
 
-    def sum(self, record: Record) -> Iterator[Callable[[], None]]:
+    def sum(self, record: Record) -> Iterator[partial[None]]:
         """What is to be run before :meth:`verdict` can tell of a record; nothing where it was begun already."""
         if id(record) in self._sums:
             return
@@ -81,9 +82,13 @@ class Beside:
     Args:
         checkpoint: the file.
         section: the part whose tensors are loaded; None: all of it, and the records that hold no tensor too.
+        progress: called with the number of bytes just summed.
     """
 
-    def __init__(self, checkpoint: Checkpoint, section: Section | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, section: Section | None = None, progress: Progress | None = None
+    ) -> None:
+        self._progress = progress
         self._names: dict[str, TensorInfo] = (
             {section.name_of(key): info for key, info in section.items() if info.persistent}
             if section is not None
@@ -105,12 +110,13 @@ class Beside:
         self._thread.join()
 
     def _sum(self) -> None:
-        tasks = (task for info in self._names.values() for task in self._damage.tasks(info))
-        others = (task for record in self._others for task in self._damage.sum(record))
+        records = chain(*map(_summed_records, self._names.values()), self._others)
         try:
-            for _ in in_order(task for group in (tasks, others) for task in group):
+            for nbytes in in_order(partial(_ran, task) for record in records for task in self._damage.sum(record)):
                 if self._stop.is_set():
                     return
+                if self._progress is not None:
+                    self._progress(nbytes)
         except BaseException as error:  # raised again where somebody waits for the sums
             self._error = error
 
@@ -130,6 +136,12 @@ class Beside:
             Problem(why + (f" → {listed(names)}" if names else ""), place, names)
             for (place, why), names in hurt.items()
         ]
+
+
+def _ran(task: partial[None]) -> int:
+    task()
+    nbytes: int = task.args[1]
+    return nbytes
 
 
 def own_source(record: Record) -> Source:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from shlex import join
 from typing import TYPE_CHECKING, Any
 
+from ..containers.copying import Progress
 from ..errors import ModelError, SelectionError
 from ..formats.damage import Beside
 from ..model.checkpoint import Checkpoint
@@ -87,14 +88,16 @@ class Run:
 
 
 def run(
-    checkpoint: Checkpoint, inputs: Sequence[InputSpec], model: Model | None = None, device: str = "cpu", seed: int = 0
-) -> Run:
+    checkpoint: Checkpoint, inputs: Sequence[InputSpec], model: Model | None = None, device: str = "cpu", seed: int = 0,
+    progress: Progress | None = None,
+) -> Run:  # fmt: skip
     """Run it on random inputs, in ``eval()``.
 
     Args:
         checkpoint: a TorchScript archive, whose code is executed; or weights, with their ``model``.
         inputs: shapes and dtypes of what it is fed.
         device: ``cpu``, ``cuda``, ….
+        progress: called with the number of bytes just read.
 
     Raises:
         SelectionError: no inputs; weights without a model; no such device.
@@ -118,10 +121,10 @@ def run(
 
     target = checked_device(device)
     if model is not None:
-        module, _, _, damage = load(checkpoint, model, None, device)
+        module, _, _, damage = load(checkpoint, model, None, device, progress)
         name = model.spec
     else:
-        with Beside(checkpoint) as sums:
+        with Beside(checkpoint, None, progress) as sums:
             module = rebuilt[0] if rebuilt is not None else load_script(checkpoint.path, target)
             damage = sums.problems()
         name = str(getattr(module, "original_name", type(module).__name__))

@@ -8,6 +8,7 @@ from shlex import join
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..containers.copying import Progress
 from ..errors import ModelError, SelectionError
 from ..formats.damage import Beside
 from ..model.checkpoint import Checkpoint
@@ -95,6 +96,7 @@ def trial(
     seed: int = 0,
     against: Checkpoint | None = None,
     against_model: Model | None = None,
+    progress: Progress | None = None,
 ) -> Trial:
     """Load the weights into the model, run it, and compare it with another file in the same model, or its own.
 
@@ -103,6 +105,7 @@ def trial(
         device: ``cpu``, ``cuda``, ….
         inputs: what the model is fed; without any it is not run.
         against: another file; ``against_model``: its model, if it is another one.
+        progress: called with the number of bytes just read.
 
     Raises:
         ModelError: the model fails, or the other file does not load; it is quoted.
@@ -110,7 +113,7 @@ def trial(
     """
     if against is not None and not inputs:
         raise SelectionError("--against compares outputs", hint="Say what to feed: --input 1,3,32,32")
-    module, loaded, seconds, damage = load(checkpoint, model, section, device)
+    module, loaded, seconds, damage = load(checkpoint, model, section, device, progress)
     if not inputs:
         return Trial(loaded, seconds, damage=damage)
     try:
@@ -123,7 +126,7 @@ def trial(
     from ..torch.forward import compare
 
     del module
-    other, also, _, other_damage = load(against, against_model or model, None, device)
+    other, also, _, other_damage = load(against, against_model or model, None, device, progress)
     comparison = compare(forward.tensors, run(other, inputs, seed, also).tensors)
     return Trial(loaded, seconds, inputs, seed, forward, against.path, comparison, damage, other_damage)
 
@@ -137,7 +140,9 @@ class Filled(NamedTuple):
     damage: list[Problem]
 
 
-def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str) -> Filled:
+def load(
+    checkpoint: Checkpoint, model: Model, section: str | None, device: str, progress: Progress | None = None
+) -> Filled:
     """The model with its weights, whose records are summed meanwhile: torch never does.
 
     A model made on ``meta`` is enough where nothing is left there.
@@ -147,7 +152,7 @@ def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str)
 
     target = checked_device(device)
     module = model.build().module
-    with Beside(checkpoint, choose(checkpoint, section)) as sums:
+    with Beside(checkpoint, choose(checkpoint, section), progress) as sums:
         module, loaded, seconds = _fill(module, checkpoint, model, section, target)
         return Filled(module, loaded, seconds, sums.problems())
 
