@@ -147,7 +147,7 @@ def lines(found: Difference, show: Sequence[str] = DEFAULT, columns: int = 80) -
     for fact, count in found.facts.items():
         counts = "" if found.exact else "   does not count without --exact"
         yield [("· ", "dim"), (f"{escape(fact.replace('->', '→'))}: {plural(count, 'tensor')}", ""), (counts, "dim")]
-    yield from _last(found)
+    yield from _last(found, columns)
 
 
 def _tree(rows: Iterator[tuple[str, Place, Change | None]]) -> _Node:
@@ -399,8 +399,8 @@ def _left(found: Difference) -> Callable[[str], str]:
     return text
 
 
-def _last(found: Difference) -> Iterator[Line]:
-    """What it comes to, and what was not looked at."""
+def _last(found: Difference, columns: int | None = None) -> Iterator[Line]:
+    """What it comes to, and what was not looked at; on a terminal of so many columns none of that is cut."""
     parts: list[tuple[str, int | Callable[[], int]]] = [
         ("changed", len(found.different)),
         ("within tolerance", len(found.changed) - len(found.different)),
@@ -437,4 +437,11 @@ def _last(found: Difference) -> Iterator[Line]:
         left = [*map(_left(found), found.not_compared)]
         if entries:
             left.append(plural(entries, "other entry").replace("entrys", "entries"))
-        yield [(f"not compared: {', '.join(left)}", "dim")]
+        text = "not compared: " + left[0]
+        for part in left[1:]:
+            if columns is not None and width([(f"{text}, {part},", "")]) > columns:
+                yield [(f"{text},", "dim")]
+                text = "  " + part
+            else:
+                text += f", {part}"
+        yield [(text, "dim")]

@@ -365,6 +365,8 @@ def test_a_training_file_and_its_slim_copy(tmp_path: Path, capsys: pytest.Captur
         assert found.not_compared == ["optimizer"]
         assert in_process(["diff", one, other]) == 0
         assert f"not compared: optimizer (only in {a}), 1 other entry" in capsys.readouterr().out
+    drawn = ["".join(text for text, _ in line) for line in render.lines(diff(ci.open(a), ci.open(b)), columns=60)]
+    assert (drawn[-2], drawn[-1]) == (f"not compared: optimizer (only in {a}),", "  1 other entry")
     torch.save({"ema": {**ema, "bias": ema["bias"] + 1}, "model": model.state_dict()}, b)
     assert [change.name for change in diff(ci.open(a), ci.open(b)).changed] == ["ema/bias"]
     torch.save({"avg": ema, "model": model.state_dict()}, b)  # which is which is not for us to say
