@@ -11,7 +11,7 @@ from ..containers.checksums import Span, Sum
 from ..containers.copying import CHANGED, Progress
 from ..containers.streaming import in_order
 from ..containers.zip import ZipRecord
-from ..errors import CheckpointError
+from ..errors import CheckpointError, CorruptError
 from ..model.checkpoint import Checkpoint
 from ..model.lost import listed
 from ..model.problem import Problem
@@ -121,8 +121,19 @@ class Beside:
             self._error = error
 
     def problems(self) -> list[Problem]:
-        """Waits for the sums: one problem for each record that is damaged, with the tensors in it."""
+        """Waits for the sums: one problem for each record that is damaged, with the tensors in it.
+
+        Raises:
+            CorruptError: the file was written to meanwhile. What is mapped of it must not be touched: a page that is no
+                longer there would end the process.
+        """
         self._thread.join()
+        files = {id(file): file for info in self._names.values() for file in _files(info)}
+        changed = next((file for file in files.values() if file.changed()), None)
+        if changed is not None:
+            raise CorruptError(
+                CHANGED, path=changed.path, hint="Copy or download it again, or wait until it is written."
+            )
         if self._error is not None:
             raise self._error
         hurt: dict[tuple[str | None, str], list[str]] = {}

@@ -82,7 +82,7 @@ def load_into(
         dtype: ``"model"`` casts to the module's dtypes, ``"file"`` takes the file's, a ``torch.dtype`` casts all
             floating tensors to it; None refuses if a dtype would change.
         mmap: False reads everything now, so that the file may be written over.
-        verify: read all bytes now, in threads beside the loading, and refuse what fails its checksum. Otherwise a
+        verify: read all bytes now, by threads, and refuse what fails its checksum. Otherwise a
             flipped bit stays unseen, as with ``torch.load``. Formats without checksums have nothing to compare with.
 
     Returns:
@@ -110,6 +110,8 @@ def load_into(
     with opened(source) as checkpoint:
         chosen = choose(checkpoint, section)
         with Beside(checkpoint, chosen) if verify else nullcontext() as sums:
+            if sums is not None and target.type != "cuda":
+                sums.problems()  # before mapped values are touched
             entries = entries_of(checkpoint, chosen, Loader(device=target, mmap=mmap))
             if sums is not None and (damage := sums.problems()):
                 raise CorruptError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import ckpt_inspect as ci
@@ -216,3 +218,17 @@ def test_load_into_refuses_it_where_it_is_asked_to(tmp_path: Path) -> None:
     assert not net.a.any()  # it is as it was
     torch.save(Net().state_dict(), path)
     assert ct.load_into(net, path, verify=True).matched == 4
+
+
+@pytest.mark.parametrize("format", ["pt", "safetensors"])
+def test_what_became_shorter_is_refused_before_it_is_touched(format: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w.{format}"
+    state = {"b": torch.ones(3, 4)}
+    save_file(state, path) if format == "safetensors" else torch.save(state, path)
+    holder = nn.Module()
+    holder.b = nn.Parameter(torch.zeros(3, 4))
+    with ci.open(path) as checkpoint:
+        os.truncate(path, path.stat().st_size - 8)
+        with pytest.raises(ci.CorruptError, match="it changed while it was read"):
+            ct.load_into(holder, checkpoint, verify=True)
+    assert not holder.b.any()
