@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,50 @@ def test_only_directories_with_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(ci.FormatError) as caught:
         ci.open(tmp_path)
     assert caught.value.hint == f"Look into it: ckpt info {tmp_path / 'run'}"
+
+
+def zero(where: Path, tags: Sequence[str], latest: str | None, script: bool) -> Path:
+    """What DeepSpeed's ``save_checkpoint`` leaves with ZeRO."""
+    run = where / "my run"
+    for tag in tags:
+        (run / tag).mkdir(parents=True)
+        torch.save({"module": {"w": torch.ones(2)}}, run / tag / "mp_rank_00_model_states.pt")
+        torch.save({"optimizer_state_dict": {}}, run / tag / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    if latest is not None:
+        (run / "latest").write_text(latest)
+    if script:
+        (run / "zero_to_fp32.py").write_text("")
+    return run
+
+
+@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize("latest", ["global_step10", "global_step10\n", None])
+@pytest.mark.parametrize("named", ["", "global_step10", "global_step10/", "global_step5"])
+def test_deepspeed_gets_the_command_that_its_script_takes(
+    named: str, latest: str | None, script: bool, tmp_path: Path
+) -> None:
+    run = zero(tmp_path, ["global_step5", "global_step10"], latest, script)
+    if not named and latest is None:
+        pytest.skip("nothing says that it is DeepSpeed's")
+    with pytest.raises(ci.UnsupportedError, match="DeepSpeed") as caught:
+        ci.open(f"{run}/{named}" if named else run)
+    hint = caught.value.hint
+    assert hint is not None
+    words = shlex.split(hint[hint.index("python ") :])
+    program = [str(run / "zero_to_fp32.py")] if script else ["-m", "deepspeed.utils.zero_to_fp32"]
+    assert words[1 : 1 + len(program)] == program
+    folder, out, *tag = words[1 + len(program) :]
+    assert (folder, out) == (str(run), "OUTDIR")
+    # as the script finds it: by --tag, else by ``latest`` in the folder it is given
+    chosen = tag[1] if tag else (Path(folder) / "latest").read_text().strip()
+    assert chosen == (named.rstrip("/") or "global_step10")
+    assert (Path(folder) / chosen).is_dir()
+
+
+@pytest.mark.parametrize("latest", ["../elsewhere", "..", "", "a/b"])
+def test_a_tag_is_a_name_in_the_directory(latest: str, tmp_path: Path) -> None:
+    zero(tmp_path, ["elsewhere"], None, False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "latest").write_text(latest)
+    with pytest.raises(ci.FormatError, match="holds no checkpoint"):
+        ci.open(tmp_path / "run")

@@ -14,6 +14,7 @@ import typer
 
 from ..model.spelling import shell_path
 from . import models, options
+from .progress import progress
 
 
 def command(
@@ -57,14 +58,23 @@ def command(
     fed = [parse_input(text) for text in inputs]
     parsed = models.parse(model, args, kwargs)
     found = check(checkpoint, parsed)
+    damaged = bool(checkpoint.problems)
     if (found.loads or found.only_ties) and (load or fed or against is not None):
         other = open_checkpoint(against) if against is not None else None
+        if other is not None:
+            options.report_problems(other)
         its = models.parse(against_model, None, None) if against_model is not None else None
-        found.trial = trial(checkpoint, parsed, None, device or "cpu", fed, seed or 0, other, its)
+        read = [*found.section.values(), *(info for _, _, info in (other.tensors() if other is not None else ()))]
+        with progress(sum(info.nbytes for info in read), "read") as advance:
+            tried = trial(checkpoint, parsed, None, device or "cpu", fed, seed or 0, other, its, advance)
+        found.tried(tried)
+        options.say_problems(checkpoint.path, tried.damage, checkpoint)
+        options.say_problems(against or "", tried.other_damage, other)
+        damaged |= bool(tried.damage or tried.other_damage or (other is not None and other.problems))
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:
         from ..render import check as render
 
-        options.print_lines(render.lines(found, not options.is_terminal()), render.LABEL)
-    return 2 if checkpoint.problems else 0 if found.ok else 1
+        options.print_lines(render.lines(found, not options.is_terminal()), render.LABEL, 2)
+    return 2 if damaged else 0 if found.ok else 1

@@ -177,7 +177,7 @@ def say(text: str) -> None:
     typer.echo(f"ckpt: {escape(text)}", err=True)
 
 
-def say_problems(what: str, problems: list[str], checkpoint: Checkpoint | None = None) -> None:
+def say_problems(what: str, problems: Sequence[str], checkpoint: Checkpoint | None = None) -> None:
     """The first problems of ``what`` on stderr; ``""`` where they name it themselves.
 
     And what to do about them, where they are those of ``checkpoint``.
@@ -189,7 +189,7 @@ def say_problems(what: str, problems: list[str], checkpoint: Checkpoint | None =
     _say_hints(problems, checkpoint)
 
 
-def _say_hints(problems: list[str], checkpoint: Checkpoint | None) -> None:
+def _say_hints(problems: Sequence[str], checkpoint: Checkpoint | None) -> None:
     """What to do about problems."""
     if not problems:
         return
@@ -205,12 +205,12 @@ def _say_hints(problems: list[str], checkpoint: Checkpoint | None) -> None:
         typer.echo(f"      {escape(hint)}", err=True)
 
 
-def print_lines(lines: Iterable[Line], hanging: int) -> None:
-    """Lines onto stdout: wrapped on a terminal, as they are elsewhere."""
+def print_lines(lines: Iterable[Line], hanging: int, deeper: int = 0) -> None:
+    """Lines onto stdout: wrapped on a terminal, as they are elsewhere; see ``show_wrapped``."""
     if is_terminal():
         from ..render.terminal import show_wrapped
 
-        show_wrapped(lines, hanging)
+        show_wrapped(lines, hanging, deeper)
     else:
         from ..render.plain import texts
 

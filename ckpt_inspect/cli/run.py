@@ -9,6 +9,7 @@ Example: ckpt run traced.pt --input 1,1,28,28
 from __future__ import annotations
 
 from . import models, options
+from .progress import progress
 
 
 def command(
@@ -35,11 +36,13 @@ def command(
     parsed = models.parse(model, args, kwargs) if model is not None else None
     if parsed is None and checkpoint.format.startswith("torchscript") and fed:
         options.say(f"executing the TorchScript code in {file}")
-    found = run(checkpoint, fed, parsed, device or "cpu", seed or 0)
+    with progress(sum(info.nbytes for _, _, info in checkpoint.tensors()), "read") as advance:
+        found = run(checkpoint, fed, parsed, device or "cpu", seed or 0, advance)
+    options.say_problems(checkpoint.path, found.damage, checkpoint)
     if as_json and not quiet:
         options.write_json(found.to_dict())
     elif not quiet:
         from ..render import run as render
 
-        options.print_lines(render.lines(found, options.columns()), render.LABEL)
-    return 2 if checkpoint.problems else 0 if found.ok else 1
+        options.print_lines(render.lines(found, options.columns()), render.LABEL, 2)
+    return 2 if checkpoint.problems or found.damage else 0 if found.ok else 1

@@ -134,7 +134,42 @@ def _with_siblings(checkpoint: Checkpoint, path: str, names: list[str], opened: 
 def _raise_if_known(path: str, names: list[str]) -> None:
     if ".metadata" in names and any(name.endswith(".distcp") for name in names):
         raise official.distributed(path, "a distributed checkpoint directory", path)
-    if ("latest" in names and "zero_to_fp32.py" in names) or any(name.endswith("_optim_states.pt") for name in names):
-        raise official.deepspeed(path)
+    _raise_if_deepspeed(path, names)
     if "data.pkl" in names and ("data" in names or "version" in names):
         raise official.unzipped(path)
+
+
+def _raise_if_deepspeed(path: str, names: list[str]) -> None:
+    """One tag's directory, or the one around it, which DeepSpeed's script wants to be told."""
+    latest = _latest(path) if "latest" in names else None
+    if latest is not None and ("zero_to_fp32.py" in names or _has_states(_names_in(os.path.join(path, latest)))):
+        raise official.deepspeed(path)
+    if _has_states(names):
+        whole = os.path.abspath(path) if os.path.basename(path.rstrip("/")) in ("", ".", "..") else path.rstrip("/")
+        around, tag = os.path.split(whole)
+        error = official.deepspeed(around or ".", None if _latest(around or ".") == tag else tag)
+        error.path = path
+        raise error
+
+
+def _has_states(names: list[str]) -> bool:
+    return any(name.endswith("_optim_states.pt") for name in names)
+
+
+def _names_in(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _latest(path: str) -> str | None:
+    """The tag that a directory of DeepSpeed calls its latest; only a name in it is one."""
+    if not _is_file(path, "latest"):
+        return None
+    try:
+        with open(os.path.join(path, "latest"), encoding="utf-8") as file:
+            tag = file.read(256).strip()
+    except (OSError, ValueError):
+        return None
+    return tag if tag not in ("", ".", "..") and os.path.basename(tag) == tag else None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ..errors import UnsupportedError
-from ..model.spelling import shell_path
+from ..model.spelling import shell_path, shell_word
 
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 
@@ -20,12 +20,22 @@ def distributed(path: str, what: str, directory: str | None = None) -> Unsupport
     return UnsupportedError(f"{what} (DCP)", path=path, hint=hint)
 
 
-def deepspeed(path: str) -> UnsupportedError:
-    script = shell_path(os.path.join(path, "zero_to_fp32.py"))
+def deepspeed(path: str, tag: str | None = None) -> UnsupportedError:
+    """
+    Args:
+        path: the directory with ``latest``, the script, and a directory for each tag.
+        tag: the one to be named; None is that of ``latest``.
+    """
+    script = os.path.join(path, "zero_to_fp32.py")
+    named = f" --tag {shell_word(tag)}" if tag is not None else ""
+    if os.path.isfile(script):
+        how = f"with DeepSpeed's own script: python {shell_path(script)}"
+    else:
+        how = "where DeepSpeed is installed (its script is not beside): python -m deepspeed.utils.zero_to_fp32"
     return UnsupportedError(
         "a DeepSpeed checkpoint directory",
         path=path,
-        hint=f"Make one file of it with DeepSpeed's own script: python {script} {shell_path(path)} out.pt",
+        hint=f"Make weights of it {how} {shell_path(path)} OUTDIR{named}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -193,10 +194,22 @@ class Checkpoint:
                 path=self.path,
                 hint=f"There is: {', '.join(listed)}" if listed else "The whole file is one section.",
             )
+        part = self._part(inside, values)
+        part.selected = pointer
+        return part
+
+    def of_sections(self, wanted: Sequence[str]) -> Checkpoint:
+        """The part that is some of its sections, and the values in them."""
+        inside = {pointer: self.sections[pointer] for pointer in wanted}
+        part = self._part(inside, [value for value in self.values if is_inside(value.name, inside)])
+        part.selected = self.selected
+        return part
+
+    def _part(self, sections: dict[str, Section], values: list[Value]) -> Checkpoint:
         part = Checkpoint(self.path, self.format, self.size)
         part.containers, part.problems, part.facts = self.containers, self.problems, self.facts
         part.siblings, part.order, part.parts, part.origin = self.siblings, self.order, self.parts, self.origin
-        part.sections, part.values, part.selected, part.whole = inside, values, pointer, self
+        part.sections, part.values, part.whole = sections, values, self
         return part
 
     def containers_of_values(self) -> list[str]:
@@ -251,6 +264,15 @@ class Checkpoint:
 
     def _repr_html_(self) -> str | None:
         return Checkpoint.html(self) if Checkpoint.html is not None else None
+
+
+def is_inside(name: str, sections: Collection[str]) -> bool:
+    """Whether a value is at or below one of the sections; each of its containers is asked for once."""
+    while name not in sections:
+        if not name:
+            return False
+        name = name.rpartition("/")[0]
+    return True
 
 
 def may_be_weights(pointer: str) -> bool:

@@ -5,7 +5,8 @@ The verdict is torch's own ``load_state_dict(strict=True)``, run without values 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError, SelectionError
@@ -19,7 +20,7 @@ from .causes import causes
 from .fix import Fix, dropping, find_fix, rescue, tied
 from .leftovers import harmless, is_renamed
 from .naming import model_words
-from .otherwise import built_otherwise
+from .otherwise import Suits, built_otherwise
 from .plain import safe
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..torch.models import Model
+    from ..torch.verdicts import Verdict
     from .trial import Trial
 
 SCHEMA = "ckpt-inspect/check/1"
@@ -89,8 +91,9 @@ class Check:
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[Wrong] = []
-        self.damage = [problem for problem in map(Problem.of, checkpoint.problems) if problem.damage]
-        self.rescue = rescue(checkpoint) if self.damage else None
+        self.damage: list[Problem] = []
+        self.rescue: str | None = None
+        self._is_damaged(problem for problem in map(Problem.of, checkpoint.problems) if problem.damage)
         self.errors: list[str] = []
         self.text: str | None = None
         self.harmless: dict[str, str] = {}
@@ -100,10 +103,32 @@ class Check:
         self.otherwise: Fix | None = None
         self.trial: Trial | None = None
 
+    def _is_damaged(self, problems: Iterable[Problem]) -> None:
+        self.damage += problems
+        if self.damage:
+            self.loads = False
+            self.rescue = rescue(self.checkpoint)
+
+    def tried(self, trial: Trial) -> None:
+        """What loading and running it gave: its bytes were read, and may be found damaged."""
+        self.trial = trial
+        self._is_damaged(trial.damage)
+
     @property
     def ok(self) -> bool:
         """It loads, and what was tried with it went well."""
         return self.loads and (self.trial is None or self.trial.ok)
+
+    @property
+    def gives_values(self) -> bool:
+        """What matches is worth loading: parameters, where the model has any."""
+        return self.parameters > 0 if self.of_parameters else self.matched > 0
+
+    @property
+    def loads_partly(self) -> bool:
+        """``strict=False`` loads some of it as it is, and what it leaves out matters."""
+        differ = self.missing or self.unexpected
+        return bool(differ and self.gives_values) and not (self.mismatched or self.errors or self.only_harmless)
 
     @property
     def only_harmless(self) -> bool:
@@ -231,38 +256,43 @@ def check_module(
 def _mend(found: Check, model: Model | nn.Module, judge: _Judge, entries: Any) -> None:
     """Look for the fix: other names, names of ties, other arguments for the model; else what to leave out."""
     from ..torch.models import Model
-    from ..torch.verdicts import NeedsValues, verdict
-
-    def loads(module: nn.Module) -> bool:
-        try:
-            return verdict(module, entries).strict
-        except (ModelError, NeedsValues):
-            return False
 
     words = model_words(model) if isinstance(model, Model) else [found.name]
     fix = find_fix(found.checkpoint, found.section, found.model, words, judge.loads, found.matched)
     if fix is not None and not fix.loads:
-        fix = fix._replace(only_harmless=_only_harmless_then(found, judge, fix))
+        renamed = found.section.with_keys(fix.keys)
+        fix = fix._replace(only_harmless=_only_harmless(judge.verdict(fix.keys), renamed, found.model))
     if fix is None and found.only_harmless and not found.unexpected:
         fix = _with_ties(found, judge, entries)
         found.only_ties = fix is not None
-    if fix is None and found.mismatched and found.matched:
+    if fix is None and found.mismatched and found.gives_values:
         gone = (one.key for one in found.mismatched)
         fix = dropping(found.checkpoint, found.section, found.model, words, gone, found.matched)
     found.fix = fix
     if isinstance(model, Model) and (fix is None or not fix.loads or fix.leaves_out):
-        other = built_otherwise(found.checkpoint, found.section, model, found.model, loads)
+        other = built_otherwise(found.checkpoint, found.section, model, found.model, partial(_suits, found, entries))
         if other is not None:
             found.fix, found.otherwise = other, fix
 
 
-def _only_harmless_then(found: Check, judge: _Judge, fix: Fix) -> bool:
-    """Whether after a fix nothing but harmless keys differs."""
-    verdict = judge.verdict(fix.keys)
+def _only_harmless(verdict: Verdict, file: Section, model: Section) -> bool:
+    """Whether nothing but harmless keys differs."""
     keys = {*verdict.missing, *verdict.unexpected}
-    renamed = found.section.with_keys(fix.keys)
-    reasons = harmless(verdict.missing, verdict.unexpected, renamed, found.model)
+    reasons = harmless(verdict.missing, verdict.unexpected, file, model)
     return not verdict.mismatched and not verdict.errors and all(key in reasons and not is_renamed(key) for key in keys)
+
+
+def _suits(found: Check, entries: Any, module: nn.Module, keys: KeyMap) -> Suits:
+    """Torch's verdict on the weights, under other names, and a module that was built otherwise."""
+    from ..torch.live import section_of
+    from ..torch.state_dicts import under
+    from ..torch.verdicts import NeedsValues, verdict
+
+    try:
+        said = verdict(module, under(entries, keys.pairs))
+    except (ModelError, NeedsValues):
+        return Suits(False, False)
+    return Suits(said.strict, _only_harmless(said, found.section.with_keys(keys), section_of(module)))
 
 
 def _with_ties(found: Check, judge: _Judge, entries: Any) -> Fix | None:

@@ -48,13 +48,13 @@ def code(checkpoint: Checkpoint, section: str | None = None) -> Code:
     """The source of what :func:`ckpt_inspect.torch.build_module` builds.
 
     Raises:
-        UnsupportedError: keys that are no strings, or tensors that are no plain ones; all are listed.
+        UnsupportedError: keys that are no strings, or tensors that are no plain ones; all are listed. A frozen module.
         SelectionError: no part, or several, can be meant.
     """
-    from ..torch.blueprint import Blueprint
+    from ..torch.blueprint import Blueprint, is_rebuilt
     from ..torch.rebuild import draft
     from ..torch.source import Writer
-    from ..torch.state_dicts import choose
+    from ..torch.state_dicts import choose, dropped_ties
     from ..torch.tensors import Loader
 
     chosen = choose(checkpoint, section)
@@ -62,11 +62,16 @@ def code(checkpoint: Checkpoint, section: str | None = None) -> Code:
     kept = {chosen.name_of(key): key for key, info in chosen.items() if info.persistent}
     groups = [[kept[name] for name in names if name in kept] for names in checkpoint.tied()]
     ties = [keys for keys in groups if len(keys) > 1]
+    dropped = dict(dropped_ties(checkpoint, chosen))
+    ties += [
+        [kept, *(key for key, twin in dropped.items() if twin == kept)] for kept in dict.fromkeys(dropped.values())
+    ]
     file = os.path.basename(checkpoint.path.rstrip("/"))
     part = f"#{chosen.pointer}" if chosen.pointer else ""
     title = f"The modules of {file}{part}, as far as the file tells: what is inferred is marked ~, the rest left open."
     stem = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z][A-Za-z0-9]*", file.partition(".")[0]))
-    source = Writer(plan, title, stem or "Net", ties).source()
+    left_out = [key for key, info in chosen.items() if not is_rebuilt(info)]
+    source = Writer(plan, title, stem or "Net", ties, list(dropped), left_out).source()
 
     def count(node: Blueprint) -> tuple[int, int]:
         if node.call is not None:

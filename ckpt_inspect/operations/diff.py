@@ -8,13 +8,13 @@ from typing import Any
 from ..containers.copying import Progress
 from ..errors import RuleError, SelectionError
 from ..formats import recorded
+from ..formats.damage import damage_of
 from ..formats.equality import same
 from ..model.checkpoint import Checkpoint
 from ..model.pointer import is_below
 from ..model.section import Value
 from ..model.tensor import TensorInfo
 from .content import compare, stored_nbytes
-from .damage import damage_of
 from .difference import MISSING, Change, Difference, ValueChange
 from .ls import matches_nothing, pattern
 from .renamed import elsewhere, find

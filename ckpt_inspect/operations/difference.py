@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..model.checkpoint import is_inside
 from ..model.section import Value
 from ..model.tensor import TensorInfo
 from .plain import safe, safe_dict
@@ -96,7 +97,11 @@ class Difference:
     @property
     def different(self) -> list[Change]:
         """Changes that count: not those within a tolerance that was given."""
-        return [c for c in self.changed if not (self.tolerance and c.close and c.what == ("values",))]
+        return [change for change in self.changed if not self.is_tolerated(change)]
+
+    def is_tolerated(self, change: Change) -> bool:
+        """It does not count: nothing but values differs, and those lie within the tolerance that was given."""
+        return self.tolerance and change.close and change.what == ("values",)
 
     @property
     def same(self) -> bool:
@@ -117,6 +122,17 @@ class Difference:
     def not_compared(self) -> list[str]:
         """Sections of either side that were left out."""
         return list(dict.fromkeys(self.a.left + self.b.left))
+
+    @property
+    def entries_left(self) -> int:
+        """How many entries that are no tensors were left out, outside the sections that were."""
+        names: set[str] = set()
+        for side in (self.a, self.b):
+            compared = {id(value) for value in side.values.values()}
+            sections = set(side.left)
+            left = (value.name for value in side.checkpoint.values if id(value) not in compared)
+            names.update(name for name in left if not is_inside(name, sections))
+        return len(names)
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's document."""

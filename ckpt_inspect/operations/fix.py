@@ -29,8 +29,10 @@ _VERIFIED = 6  # candidates that torch is asked about
 _PREFIXES = 100  # parts of a larger model that are tried
 
 _WEIGHT_NORM = (
-    "**.parametrizations.weight.original0 -> **.weight_g",
-    "**.parametrizations.weight.original1 -> **.weight_v",
+    "**.parametrizations.{name}.original0 -> **.{name}_g",
+    "**.parametrizations.{name}.original1 -> **.{name}_v",
+    "parametrizations.{name}.original0 -> {name}_g",
+    "parametrizations.{name}.original1 -> {name}_v",
 )
 
 
@@ -43,6 +45,7 @@ class Fix(NamedTuple):
         loads: whether ``load_state_dict(strict=True)`` then succeeds.
         keys: the map it applies.
         only_harmless: if it does not: nothing but harmless keys differs then.
+        built: it builds the model with other arguments.
     """
 
     command: str
@@ -51,6 +54,7 @@ class Fix(NamedTuple):
     loads: bool
     keys: KeyMap
     only_harmless: bool = False
+    built: bool = False
 
     @property
     def leaves_out(self) -> bool:
@@ -62,6 +66,14 @@ class Fix(NamedTuple):
         """``ckpt strip-prefix``: the last command without its arguments."""
         last = self.command.rpartition(" && ")[2]
         return " ".join(last.split(" ", 2)[:2]) if last.startswith("ckpt ") else "the fix"
+
+
+class Renaming(NamedTuple):
+    """Other names for a file that has to be of a model built otherwise: the command, what it writes, the map."""
+
+    command: str
+    out: str
+    keys: KeyMap
 
 
 class _Candidate(NamedTuple):
@@ -100,6 +112,21 @@ def find_fix(
     if best is None or best.matched <= matched or 2 * best.matched < min(of, len(search.shapes)):
         return None  # a few tensors that happen to agree make it no file of this model
     return search.fix(best, of, loads(best.keys))
+
+
+def find_renaming(checkpoint: Checkpoint, section: Section, model: Section) -> Renaming | None:
+    """The prefixes, or the other names of weight norm, with which most names are the model's, whatever the shapes.
+
+    None if none has more of them than there are.
+    """
+    search = _Search(checkpoint, section, model, [])
+    names = search.names(KeyMap({}))
+    best = None
+    for one in search.renamings():
+        count = search.names(one.keys)
+        if count > names:
+            names, best = count, one
+    return None if best is None else Renaming(*search.command(best), best.keys)
 
 
 def dropping(
@@ -167,25 +194,44 @@ class _Search:
 
     def candidates(self) -> Iterator[_Candidate]:
         """Those that rename something, and that can be written."""
+        yield from self._prefixes()
+        file, lead = self._file(), self._lead()
+        for keys in (*self._parts(lead), *self._norms()):
+            yield from self._spelled(file, keys)
+        yield from self._like(file)
+
+    def renamings(self) -> Iterator[_Candidate]:
+        """Those that leave nothing out and ask no shape."""
+        yield from self._prefixes()
+        for keys in self._norms():
+            yield from self._spelled(self._file(), keys, fitting=False)
+
+    def names(self, keys: KeyMap) -> int:
+        """How many names the model has too, once they are changed."""
+        return sum(keys.pairs.get(key, key) in self.wanted for key in self.shapes)
+
+    def _lead(self) -> list[str]:
+        return list(_common_paths([key for key in self.keys if key != COUNTER or self.section.kind == "module"]))
+
+    def _file(self) -> str:
+        """What ``remap`` is to be given: names of a module are in code, and a state_dict of it has to be made first."""
+        if self.section.kind != "module":
+            return argument(self.checkpoint, self.section)
+        weights = beside(f"{os.path.splitext(self.checkpoint.path.rstrip('/'))[0]}.pt", "weights")
+        self.first = f"{_script(_read(self.checkpoint, self.section), weights)} && "
+        return weights
+
+    def _prefixes(self) -> Iterator[_Candidate]:
+        """What ``strip-prefix`` and ``add-prefix`` make of it."""
         whole = selected(self.checkpoint)
         for words in (["strip-prefix", whole], ["strip-prefix", whole, "--nested"]):
             yield from self._planned(words, "stripped", self._strip(nested="--nested" in words))
-        mine = argument(self.checkpoint, self.section)
-        if self.section.kind == "module":  # its names are in code: a state_dict of it has to be made first
-            weights = beside(f"{os.path.splitext(self.checkpoint.path.rstrip('/'))[0]}.pt", "weights")
-            self.first = f"{_script(_read(self.checkpoint, self.section), weights)} && "
-            for keys in self._maps(list(_common_paths(self.keys))):
-                yield from self._spelled(weights, keys)
-            yield from self._like(weights)
+        if self.section.kind == "module":
             return
-        lead = list(_common_paths([key for key in self.keys if key != COUNTER]))
-        for prefix in lead:
+        for prefix in self._lead():
             yield from self._planned(["strip-prefix", whole, "--prefix", prefix], "stripped", self._strip([prefix]))
         for prefix in _common_paths(list(self.wanted)):
-            yield from self._planned(["add-prefix", mine, prefix], "prefixed", self._add(prefix))
-        for keys in self._maps(lead):
-            yield from self._spelled(mine, keys)
-        yield from self._like(mine)
+            yield from self._planned(["add-prefix", self._file(), prefix], "prefixed", self._add(prefix))
 
     # -- plans of the other commands
 
@@ -218,12 +264,15 @@ class _Search:
 
     # -- maps of our own, spelled as rules
 
-    def _maps(self, lead: list[str]) -> Iterator[KeyMap]:
-        """One part of a larger model; the counter of AveragedModel with it; the other names of weight norm."""
+    def _parts(self, lead: list[str]) -> Iterator[KeyMap]:
+        """One part of a larger model; the counter of AveragedModel with it."""
         for prefix in list(dict.fromkeys([*lead, *_paths(self.keys)]))[:_PREFIXES]:
             dotted = prefix + "."
             yield KeyMap({key: key[len(dotted) :] if key.startswith(dotted) else None for key in self.keys})
-        if any(key.endswith(".weight_g") for key in self.wanted):
+
+    def _norms(self) -> Iterator[KeyMap]:
+        """The older names of weight norm; the newer ones torch's own hook gives."""
+        if any(key.endswith("_g") for key in self.wanted):
             rules = Rules.parse(_WEIGHT_NORM)
             yield rules.keymap(self.keys, allow_unused=True)
 
@@ -260,13 +309,15 @@ class _Search:
         words = ["remap", argument, "--like", *self.model_words, *how]
         yield from self._spelled(argument, keys, words)
 
-    def _spelled(self, argument: str, keys: KeyMap, otherwise: list[str] | None = None) -> Iterator[_Candidate]:
-        """The map as rules where they are few; else the other way to say it."""
+    def _spelled(
+        self, argument: str, keys: KeyMap, otherwise: list[str] | None = None, fitting: bool = True
+    ) -> Iterator[_Candidate]:
+        """The map as rules where they are few; else the other way to say it. ``fitting``: only if shapes agree."""
         new = set(keys.pairs.values())
         if keys.is_identity() or len(new - {None}) < len(keys.pairs) - len(keys.dropped):
             return
         scored = self._scored([], "remapped", keys)
-        if not scored.matched:
+        if fitting and not scored.matched:
             return
         rules, drops = keys.rules(), keys.drops()
         if len(rules) + len(drops) > FEW and otherwise is not None:
@@ -286,10 +337,14 @@ class _Search:
         return _Candidate(words, suffix, keys, matched, left)
 
     def fix(self, one: _Candidate, of: int, loads: bool) -> Fix:
+        return Fix(self.command(one)[0], one.matched, of, loads, one.keys)
+
+    def command(self, one: _Candidate) -> tuple[str, str]:
+        """What is typed, and the file that it writes."""
         own = one.words[0] != "strip-prefix" and self.section.kind == "module"
         out = beside(f"{os.path.splitext(self.checkpoint.path)[0]}.pt" if own else self.checkpoint.path, one.suffix)
         command = shell_join(["ckpt", *one.words, "-o", out])
-        return Fix(self.first + command if own else command, one.matched, of, loads, one.keys)
+        return self.first + command if own else command, out
 
 
 def _common_paths(keys: list[str]) -> Iterator[str]:

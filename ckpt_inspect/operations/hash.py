@@ -27,13 +27,13 @@ from ..containers.copying import Progress
 from ..containers.streaming import digest, in_order
 from ..errors import CheckpointError
 from ..formats import recorded
+from ..formats.damage import Damage
 from ..formats.logical import check_expansion, content_key, logical, scheme
 from ..model.checkpoint import Checkpoint
 from ..model.pointer import is_below, relative
 from ..model.problem import Problem
 from ..model.section import Section
 from ..model.tensor import TensorInfo
-from .damage import Damage
 
 SCHEMA = "ckpt-inspect/hash/1"
 TAG = "ckpt1"

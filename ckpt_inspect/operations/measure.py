@@ -12,9 +12,9 @@ from ..containers.copying import Progress
 from ..containers.streaming import SPLIT, exactly, first_difference, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError, FileError, TorchMissingError
+from ..formats.damage import Damage, damage_of
 from ..formats.logical import frame, leaves, logical, scheme
 from ..model.tensor import TensorInfo
-from .damage import Damage, damage_of
 from .operands import operand
 
 if TYPE_CHECKING:

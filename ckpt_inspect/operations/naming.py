@@ -72,6 +72,9 @@ def model_words(model: Model) -> list[str]:
     return words
 
 
-def check_words(checkpoint: Checkpoint, model: Model) -> list[str]:
-    """``ckpt check FILE --model SPEC``"""
-    return ["ckpt", "check", as_path(selected(checkpoint)), "--model", *model_words(model)]
+def check_words(checkpoint: Checkpoint, model: Model, path: str | None = None) -> list[str]:
+    """``ckpt check FILE --model SPEC``; ``path`` is of a file with the same parts."""
+    file = selected(checkpoint)
+    if path is not None:
+        file = path if checkpoint.selected is None else f"{path}#{checkpoint.selected}"
+    return ["ckpt", "check", as_path(file), "--model", *model_words(model)]

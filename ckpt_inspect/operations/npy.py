@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from ..dtypes import BY_NAME
 from ..errors import CorruptError, MissingKeyError, UnsupportedError
+from ..formats.damage import damage_of
 from ..formats.logical import logical
 from ..model.checkpoint import Checkpoint
 from ..model.source import Source
 from ..model.spelling import shell_path, shell_word
 from ..model.tensor import TensorInfo
-from .damage import damage_of
 from .operands import operand
 from .show import find, sliced
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.spelling import shell_join
-from .fix import Fix
+from .fix import Fix, find_renaming
 from .leftovers import HARMLESS
 from .naming import check_words
 
@@ -36,56 +36,81 @@ _MOST_EACH = 4  # values of one argument
 _NUMBERED = re.compile(r"(.*?)(?:0|[1-9][0-9]{0,5})", re.ASCII)
 
 
+class Suits(NamedTuple):
+    """What torch says of the weights in another module: strict loading succeeds, or only harmless keys differ."""
+
+    strict: bool
+    only_harmless: bool
+
+
 def built_otherwise(
-    checkpoint: Checkpoint, section: Section, model: Model, own: Section, loads: Callable[[nn.Module], bool]
-) -> Fix | None:
+    checkpoint: Checkpoint, section: Section, model: Model, own: Section,
+    suits: Callable[[nn.Module, KeyMap], Suits],
+) -> Fix | None:  # fmt: skip
     """The command that names other arguments, with which the weights load; None if none is found.
+
+    Where a prefix, or weight norm, hides that most names are the model's, the command that renames comes first.
 
     Args:
         checkpoint, section: the file, and the weights in it.
         model: as it was named; ``own``: its section.
-        loads: torch's verdict on the weights and another module.
+        suits: torch's verdict on the weights, under other names, and another module.
     """
-    from ..torch.live import section_of
-
-    wanted, shapes = _shapes(section), _shapes(own)
-    climb, module = _Climb(wanted), None
-    while shapes != wanted:
-        step = climb.step(model, shapes)
+    renaming = find_renaming(checkpoint, section, own)
+    keys = renaming.keys if renaming is not None else KeyMap({})
+    climb = _Climb(section.with_keys(keys) if renaming is not None else section)
+    module: nn.Module | None = None
+    while not climb.is_alike(own):
+        step = climb.step(model, own)
         if step is None:
             return None
-        model, shapes, module = step
-    if module is None or not loads(module):
+        model, own, module = step
+    if module is None or not any(found := suits(module, keys)):
         return None
-    of = sum(info.persistent for info in section_of(module).values())
-    return Fix(shell_join(check_words(checkpoint, model)), of, of, True, KeyMap({}))
+    of = sum(info.persistent for info in own.values())
+    command = shell_join(check_words(checkpoint, model, None if renaming is None else renaming.out))
+    if renaming is not None:
+        command = f"{renaming.command} && {command}"
+    matched = sum(info.persistent and key in climb.section.tensors for key, info in own.items())
+    return Fix(command, matched, of, found.strict, KeyMap({}), found.only_harmless, True)
 
 
-def _shapes(section: Section) -> Shapes:
+def _compared(model: Section, file: Section) -> tuple[Shapes, Shapes]:
+    """Shapes of both, without harmless keys, and without names of tied tensors that only one has."""
+    return _shapes(model, file), _shapes(file, model)
+
+
+def _shapes(section: Section, other: Section) -> Shapes:
+    there = {info.view_of for key, info in section.items() if key in other.tensors and info.view_of is not None}
     return {
         key: info.shape for key, info in section.items()
         if info.persistent and key.rpartition(".")[2] not in HARMLESS
+        and (key in other.tensors or info.view_of is None or info.view_of not in there)
     }  # fmt: skip
 
 
 class _Climb:
     """From one model to another that is more like the file, as long as there is one."""
 
-    def __init__(self, wanted: Shapes) -> None:
-        self.wanted = wanted
+    def __init__(self, section: Section) -> None:
+        self.section = section
         self.left = _MOST_BUILT
 
-    def step(self, model: Model, shapes: Shapes) -> tuple[Model, Shapes, nn.Module] | None:
+    def is_alike(self, model: Section) -> bool:
+        shapes, wanted = _compared(model, self.section)
+        return shapes == wanted
+
+    def step(self, model: Model, own: Section) -> tuple[Model, Section, nn.Module] | None:
         """The one change after which most is alike; None if none makes more so."""
-        best, found = _alike(shapes, self.wanted), None
-        for kwargs in _candidates(model, shapes, self.wanted):
+        shapes, wanted = _compared(own, self.section)
+        best, found = _alike(shapes, wanted), None
+        for kwargs in _candidates(model, shapes, wanted):
             other = model.with_kwargs(kwargs)
             module = self._build(other)
             if module is not None:
-                tried = _shapes(module[1])
-                score = _alike(tried, self.wanted)
+                score = _alike(*_compared(module[1], self.section))
                 if score > best:
-                    best, found = score, (other, tried, module[0])
+                    best, found = score, (other, module[1], module[0])
                 if score == 1:
                     break
         return found

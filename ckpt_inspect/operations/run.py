@@ -6,9 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..containers.copying import Progress
 from ..errors import ModelError, SelectionError
+from ..formats.damage import Beside
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from ..model.problem import Problem
 from ..model.spelling import as_path, shell_join
 from .naming import model_words, selected
 from .plain import safe
@@ -34,11 +37,12 @@ class Run:
         parts: modules in order of registration, the first is the whole.
         why: why there are no more rows, None if there is nothing to say.
         forward: outputs, seconds and peak memory of one pass; ``inputs`` and ``seed`` made it.
+        damage: records whose bytes were loaded and fail their checksums.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, name: str, executed: bool, device: str, parts: list[Part], why: str | None,
-        forward: Forward, inputs: Sequence[InputSpec], seed: int,
+        forward: Forward, inputs: Sequence[InputSpec], seed: int, damage: Sequence[Problem] = (),
     ) -> None:  # fmt: skip
         self.checkpoint = checkpoint
         self.name = name
@@ -49,6 +53,7 @@ class Run:
         self.forward = forward
         self.inputs = inputs
         self.seed = seed
+        self.damage = list(damage)
 
     @property
     def ok(self) -> bool:
@@ -78,18 +83,21 @@ class Run:
             "flops": safe(whole.flops),
             "note": self.why,
             **forward_dict(self.forward, self.inputs, self.seed),
+            "problems": [*self.checkpoint.problems, *self.damage],
         }  # fmt: skip
 
 
 def run(
-    checkpoint: Checkpoint, inputs: Sequence[InputSpec], model: Model | None = None, device: str = "cpu", seed: int = 0
-) -> Run:
+    checkpoint: Checkpoint, inputs: Sequence[InputSpec], model: Model | None = None, device: str = "cpu", seed: int = 0,
+    progress: Progress | None = None,
+) -> Run:  # fmt: skip
     """Run it on random inputs, in ``eval()``.
 
     Args:
         checkpoint: a TorchScript archive, whose code is executed; or weights, with their ``model``.
         inputs: shapes and dtypes of what it is fed.
         device: ``cpu``, ``cuda``, ….
+        progress: called with the number of bytes just read.
 
     Raises:
         SelectionError: no inputs; weights without a model; no such device.
@@ -112,13 +120,13 @@ def run(
     from ..torch.scripted import load_script
 
     target = checked_device(device)
-    if rebuilt is not None:
-        module, name = rebuilt[0], type(rebuilt[0]).__name__
-    elif model is not None:
-        module, _, _ = load(checkpoint, model, None, device)
+    if model is not None:
+        module, _, _, damage = load(checkpoint, model, None, device, progress)
         name = model.spec
     else:
-        module = load_script(checkpoint.path, target)
+        with Beside(checkpoint, None, progress) as sums:
+            module = rebuilt[0] if rebuilt is not None else load_script(checkpoint.path, target)
+            damage = sums.problems()
         name = str(getattr(module, "original_name", type(module).__name__))
     fed = make_inputs(inputs, seed, target)
     try:
@@ -135,7 +143,7 @@ def run(
     why = "; ".join(filter(None, [why, rebuilt[1] if rebuilt is not None else None])) or None
     forward = run_forward(module, fed)
     parts[0] = parts[0]._replace(outputs=[output.shape for output in forward.outputs])
-    return Run(checkpoint, name, is_script and model is None, str(target), parts, why, forward, inputs, seed)
+    return Run(checkpoint, name, is_script and model is None, str(target), parts, why, forward, inputs, seed, damage)
 
 
 def _rebuilt(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, str | None] | None:

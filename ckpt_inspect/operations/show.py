@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..containers.copying import Progress
 from ..dtypes import BY_NAME, PACKED
 from ..errors import CheckpointError, CorruptError, MissingKeyError, SelectionError, TorchMissingError, UnsupportedError
+from ..formats.damage import damage_of
 from ..formats.literal import literal
 from ..formats.logical import innermost, leaves, scheme
 from ..formats.objects import class_name, is_mapping
@@ -22,7 +23,6 @@ from ..model.problem import Problem
 from ..model.section import Section, Value
 from ..model.spelling import as_path, shell_join, shell_path, unescape
 from ..model.tensor import TensorInfo
-from .damage import damage_of
 from .ls import Row, row_dict
 from .naming import after_options, selected
 from .operands import numbers_of, operand

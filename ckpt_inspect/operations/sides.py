@@ -71,6 +71,8 @@ def sides(
 ) -> tuple[Side, Side]:
     """What to compare: everything where both sides have the same sections, else the one weights candidate of each.
 
+    Where each has the same several candidates (a training file and a slim copy of it), the sections that both have.
+
     Args:
         ignore_prefix: whole leading segments that do not count, on either side.
         rules: how the keys of ``a`` are renamed first.
@@ -82,7 +84,7 @@ def sides(
     """
     part_a, part_b = a, b
     if a.selected is None and b.selected is None and a.sections.keys() != b.sections.keys():
-        part_a, part_b = _weights(a), _weights(b)
+        part_a, part_b = _shared(a, b) or (_weights(a), _weights(b))
     elif a.selected is None and b.selected is not None:
         part_a = _weights(a)
     elif b.selected is None and a.selected is not None:
@@ -139,6 +141,16 @@ def _shared_segments(keys: list[str]) -> list[str]:
             break
         shared.append(one)
     return shared if all(key.startswith(".".join(shared)) for key in keys) else []
+
+
+def _shared(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Checkpoint] | None:
+    """The sections that both have, where no single one could be meant and none is in doubt."""
+    candidates = a.candidates()
+    if len(candidates) < 2 or set(candidates) != set(b.candidates()):
+        return None
+    return a.of_sections([p for p in a.sections if p in b.sections]), b.of_sections(
+        [p for p in b.sections if p in a.sections]
+    )
 
 
 def _weights(checkpoint: Checkpoint) -> Checkpoint:

@@ -12,12 +12,12 @@ from ..containers.streaming import SPLIT, in_order, stretches
 from ..dtypes import BY_NAME
 from ..errors import CheckpointError, SelectionError
 from ..formats.compound import is_coalesced
+from ..formats.damage import Damage
 from ..formats.logical import content_key
 from ..model import pointer as pointers
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
 from ..model.tensor import TensorInfo
-from .damage import Damage
 from .ls import matches_nothing, pattern
 from .operands import numbers_of, operand, unstored_zeros
 from .plain import safe_dict
@@ -242,6 +242,8 @@ def measure(
     for index, info in enumerate(infos):
         if info.layout.startswith("sparse_") and index not in twins:
             results[index] = _with_zeros(info, *results[index])
+        if info.dtype in BY_NAME and BY_NAME[info.dtype].kind == "complex" and index not in twins:
+            results[index] = _of_magnitudes(*results[index])
     for index, (numbers, _, failed) in enumerate(results):
         hurt = damage.of(infos[index]) if index not in twins and not failed else ()
         if hurt:
@@ -335,6 +337,15 @@ def _with_zeros(
     if zeros:
         numbers.add(Statistics(count=zeros, finite=zeros, zeros=zeros, low=0, high=0))
     return numbers, note, failed
+
+
+def _of_magnitudes(
+    numbers: Statistics | None, note: str | None, failed: bool
+) -> tuple[Statistics | None, str | None, bool]:
+    """What is smallest and largest of complex numbers is their magnitude, and that has to be said."""
+    if numbers is None or not numbers.count:
+        return numbers, note, failed
+    return numbers, "; ".join(filter(None, [note, "of the magnitudes of complex numbers"])), failed
 
 
 def _said(index: int, note: str, failed: bool) -> tuple[int, tuple[str, bool]]:

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..containers.copying import Progress
 from ..errors import ModelError, SelectionError
+from ..formats.damage import Beside
 from ..model.checkpoint import Checkpoint
 from ..model.inputs import InputSpec
+from ..model.problem import Problem
 from ..model.spelling import shell_join
 from .naming import check_words
 from .plain import safe
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import device, nn
 
     from ..torch.forward import Comparison, Forward
     from ..torch.loading import Loaded
@@ -30,6 +33,7 @@ class Trial(NamedTuple):
         inputs, seed: what the model was fed; none if it was not run.
         forward: what came out.
         against: path of the other file, and how its outputs compare.
+        damage: what is wrong with the bytes that were loaded; ``other_damage``: with those of the other file.
     """
 
     loaded: Loaded
@@ -39,9 +43,13 @@ class Trial(NamedTuple):
     forward: Forward | None = None
     against: str | None = None
     comparison: Comparison | None = None
+    damage: Sequence[Problem] = ()
+    other_damage: Sequence[Problem] = ()
 
     @property
     def ok(self) -> bool:
+        if self.damage or self.other_damage:
+            return False
         finite = self.forward is None or all(output.finite for output in self.forward.outputs)
         return finite and (self.comparison is None or self.comparison.close)
 
@@ -59,7 +67,7 @@ class Trial(NamedTuple):
             found["forward"] = forward_dict(self.forward, self.inputs, self.seed)
         if self.comparison is not None:
             comparison = {key: safe(value) for key, value in self.comparison._asdict().items()}
-            found["against"] = {"path": self.against, **comparison}
+            found["against"] = {"path": self.against, **comparison, "damage": list(self.other_damage)}
         return found
 
 
@@ -88,6 +96,7 @@ def trial(
     seed: int = 0,
     against: Checkpoint | None = None,
     against_model: Model | None = None,
+    progress: Progress | None = None,
 ) -> Trial:
     """Load the weights into the model, run it, and compare it with another file in the same model, or its own.
 
@@ -96,6 +105,7 @@ def trial(
         device: ``cpu``, ``cuda``, ….
         inputs: what the model is fed; without any it is not run.
         against: another file; ``against_model``: its model, if it is another one.
+        progress: called with the number of bytes just read.
 
     Raises:
         ModelError: the model fails, or the other file does not load; it is quoted.
@@ -103,32 +113,58 @@ def trial(
     """
     if against is not None and not inputs:
         raise SelectionError("--against compares outputs", hint="Say what to feed: --input 1,3,32,32")
-    module, loaded, seconds = load(checkpoint, model, section, device)
+    module, loaded, seconds, damage = load(checkpoint, model, section, device, progress)
     if not inputs:
-        return Trial(loaded, seconds)
+        return Trial(loaded, seconds, damage=damage)
     try:
         forward = run(module, inputs, seed, loaded)
     except ModelError as error:
         error.hint = as_indices(error, inputs, check_words(checkpoint, model)) or error.hint
         raise
     if against is None:
-        return Trial(loaded, seconds, inputs, seed, forward)
+        return Trial(loaded, seconds, inputs, seed, forward, damage=damage)
     from ..torch.forward import compare
 
     del module
-    other, also, _ = load(against, against_model or model, None, device)
+    other, also, _, other_damage = load(against, against_model or model, None, device, progress)
     comparison = compare(forward.tensors, run(other, inputs, seed, also).tensors)
-    return Trial(loaded, seconds, inputs, seed, forward, against.path, comparison)
+    return Trial(loaded, seconds, inputs, seed, forward, against.path, comparison, damage, other_damage)
 
 
-def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str) -> tuple[nn.Module, Loaded, float]:
-    """The model with its weights, and how long they took. A model made on ``meta`` is enough where nothing is left there."""
-    from torch.cuda import OutOfMemoryError
+class Filled(NamedTuple):
+    """A model with its weights, how many seconds they took, and which of their records fail their checksums."""
 
-    from ..torch.loading import WHAT_TO_DO, checked_device, load_into
+    module: nn.Module
+    loaded: Loaded
+    seconds: float
+    damage: list[Problem]
+
+
+def load(
+    checkpoint: Checkpoint, model: Model, section: str | None, device: str, progress: Progress | None = None
+) -> Filled:
+    """The model with its weights, whose records are summed: torch never does. For a GPU, meanwhile.
+
+    A model made on ``meta`` is enough where nothing is left there.
+    """
+    from ..torch.loading import checked_device
+    from ..torch.state_dicts import choose
 
     target = checked_device(device)
     module = model.build().module
+    with Beside(checkpoint, choose(checkpoint, section), progress) as sums:
+        damage = sums.problems() if target.type != "cuda" else []  # before mapped values are touched
+        module, loaded, seconds = _fill(module, checkpoint, model, section, target)
+        return Filled(module, loaded, seconds, damage or sums.problems())
+
+
+def _fill(
+    module: nn.Module, checkpoint: Checkpoint, model: Model, section: str | None, target: device
+) -> tuple[nn.Module, Loaded, float]:
+    from torch.cuda import OutOfMemoryError
+
+    from ..torch.loading import WHAT_TO_DO, load_into
+
     start = perf_counter()
     try:
         loaded = load_into(module, checkpoint, section=section, device=target, dtype="model")
@@ -141,7 +177,7 @@ def load(checkpoint: Checkpoint, model: Model, section: str | None, device: str)
             error.hint = f"What to do about it: {shell_join(check_words(checkpoint, model))}"
         raise
     except OutOfMemoryError as error:
-        raise ModelError(f"{device} has no room for the weights", hint="Take another: --device cpu") from error
+        raise ModelError(f"{target} has no room for the weights", hint="Take another: --device cpu") from error
     return module, loaded, perf_counter() - start
 
 

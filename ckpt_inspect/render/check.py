@@ -11,7 +11,7 @@ from ..operations.check import Check, OptimizerFacts
 from ..operations.fix import Fix
 from ..operations.leftovers import is_renamed
 from ..operations.trial import Trial
-from .text import Line, escape, plural, shape, size
+from .text import Line, escape, plural, seconds, shape, size
 
 if TYPE_CHECKING:
     from ..torch.forward import Comparison, Forward, Output
@@ -46,7 +46,10 @@ def lines(found: Check, all_of_it: bool = True) -> Iterator[Line]:
     if found.trial is not None:
         yield from _trial(found.trial)
     if found.fix is None and found.text is not None:
-        yield _row("fix", "none found: no other names and no other arguments make them fit")
+        yield _row("fix", "none found among the names and arguments that were tried")
+        if found.loads_partly:
+            yield _row("or", _partly(found, found.of), "hint")
+            yield [(" " * LABEL, ""), (escape(_load_line(found)), "command")]
     for label, fix in (("fix", found.fix), ("or", found.otherwise)):
         if fix is not None:
             yield _row(label, _promise(found, fix), "hint")
@@ -59,6 +62,9 @@ def _verdict(found: Check) -> Iterator[Line]:
     if found.loads:
         extra = "" if found.matched == found.of else " (what is absent it makes itself)"
         yield [("loads".ljust(LABEL), "good"), (f"strict=True succeeds: {count}{numel}{extra}", "")]
+        if found.trial is None:
+            sums = " and compares their checksums" if _has_checksums(found.section) else ""
+            yield _row("values", f"not read: --load reads them{sums}", "dim")
         return
     after = ""
     if found.damage and found.text is None:
@@ -73,9 +79,15 @@ def _verdict(found: Check) -> Iterator[Line]:
         yield _row("", "load_state_dict does not complain, but nothing would be loaded")
 
 
+def _has_checksums(section: Section) -> bool:
+    records = (info.storage.record for info in section.values() if info.storage is not None)
+    return any(record is not None and record.crc is not None for record in records)
+
+
 def _promise(found: Check, fix: Fix) -> str:
-    if fix.loads and not fix.keys:
-        return f"the file is of a model built otherwise: {fix.matched:,} of {fix.of:,} tensors match then"
+    if fix.built:
+        count = f"the file is of a model built otherwise: {fix.matched:,} of {fix.of:,} tensors match then"
+        return count if fix.loads else f"{count}, and only harmless keys differ"
     if fix.loads and found.only_ties:
         return "a state_dict with the tied names in it, for strict=True; ckpt_inspect.torch.load_into takes the file as it is"
     if fix.loads:
@@ -84,10 +96,21 @@ def _promise(found: Check, fix: Fix) -> str:
         count = f"{fix.matched:,} of {fix.of:,} tensors match then"
         return f"{count}, and only harmless keys differ: strict=False loads all that matters"
     if fix.matched == found.matched:
-        left = fix.of - fix.matched
-        stay = "1 stays as the model makes it" if left == 1 else f"{left:,} stay as the model makes them"
-        return f"strict=False loads {fix.matched:,} of {fix.of:,} tensors then; {stay}"
+        return _partly(found, fix.of, " then")
     return f"{fix.matched:,} of {fix.of:,} tensors match then; strict=True still fails"
+
+
+def _partly(found: Check, of: int, then: str = "") -> str:
+    left = of - found.matched
+    stay = "1 stays as the model makes it" if left == 1 else f"{left:,} stay as the model makes them"
+    numel = f"{found.parameters:,} of {plural(found.of_parameters, 'parameter')}"
+    return f"strict=False loads {found.matched:,} of {of:,} tensors{then}, {numel}" + (f"; {stay}" if left else "")
+
+
+def _load_line(found: Check) -> str:
+    """Python, since the file needs no change."""
+    part = f"{found.checkpoint.path}#{found.section.pointer}" if found.section.pointer else found.checkpoint.path
+    return f"ckpt_inspect.torch.load_into(model, {part!r}, strict=False)"
 
 
 def _row(label: str, text: str, style: str = "") -> Line:
@@ -164,13 +187,15 @@ def _optimizer(facts: OptimizerFacts) -> Line:
 
 def _trial(trial: Trial) -> Iterator[Line]:
     loaded = trial.loaded
-    how = f"{plural(loaded.matched, 'tensor')} · {size(loaded.nbytes)} on {loaded.device} in {trial.seconds:.3f} s"
+    how = f"{plural(loaded.matched, 'tensor')} · {size(loaded.nbytes)} on {loaded.device} in {seconds(trial.seconds)}"
     cast = f" · {len(loaded.recast):,} cast to the model's dtype" if loaded.recast else ""
     yield _row("loaded", how + cast)
     if trial.forward is not None:
         yield from forward_lines(trial.forward, trial.inputs, trial.seed)
     if trial.comparison is not None and trial.against is not None:
         yield _comparison(trial.comparison, trial.against)
+        if trial.other_damage:
+            yield _row("", "that file is damaged, and so the comparison proves nothing", "bad")
 
 
 def forward_lines(forward: Forward, inputs: Sequence[InputSpec], seed: int) -> Iterator[Line]:
@@ -183,7 +208,7 @@ def forward_lines(forward: Forward, inputs: Sequence[InputSpec], seed: int) -> I
         yield [("output".ljust(LABEL), "label"), (escape(name), ""), (f"{shape(output.shape)} {output.dtype}", "shape"),
                (" · finite", "good") if output.finite else (f" · {_not_finite(output)}", "bad"), (bounds, "")]  # fmt: skip
     peak = f" · peak memory {size(forward.peak)}" if forward.peak is not None else ""
-    yield _row("ran", f"in {forward.seconds:.3f} s{peak}")
+    yield _row("ran", f"in {seconds(forward.seconds)}{peak}")
 
 
 def _not_finite(output: Output) -> str:

@@ -51,7 +51,7 @@ def plain(found: Difference, show: Sequence[str]) -> Iterator[str]:
     for kind, place, change in _rows(found, show):
         cells = [_MARKS[kind], escape(place.name)]
         if change is not None:
-            cells += [_what(change), *_plain_metrics(change), escape(change.note or "")]
+            cells += [_what(change), *_plain_metrics(found, change), escape(change.note or "")]
         else:
             info = (found.b if kind == "added" else found.a).tensors[place]
             cells += [info.dtype, plain_shape(info.shape), escape(_note(found, place))]
@@ -72,7 +72,12 @@ def _note(found: Difference, place: Place) -> str:
     return found.notes.get(place) or found.unread.get(place, "")
 
 
-def _plain_metrics(change: Change) -> list[str]:
+def _is_close(found: Difference, change: Change) -> bool:
+    """Its values lie within a tolerance; of a change that counts for its dtype, only if they differ at all."""
+    return found.is_tolerated(change) or (change.close and _has_numbers(change))
+
+
+def _plain_metrics(found: Difference, change: Change) -> list[str]:
     metrics = change.metrics
     if metrics is None:
         return []
@@ -82,7 +87,7 @@ def _plain_metrics(change: Change) -> list[str]:
         f"mean={number(metrics.mean_abs)}",
         f"changed={metrics.changed_fraction:.6g}",
         f"cosine={'-' if metrics.cosine is None else format(metrics.cosine, '.7g')}",
-        *(["within-tolerance"] if change.close and metrics.changed else []),
+        *(["within-tolerance"] if _is_close(found, change) else []),
     ]
 
 
@@ -142,7 +147,7 @@ def lines(found: Difference, show: Sequence[str] = DEFAULT, columns: int = 80) -
     for fact, count in found.facts.items():
         counts = "" if found.exact else "   does not count without --exact"
         yield [("· ", "dim"), (f"{escape(fact.replace('->', '→'))}: {plural(count, 'tensor')}", ""), (counts, "dim")]
-    yield from _last(found)
+    yield from _last(found, columns)
 
 
 def _tree(rows: Iterator[tuple[str, Place, Change | None]]) -> _Node:
@@ -196,8 +201,8 @@ class _Table(NamedTuple):
             head = f"  {'':{self.name}}  {'shape':{self.shape}}  {'':{_BAR}}  {'|Δ|/|W|':>8}  {'max |Δ|':>8}  changed"
             yield [(head, "dim")]
 
-    def rows(self, change: Change, name: str) -> Iterator[Line]:
-        """One line; what has no room on it follows on others."""
+    def rows(self, change: Change, name: str, close: bool) -> Iterator[Line]:
+        """One line; what has no room on it follows on others. ``close``: within the tolerance."""
         a, b, metrics = change.a, change.b, change.metrics
         line: Line = [("! ", "wrapper"), (name, "")]
         if width(line) > self.name + 2:
@@ -213,7 +218,7 @@ class _Table(NamedTuple):
                 (f"  {number(metrics.relative_norm):>8}  {number(metrics.max_abs):>8}", ""),
                 (f"  {percent(metrics.changed_fraction):>7}", ""),
             ]
-            more += [("within tolerance", "dim")] if change.close else []
+        more += [("within tolerance", "dim")] if close else []
         more += [(escape(change.note), "hint")] if change.note else []
         for text, style in more:
             if width(line) + 3 + width([(text, "")]) > self.columns:
@@ -243,7 +248,7 @@ def _changes(node: _Node, depth: int) -> Iterator[tuple[int, Change]]:
 def _below(found: Difference, node: _Node, depth: int, table: _Table) -> Iterator[Line]:
     indent = "  " * depth
     whole = _folded(node)
-    if depth == 0 and whole is not None:
+    if depth == 0 and whole == "identical":  # of other kinds the names are what is asked for
         yield [
             (f"{_MARKS[whole]} ", _STYLES[whole]),
             (plural(node.counts[whole], "tensor") + f" {whole}", _STYLES[whole]),
@@ -252,7 +257,7 @@ def _below(found: Difference, node: _Node, depth: int, table: _Table) -> Iterato
     same = [row for row in node.leaves if row[0] == "identical"]
     for kind, name, place, change in node.leaves:
         if change is not None:
-            yield from table.rows(change, indent + escape(name))
+            yield from table.rows(change, indent + escape(name), _is_close(found, change))
         elif kind != "identical":
             info = (found.b if kind == "added" else found.a).tensors[place]
             text = _note(found, place)
@@ -380,8 +385,22 @@ def _values(values: Sequence[ValueChange], columns: int) -> Iterator[Line]:
         yield [(f"~ … and {len(values) - len(shown_values):,} more entries that are no tensors", "dim")]
 
 
-def _last(found: Difference) -> Iterator[Line]:
-    """What it comes to, and what was not looked at."""
+def _left(found: Difference) -> Callable[[str], str]:
+    """A section that is not compared, with the file that alone has it."""
+    files = [side.checkpoint for side in (found.a, found.b)]
+    names = [escape(file.path) for file in files]
+    if names[0] == names[1]:
+        names = ["the first", "the second"]
+
+    def text(pointer: str) -> str:
+        there = [name for name, file in zip(names, files, strict=True) if pointer in file.sections]
+        return (escape(pointer) or "(root)") + (f" (only in {there[0]})" if len(there) == 1 else "")
+
+    return text
+
+
+def _last(found: Difference, columns: int | None = None) -> Iterator[Line]:
+    """What it comes to, and what was not looked at; on a terminal of so many columns none of that is cut."""
     parts: list[tuple[str, int | Callable[[], int]]] = [
         ("changed", len(found.different)),
         ("within tolerance", len(found.changed) - len(found.different)),
@@ -413,6 +432,16 @@ def _last(found: Difference) -> Iterator[Line]:
     if found.prefix is not None:
         yield [("no name is on both sides: to compare without the prefix, ", "hint"),
                (f"--ignore-prefix {escape(shlex.quote(found.prefix))}", "command")]  # fmt: skip
-    if found.not_compared:
-        listed = ", ".join(escape(pointer) or "(root)" for pointer in found.not_compared)
-        yield [(f"not compared: {listed}", "dim")]
+    entries = found.entries_left
+    if found.not_compared or entries:
+        left = [*map(_left(found), found.not_compared)]
+        if entries:
+            left.append(plural(entries, "other entry").replace("entrys", "entries"))
+        text = "not compared: " + left[0]
+        for part in left[1:]:
+            if columns is not None and width([(f"{text}, {part},", "")]) > columns:
+                yield [(f"{text},", "dim")]
+                text = "  " + part
+            else:
+                text += f", {part}"
+        yield [(text, "dim")]

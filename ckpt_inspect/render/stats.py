@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 from ..operations.stats import ModuleStats, Stats, TensorStats, stats_dict
@@ -47,17 +48,23 @@ def _module_name(found: Stats, module: ModuleStats) -> str:
 
 
 class _Row(NamedTuple):
-    """Cells of the table, what is marked, and the section that the row stands under."""
+    """Cells of the table, what is marked, the section that the row stands under; the module, and its name in that.
+
+    A row of one cell is a heading.
+    """
 
     cells: list[str]
     mark: str = ""
     section: str = ""
+    module: str = ""
+    leaf: str = ""
 
 
 def lines(found: Stats, modules: bool = False, columns: int = 80) -> Iterator[Line]:
     """Aligned columns, marks last; a name or a mark that has no room beside the numbers gets a line of its own.
 
-    In saved order the rows stand under the name of their section, so that the keys have the room.
+    In saved order the rows stand under the name of their section, so that the keys have the room; where they have none
+    all the same, several of one module under its name.
     """
     header = ["name", *([] if modules else ["shape"]), *_COLUMNS]
     grouped = (
@@ -71,13 +78,31 @@ def lines(found: Stats, modules: bool = False, columns: int = 80) -> Iterator[Li
     room = columns - sum(sizes[1:]) - 2 * (len(used) - 1)
     marks = max((width([(row.mark, "")]) + 2 for row in table if row.mark), default=0)
     sizes[0] = min(sizes[0], room - marks if room - marks >= _NAME else max(8, room))
+    if not found.sorted and not modules:
+        table = list(_by_module(table, sizes[0]))
     yield [("  ".join(fit(header[i], n, i > 0) for i, n in zip(used, sizes, strict=True)), "dim")]
     section = ""
     for row in table:
         if row.section != section:
             section = row.section
             yield [(escape(section), "section")]
+        if len(row.cells) == 1:
+            yield [(row.cells[0], "module")]
+            continue
         yield from _table_row([row.cells[i] for i in used], sizes, escape(row.mark), columns)
+
+
+def _by_module(table: list[_Row], room: int) -> Iterator[_Row]:
+    """Rows of which one is too long for its column, under their module: neighbours of one."""
+    for _, neighbours in groupby(table, lambda row: (row.section, row.module)):
+        rows = list(neighbours)
+        long = any(width([(row.cells[0], "")]) > room for row in rows)
+        if len(rows) == 1 or not rows[0].module or not long:
+            yield from rows
+            continue
+        indent, empty = "  " if rows[0].section else "", "''"
+        yield _Row([indent + escape(rows[0].module)], "", rows[0].section)
+        yield from (row._replace(cells=[f"{indent}  {escape(row.leaf) or empty}", *row.cells[1:]]) for row in rows)
 
 
 def _table_row(cells: list[str], sizes: list[int], mark: str, columns: int) -> Iterator[Line]:
@@ -105,7 +130,10 @@ def _tensors(found: Stats, grouped: bool) -> Iterator[_Row]:
         name = ("  " if row.section else "") + escape(row.key) if grouped else escape(_name(found, row))
         numbers = _numbers(stats_dict(row.stats)) if row.stats is not None else [""] * len(_COLUMNS)
         mark = "; ".join([*row.marks, *([row.note] if row.note else [])])
-        yield _Row([name, shape(row.info.shape), *numbers], mark, row.section if grouped else "")
+        key = row.key if found.checkpoint.selected is not None or grouped else row.name
+        pointed = found.checkpoint.sections[row.section].kind == "optimizer"
+        module, _, leaf = key.rpartition("/" if pointed else ".")
+        yield _Row([name, shape(row.info.shape), *numbers], mark, row.section if grouped else "", module, leaf)
 
 
 def verdict(found: Stats) -> Iterator[Line]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from .text import Line, width
@@ -63,20 +64,36 @@ def console() -> Console:
 def show(lines: Iterable[Line], to: Console | None = None, narrow: bool = False) -> None:
     """Print lines, each on one row: what is wider than the window is cut with an ellipsis.
 
-    ``narrow`` lets a line that is too wide do without its bytes first (not in tables, whose columns must stay).
+    ``narrow`` lets lines that are too wide do without their bytes first: all rows of a table, if one is.
     """
     to = to or console()
-    for line in lines:
-        if narrow and to.is_terminal and width(line) > to.width:
-            line = [span for span in line if span[1] != "size"]
-        text = _styled(line)
-        if to.is_terminal:
-            text.truncate(to.width, overflow="ellipsis")
-        to.print(text)
+    for rows in _tables(lines) if narrow else ([line] for line in lines):
+        if narrow and to.is_terminal and any(width(line) > to.width for line in rows):
+            rows = [[span for span in line if span[1] != "size"] for line in rows]
+        for text in map(_styled, rows):
+            if to.is_terminal:
+                text.truncate(to.width, overflow="ellipsis")
+            to.print(text)
 
 
-def show_wrapped(lines: Iterable[Line], hanging: int) -> None:
-    """Print lines, wrapped between words with a hanging indent; those with a command stay whole, to be pasted."""
+def _tables(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """Neighbours whose columns are aligned: those that show a shape, as far in. Any other line is alone."""
+    for key, rows in groupby(lines, _indent_of_row):
+        if key is not None:
+            yield list(rows)
+        else:
+            yield from ([line] for line in rows)
+
+
+def _indent_of_row(line: Line) -> int | None:
+    return len(line[0][0]) if any(style == "shape" for _, style in line) else None
+
+
+def show_wrapped(lines: Iterable[Line], hanging: int, deeper: int = 0) -> None:
+    """Print lines, wrapped between words with a hanging indent; those with a command stay whole, to be pasted.
+
+    ``deeper``: by so much more, where rows of their own begin at ``hanging``.
+    """
     to = console()
     for line in lines:
         text = _styled(line)
@@ -84,10 +101,10 @@ def show_wrapped(lines: Iterable[Line], hanging: int) -> None:
             to.print(text)
             continue
         label, rest = text[:hanging], text[hanging:]
-        for part in rest.wrap(to, max(20, to.width - hanging)):
+        for part in rest.wrap(to, max(20, to.width - hanging - deeper)):
             part.rstrip()
             to.print(label + part)
-            label = _styled([(" " * hanging, "")], keep=True)
+            label = _styled([(" " * (hanging + deeper), "")], keep=True)
 
 
 def _styled(line: Line, keep: bool = False) -> Text:

@@ -28,6 +28,13 @@ def size(nbytes: int) -> str:
     raise AssertionError
 
 
+def seconds(value: float) -> str:
+    """``1.23 s``, ``35 ms``, ``0.41 ms``."""
+    if value >= 1:
+        return f"{value:,.2f} s"
+    return f"{1000 * value:.0f} ms" if value >= 0.01 else f"{1000 * value:.2g} ms"
+
+
 def shape(dims: Sequence[int]) -> str:
     """``12×3×3×3``; ``()`` for a scalar."""
     return "×".join(map(str, dims)) or "()"

@@ -67,6 +67,11 @@ def blueprint(section: Section, held: list[str]) -> Blueprint:
     return _Architect(section, held).root
 
 
+def is_rebuilt(info: TensorInfo) -> bool:
+    """Whether a module holds it as a parameter or buffer: constants of TorchScript and mere attributes it does not."""
+    return info.persistent or info.role == "buffer"
+
+
 class _Architect:
     def __init__(self, section: Section, held: list[str]) -> None:
         self.section = section
@@ -79,7 +84,7 @@ class _Architect:
         for path in section.modules:  # first: those without tensors have their place too
             self._at(path.split(".") if path else None)
         for key, info in section.items():
-            if info.persistent or info.role == "buffer":
+            if is_rebuilt(info):
                 path, _, name = key.rpartition(".") if "." in key else ("", "", key)
                 if section.kind != "module":  # in a state_dict all are detached, which says nothing
                     info = info._replace(requires_grad=None)

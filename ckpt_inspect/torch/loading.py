@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ..errors import ModelError, SelectionError
+from ..errors import CorruptError, ModelError, SelectionError
+from ..formats import remedies
+from ..formats.damage import Beside
 from ..model.keymap import KeyMap
 from .models import their_code
 from .state_dicts import cast, choose, entries_of, opened, under
@@ -59,7 +62,7 @@ def load_into(
     module: nn.Module, source: str | os.PathLike[str] | Checkpoint, *, section: str | None = None,
     device: str | torch.device | None = None, strict: bool = True,
     keymap: KeyMap | Mapping[str, str | None] | Callable[[str], str | None] | None = None,
-    dtype: torch.dtype | str | None = None, mmap: bool = True,
+    dtype: torch.dtype | str | None = None, mmap: bool = True, verify: bool = False,
 ) -> Loaded:  # fmt: skip
     """Load the weights of a checkpoint into a module, without copying them where that can be done.
 
@@ -79,6 +82,8 @@ def load_into(
         dtype: ``"model"`` casts to the module's dtypes, ``"file"`` takes the file's, a ``torch.dtype`` casts all
             floating tensors to it; None refuses if a dtype would change.
         mmap: False reads everything now, so that the file may be written over.
+        verify: read all bytes now, by threads, and refuse what fails its checksum. Otherwise a
+            flipped bit stays unseen, as with ``torch.load``. Formats without checksums have nothing to compare with.
 
     Returns:
         a report: matched, missing, unexpected, tied, recast, unfilled.
@@ -86,7 +91,7 @@ def load_into(
     Raises:
         ModelError: torch would refuse (its error is quoted), or a dtype would change.
         SelectionError: no part, or several, can be meant; they are listed.
-        CorruptError: bytes are missing.
+        CorruptError: bytes are missing; with ``verify``, or are not those that were written.
 
     >>> import ckpt_inspect.torch as ct, torch
     >>> torch.save({"epoch": 3, "model": torch.nn.Linear(3, 2).state_dict()}, "run.ckpt")
@@ -104,7 +109,15 @@ def load_into(
     target = _device(module, device)
     with opened(source) as checkpoint:
         chosen = choose(checkpoint, section)
-        entries = entries_of(checkpoint, chosen, Loader(device=target, mmap=mmap))
+        with Beside(checkpoint, chosen) if verify else nullcontext() as sums:
+            if sums is not None and target.type != "cuda":
+                sums.problems()  # before mapped values are touched
+            entries = entries_of(checkpoint, chosen, Loader(device=target, mmap=mmap))
+            if sums is not None and (damage := sums.problems()):
+                raise CorruptError(
+                    damage[0], path=checkpoint.path, record=damage[0].record,
+                    hint=remedies.of_problems(checkpoint, damage),
+                )  # fmt: skip
     if keymap is not None:
         entries = under(entries, _names(keymap, list(entries)))
     return assign(module, entries, target, strict, dtype)

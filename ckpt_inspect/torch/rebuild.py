@@ -12,7 +12,7 @@ from ..formats import objects
 from ..formats.quantized import ONLY_TORCH, quantized_modules
 from ..model.graph import Dict, Opaque
 from ..model.spelling import as_path, shell_join
-from .blueprint import Blueprint, blueprint
+from .blueprint import Blueprint, blueprint, is_rebuilt
 from .container import Container, accepting
 from .state_dicts import choose, dropped_ties, entries_of, opened
 from .tensors import Loader
@@ -90,6 +90,7 @@ def refuse_what_torch_cannot_hold(checkpoint: Checkpoint, section: Section) -> N
     """
     Raises:
         UnsupportedError: keys that are no strings, compound tensors, tensors of foreign classes; all are listed.
+            A frozen module, of which nothing would be left.
         SelectionError: it is neither a state_dict nor a module.
     """
     if section.kind not in ("state_dict", "module"):
@@ -97,6 +98,12 @@ def refuse_what_torch_cannot_hold(checkpoint: Checkpoint, section: Section) -> N
             f"{section.pointer or 'the root'} is neither a state_dict nor a module", path=checkpoint.path
         )
     quantized = quantized_modules(section)
+    if section.tensors and not quantized and not any(map(is_rebuilt, section.values())):
+        raise UnsupportedError(
+            f"its state_dict() is empty: {len(section.tensors):,} tensors are constants or attributes, as freezing leaves them",
+            path=checkpoint.path,
+            hint=f"See them: {shell_join(['ckpt', 'ls', '--long', as_path(checkpoint.path)])}",
+        )
     bad = [f"{path!r}: a quantized module, {cls}" for path, cls in quantized.items()]
     if section.kind == "state_dict" and type(section.node) in (Dict, Opaque):
         inside = objects.children(section.node)[0]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 import keyword
 import re
+from collections.abc import Sequence
 
 import torch
 
+from ..model.lost import listed
 from ..model.tensor import TensorInfo
 from . import container
 from .blueprint import Blueprint
 from .calls import Call
 
 _INDENT = "    "
+_NAMES = frozenset(["Container", "nn", "torch", "build", "OrderedDict", "Any", "accepting", "without_counter"])
 _TAKEN = frozenset(dir(container.Container())) | {"training", "_extra_state"}
 
 
@@ -25,13 +28,22 @@ class Writer:
         title: for the docstring: what it is of.
         name: of the class of the root, where none is recorded.
         ties: groups of keys of one tensor, for a comment.
+        others: keys that the file has only as other names of its tensors: what is built takes no offence at them.
+        left_out: tensors that are neither parameters nor buffers, for a comment.
     """
 
-    def __init__(self, root: Blueprint, title: str, name: str, ties: list[list[str]]) -> None:
+    def __init__(
+        self, root: Blueprint, title: str, name: str, ties: list[list[str]], others: Sequence[str] = (),
+        left_out: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.root = root
         self.title = title
         self.name = name
         self.ties = ties
+        self.others = list(others)
+        self.left_out = list(left_out)
+        self.numbers: dict[str, int] = {}  # by name: how often it was taken
+        self.used: set[str] = set()
         self.classes: dict[str, str] = {}  # body -> name
         self.texts: list[str] = []
         self.helpers: set[str] = set()
@@ -39,8 +51,14 @@ class Writer:
     def source(self) -> str:
         """The whole module; ``build()`` in it makes the tree."""
         expression, comment = self._expression(self.root, self.name)
+        if self.others:
+            self.helpers.add("accepting")
+            expression = f"accepting({expression}, [{', '.join(map(_value, self.others))}])"
         body = "\n\n".join(self.texts)
         ties = [f"# tied in the file: {' = '.join(map(_visible, names))}" for names in self.ties]
+        if self.left_out:
+            names = listed(map(_visible, self.left_out))
+            ties.append(f"# left out, neither parameters nor buffers in the file: {names}")
         build = [
             "def build() -> nn.Module:", *(_INDENT + tie for tie in ties),
             _indented(f"return {expression}{_aside(comment)}"),
@@ -50,7 +68,7 @@ class Writer:
         )
         head = f'"""{_visible(self.title)}"""\n\nfrom __future__ import annotations\n\n'
         imports = ["from collections import OrderedDict"] if "OrderedDict(" in body + expression else []
-        imports += ["from typing import Any"] if "Container" in self.helpers else []
+        imports += ["from typing import Any"] if self.helpers & {"Container", "accepting"} else []
         lines = "\n".join(imports) + "\n\n" if imports else ""
         parts = [f"{head}{lines}import torch\nfrom torch import nn\n", helpers, body, "\n".join(build) + "\n"]
         return "\n\n".join(part for part in parts if part)
@@ -107,15 +125,20 @@ class Writer:
         base = "Container" if odd else "nn.Module"
         text = f"({base}):  # {remark}its forward is not in the file\n{body}"
         if text not in self.classes:
-            used = set(self.classes.values())
-            number, unique = 2, wanted
-            while unique in used or unique in ("Container", "nn", "torch", "build", "OrderedDict", "Any"):
-                unique, number = f"{wanted}{number}", number + 1
-            self.classes[text] = unique
+            self.classes[text] = unique = self._unique(wanted)
             self.texts.append(f"class {unique}{text}")
         if odd:
             self.helpers.add("Container")
         return f"{self.classes[text]}()"
+
+    def _unique(self, wanted: str) -> str:
+        """A name that no class has yet; of thousands of one name none is compared with all that came before."""
+        number = self.numbers.get(wanted, 1)
+        while (unique := wanted if number == 1 else f"{wanted}{number}") in self.used or unique in _NAMES:
+            number += 1
+        self.numbers[wanted] = number + 1
+        self.used.add(unique)
+        return unique
 
     def _body(self, plan: Blueprint) -> tuple[str, bool]:
         lines, odd = [], False

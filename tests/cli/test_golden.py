@@ -187,3 +187,45 @@ def test_a_conversion_folds_alike_sections(tmp_path: Path) -> None:
     text = on_terminal(["convert", "a.pt", "--dry-run"], 160, tmp_path, NO_COLOR="1")
     assert text.count("history/0 … history/299: float32 4 B each") == 2
     assert "history/1:" not in text
+
+
+def test_rows_of_one_module_do_without_their_bytes_together(tmp_path: Path) -> None:
+    from io import StringIO
+
+    import torch
+    from rich.console import Console
+    from torch import nn
+
+    import ckpt_inspect as ci
+    from ckpt_inspect.operations.tree import tree
+    from ckpt_inspect.render.terminal import show
+    from ckpt_inspect.render.tree import lines
+
+    deep = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16))))
+    torch.save(deep.state_dict(), tmp_path / "w.pt")
+    found = tree(ci.open(tmp_path / "w.pt"), fold=True)
+    for columns in range(60, 100):
+        text = StringIO()
+        screen = Console(file=text, force_terminal=True, color_system=None, width=columns, soft_wrap=True)
+        show(lines(found), screen, narrow=True)
+        drawn = text.getvalue().splitlines()
+        rows = [line for line in drawn if "float32" in line or "int64" in line]
+        norm = [
+            " B " in line for line in rows if "running" in line or "num_batches" in line or "weight, bias  " in line
+        ]
+        assert len(norm) >= 3
+        assert len(set(norm[-3:])) == 1, "\n".join(rows)
+
+
+def test_what_a_verdict_goes_on_with_is_deeper_than_its_rows(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pt")
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))\n"
+    )
+    drawn = on_terminal(["check", "w.pt", "--model", "nets.py:net"], 60, tmp_path, status=1, NO_COLOR="1").splitlines()
+    place = next(n for n, line in enumerate(drawn) if line.startswith("missing"))
+    assert drawn[place + 1].startswith(" " * 19)
+    assert drawn[place + 2].startswith(" " * 17 + "0.{weight")

@@ -393,6 +393,45 @@ def test_weight_norm_of_both_kinds(tmp_path: Path) -> None:
     fixed(found, old)
 
 
+def test_weight_norm_without_a_path_and_of_other_parameters(tmp_path: Path) -> None:
+    with files.quiet():
+        lstm = nn.LSTM(3, 2)
+        for name in ("weight_ih_l0", "weight_hh_l0"):
+            nn.utils.parametrizations.weight_norm(lstm, name)
+        old = nn.LSTM(3, 2)
+        for name in ("weight_ih_l0", "weight_hh_l0"):
+            nn.utils.weight_norm(old, name)
+        pairs = [
+            (nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.utils.weight_norm(nn.Linear(3, 4))),
+            (lstm, old),
+        ]
+        for number, (new, model) in enumerate(pairs):
+            path = tmp_path / f"{number}.pt"
+            torch.save(new.state_dict(), path)
+            assert torch_says(model, new.state_dict()) is not None
+            fixed(check(ci.open(path), model), model)
+
+
+def test_what_loads_in_part_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = zoo.cnn3()
+    state = model.state_dict()
+    gone = [key for key in state if key.endswith("running_mean")]
+    torch.save({key: value for key, value in state.items() if key not in gone}, tmp_path / "w.pt")
+    found = check(ci.open(tmp_path / "w.pt"), zoo.cnn3())
+    assert found.fix is None
+    assert found.loads_partly
+    in_process(["check", str(tmp_path / "w.pt"), "--model", "tests.zoo:cnn3"])
+    said = capsys.readouterr().out
+    whole = sum(one.numel() for one in model.parameters())
+    assert (
+        f"strict=False loads {len(state) - len(gone)} of {len(state)} tensors, {whole:,} of {whole:,} parameters"
+        in said
+    )
+    fresh = zoo.cnn3()
+    exec(said.split("command")[-1].splitlines()[-1].strip(), {"ckpt_inspect": ci, "model": fresh})
+    assert all(torch.equal(fresh.state_dict()[key], value) for key, value in state.items() if key not in gone)
+
+
 def test_optimizers_beside_the_weights(tmp_path: Path) -> None:
     for model, misfit in ((zoo.MnistNet(), None), (zoo.LeNet(10), "8 parameters, the model has 10")):
         found = check(ci.open(files.FILES["mnist.ckpt"](tmp_path)), model)
@@ -405,7 +444,7 @@ def test_a_file_of_another_model_has_no_fix(tmp_path: Path, capsys: pytest.Captu
     """A few counters and biases of the same name and shape are no reason to rename anything."""
     torch.save(zoo.cnn3().state_dict(), tmp_path / "w.pt")
     assert in_process(["check", str(tmp_path / "w.pt"), "--model", "tests.zoo:NormNet"]) == 1
-    assert "none found: no other names and no other arguments make them fit" in capsys.readouterr().out
+    assert "none found among the names and arguments that were tried" in capsys.readouterr().out
     assert check(ci.open(tmp_path / "w.pt"), zoo.NormNet()).fix is None
 
 

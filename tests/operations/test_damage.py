@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 import ckpt_inspect as ci
-from ckpt_inspect.operations.damage import damage_of
+import ckpt_inspect.torch as ct
+from ckpt_inspect.formats.damage import damage_of
 from tests.conftest import FIXTURES, Run, in_process
 
 VALUES = torch.arange(6.0) + 0.5
@@ -132,3 +137,98 @@ def test_a_missing_shard_leaves_no_fingerprint(tmp_path: Path, capsys: pytest.Ca
     assert last.name in capsys.readouterr().err
     assert in_process(["stats", str(whole), "--check"]) == 2
     assert "finite as far as could be read" in capsys.readouterr().out
+
+
+class Net(nn.Module):  # type: ignore[misc]
+    """What :func:`flipped` holds, in a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(6))
+        self.tied = self.a
+        self.part = nn.Parameter(torch.zeros(2))
+        self.b = nn.Parameter(torch.zeros(3, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.b.T + self.a.sum()
+
+
+SPEC = ("--model", f"{__file__}:Net")
+HURT = "record data/0 fails its checksum: it was damaged after it was written → a, tied, part"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_check_and_run_read_what_they_load(
+    compressed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = flipped(tmp_path)
+    Net().load_state_dict(torch.load(path))  # torch says nothing
+    whole = tmp_path / "whole.pt"
+    torch.save(Net().state_dict(), whole)
+    if compressed:
+        deflate(whole)
+    assert in_process(["check", str(path), *SPEC, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loads"]
+    for options in (["--load"], ["--input", "1,4"]):
+        assert in_process(["check", str(path), *SPEC, *options, "--json"]) == 2
+        said = capsys.readouterr()
+        found = json.loads(said.out)
+        assert found["damage"] == [HURT]
+        assert not found["loads"]
+        assert "ckpt salvage" in found["rescue"]
+        assert HURT in said.err
+    assert in_process(["check", str(whole), *SPEC, "--load"]) == 0
+    assert in_process(["check", str(whole), *SPEC, "--input", "1,4", "--against", str(path), "--json"]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["against"]["damage"] == [HURT]
+    assert HURT in said.err
+    assert in_process(["run", str(path), *SPEC, "--input", "1,4", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["problems"] == [HURT]
+
+
+def deflate(path: Path) -> None:
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in members.items():
+            new.writestr(name, data)
+
+
+def test_run_reads_torchscript_that_it_executes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = nn.Linear(4, 3)
+    path = tmp_path / "script.pt"
+    torch.jit.script(module).save(str(path))
+    assert in_process(["run", str(path), "--input", "1,4", "--json"]) == 0
+    data = bytearray(path.read_bytes())
+    data[data.index(module.weight.detach().numpy().tobytes()) + 5] ^= 4
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert in_process(["run", str(path), "--input", "1,4", "--json"]) == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem.startswith("record ")
+    assert problem.endswith("→ weight")
+
+
+def test_load_into_refuses_it_where_it_is_asked_to(tmp_path: Path) -> None:
+    path = flipped(tmp_path)
+    net = Net()
+    with pytest.raises(ci.CorruptError, match="→ a, tied, part") as caught:
+        ct.load_into(net, path, verify=True)
+    assert caught.value.record == "data/0"
+    assert not net.a.any()  # it is as it was
+    torch.save(Net().state_dict(), path)
+    assert ct.load_into(net, path, verify=True).matched == 4
+
+
+@pytest.mark.parametrize("format", ["pt", "safetensors"])
+def test_what_became_shorter_is_refused_before_it_is_touched(format: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w.{format}"
+    state = {"b": torch.ones(3, 4)}
+    save_file(state, path) if format == "safetensors" else torch.save(state, path)
+    holder = nn.Module()
+    holder.b = nn.Parameter(torch.zeros(3, 4))
+    with ci.open(path) as checkpoint:
+        os.truncate(path, path.stat().st_size - 8)
+        with pytest.raises(ci.CorruptError, match="it changed while it was read"):
+            ct.load_into(holder, checkpoint, verify=True)
+    assert not holder.b.any()

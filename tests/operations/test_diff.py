@@ -20,7 +20,8 @@ from torch import nn
 import ckpt_inspect as ci
 from ckpt_inspect.operations.diff import diff
 from ckpt_inspect.operations.difference import Difference
-from tests.conftest import FIXTURES, Run
+from ckpt_inspect.render import diff as render
+from tests.conftest import FIXTURES, Run, in_process
 from tests.zoo import MODELS
 
 pytestmark = [  # what torch has to remark about kinds of tensors that are new or old
@@ -346,6 +347,57 @@ def test_sections(tmp_path: Path) -> None:
     assert (found.same, found.not_compared) == (True, ["optimizer"])
     with pytest.raises(ci.SelectionError, match="several could be meant: model, ema"):
         diff(whole, ci.open(tmp_path / "plain.pt"))
+
+
+def test_a_training_file_and_its_slim_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    ema = {key: value + 1 for key, value in model.state_dict().items()}
+    whole = {"model": model.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "epoch": 3}
+    a, b = str(tmp_path / "a.pt"), str(tmp_path / "b.pt")
+    torch.save(whole, a)
+    torch.save({"ema": ema, "model": model.state_dict(), "epoch": 4}, b)
+    for one, other in ((a, b), (b, a)):
+        found = diff(ci.open(one), ci.open(other))
+        assert found.same
+        assert found.not_compared == ["optimizer"]
+        assert in_process(["diff", one, other]) == 0
+        assert f"not compared: optimizer (only in {a}), 1 other entry" in capsys.readouterr().out
+    drawn = ["".join(text for text, _ in line) for line in render.lines(diff(ci.open(a), ci.open(b)), columns=60)]
+    assert (drawn[-2], drawn[-1]) == (f"not compared: optimizer (only in {a}),", "  1 other entry")
+    torch.save({"ema": {**ema, "bias": ema["bias"] + 1}, "model": model.state_dict()}, b)
+    assert [change.name for change in diff(ci.open(a), ci.open(b)).changed] == ["ema/bias"]
+    torch.save({"avg": ema, "model": model.state_dict()}, b)  # which is which is not for us to say
+    with pytest.raises(ci.SelectionError, match="several could be meant: model, ema"):
+        diff(ci.open(a), ci.open(b))
+
+
+def test_what_only_one_side_has_is_named_beside_renames(tmp_path: Path) -> None:
+    plain = {f"h.{n}.weight": torch.rand(3) for n in range(4)}
+    averaged = torch.optim.swa_utils.AveragedModel(nn.Linear(1, 1)).state_dict()
+    a, b = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save(plain, a)
+    torch.save({"n_averaged": averaged["n_averaged"], **{f"module.{k}": v for k, v in plain.items()}}, b)
+    for one, other, mark in ((a, b, "+"), (b, a, "-")):
+        drawn = ["".join(text for text, _ in line) for line in render.lines(diff(ci.open(one), ci.open(other)))]
+        assert f"{mark} n_averaged   ()   int64" in drawn
+
+
+def test_every_row_within_the_tolerance_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = {"moved": torch.ones(3), "signed": torch.zeros(3), "cast": torch.ones(3)}
+    b = {"moved": torch.ones(3) + 1e-3, "signed": -torch.zeros(3), "cast": torch.ones(3).half()}
+    assert all(torch.allclose(a[key], b[key].float(), atol=0.01) for key in a)
+    torch.save(a, tmp_path / "a.pt")
+    torch.save(b, tmp_path / "b.pt")
+    assert in_process(["diff", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--atol", "0.01"]) == 1
+    rows = [row.split("\t") for row in capsys.readouterr().out.splitlines() if row.startswith("!")]
+    assert {row[1] for row in rows if "within-tolerance" in row} == {"moved", "signed"}
+    found = diff(ci.open(tmp_path / "a.pt"), ci.open(tmp_path / "b.pt"), atol=0.01)
+    drawn = "\n".join("".join(text for text, _ in line) for line in render.lines(found, columns=200))
+    assert drawn.count("   within tolerance") == 2
+    assert "2 within tolerance" in drawn
 
 
 def test_values(tmp_path: Path) -> None:

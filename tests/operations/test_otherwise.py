@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -117,6 +118,69 @@ def test_the_arguments_of_the_file(name: str, given: dict[str, Any], saved: dict
         assert in_process([*shlex.split(found.otherwise.command)[1:], "-q"]) == 0
         out = torch.load(shlex.split(found.otherwise.command)[-1])
         model(**given).load_state_dict(out, strict=found.otherwise.loads)
+
+
+class Tied(nn.Module):  # type: ignore[misc]
+    """A mask of the same size whatever the width, and a head that is the embedding."""
+
+    def __init__(self, layers: int = 4, width: int = 32, vocab: int = 100) -> None:
+        super().__init__()
+        self.wte, self.head = nn.Embedding(vocab, width), nn.Linear(width, vocab, bias=False)
+        self.wte.weight = self.head.weight
+        self.h = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
+        for part in self.h:
+            part.register_buffer("mask", torch.ones(8, 8))
+
+
+def test_leftovers_hide_no_arguments_and_masks_are_no_fix(tmp_path: Path) -> None:
+    saved = {"layers": 2, "vocab": 50, "width": 24}
+    path = tmp_path / "w.pt"
+    torch.save({**Tied(**saved).state_dict(), "rotary.inv_freq": torch.ones(4), "total_ops": torch.ones(1)}, path)
+    found = check(ci.open(path), ct.Model(f"{HERE}:Tied"))
+    assert found.matched == 2  # the masks
+    assert found.parameters == 0
+    assert found.fix is not None
+    words = shlex.split(found.fix.command)
+    assert json.loads(words[words.index("--kwargs") + 1]) == saved
+    assert (found.fix.loads, found.fix.only_harmless) == (False, True)
+    assert not any(Tied(**saved).load_state_dict(torch.load(path), strict=False).missing_keys)
+    assert found.otherwise is None
+    del found
+    found = check(ci.open(path), Tied())  # a live model has no other arguments
+    assert found.fix is None
+
+
+def test_a_name_that_safetensors_dropped_hides_no_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_model(Tied(layers=6), str(path))
+    found = check(ci.open(path), ct.Model(f"{HERE}:Tied"))
+    assert found.fix is not None
+    words = shlex.split(found.fix.command)
+    assert json.loads(words[words.index("--kwargs") + 1]) == {"layers": 6}
+    right = ct.Model(f"{HERE}:Tied", (), {"layers": 6})
+    assert check(ci.open(path), right).only_ties
+    safetensors.torch.load_model(Tied(layers=6), str(path))
+
+
+@pytest.mark.parametrize("given", [{"width": 16}, {"layers": 2, "vocab": 60}])
+@pytest.mark.parametrize("form", ["prefix", "named", "inside"])
+def test_a_prefix_hides_no_arguments(
+    given: dict[str, Any], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = nn.DataParallel(Tied()).state_dict() if form != "named" else {
+        f"net.{key}": value for key, value in Tied().state_dict().items()
+    }  # fmt: skip
+    torch.save({"epoch": 3, "model": state} if form == "inside" else state, "w.pt")
+    found = check(ci.open("w.pt"), ct.Model(f"{HERE}:Tied", (), given))
+    assert found.fix is not None
+    assert found.fix.loads
+    *first, last = found.fix.command.split(" && ")
+    for step in first:
+        assert in_process([*shlex.split(step)[1:], "-q"]) == 0
+    assert in_process([*shlex.split(last)[1:], "-q"]) == 0
+    written = torch.load(shlex.split(last)[2])
+    Tied().load_state_dict(written["model"] if form == "inside" else written, strict=True)
 
 
 def test_what_loads_under_no_arguments_is_not_offered(tmp_path: Path) -> None:

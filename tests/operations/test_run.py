@@ -99,15 +99,32 @@ def test_what_is_never_called_costs_what_its_children_cost(tmp_path: Path) -> No
 
 
 def test_the_table_fits_the_terminal(tmp_path: Path) -> None:
-    """Facts of classes are cut; names, shapes and numbers are not."""
+    """Facts of classes go on below; nothing is cut."""
     torch.save(Lists().state_dict(), tmp_path / "w.pt")
     found = run(ci.open(tmp_path / "w.pt"), [InputSpec((1, 1, 4))], ct.Model("tests.operations.test_run:Lists"))
     wide, narrow = ([*plain.texts(render.lines(found, columns))] for columns in (None, 60))
-    rows = narrow[1 : 1 + len(found.parts)]
+    rows = narrow[1 : next(n for n, line in enumerate(narrow) if line.startswith("total"))]
     assert max(map(len, wide)) > 61  # with its newline
     assert max(map(len, rows)) <= 61
-    assert "    1     Conv1d(1, 1, kerne…  1×1×4" in "".join(rows)
+    assert not any("…" in row for row in rows)
+    whole = next(part for part in found.parts if part.cls == "Conv1d")
+    place = next(n for n, row in enumerate(rows) if "Conv1d(" in row)
+    said = rows[place][10:].split("  ")[0] + " " + rows[place + 1].strip()
+    assert said.replace("( ", "(") == f"Conv1d({whole.facts})"
     assert "Linear(4, 4)  ×2" in "".join(rows)
+
+
+def test_size_and_times_are_those_of_other_commands(tmp_path: Path) -> None:
+    from ckpt_inspect.render.text import seconds, size
+
+    torch.save(Lists().state_dict(), tmp_path / "w.pt")
+    found = run(ci.open(tmp_path / "w.pt"), [InputSpec((1, 1, 4))], ct.Model("tests.operations.test_run:Lists"))
+    text = "".join(plain.texts(render.lines(found)))
+    assert f"file {size((tmp_path / 'w.pt').stat().st_size)}" in text
+    assert "0.000 s" not in text
+    assert [seconds(value) for value in (12.3456, 1, 0.0354, 0.00041, 0)] == [
+        "12.35 s", "1.00 s", "35 ms", "0.41 ms", "0 ms",
+    ]  # fmt: skip
 
 
 def test_lists_in_torchscript(tmp_path: Path) -> None:

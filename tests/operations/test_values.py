@@ -550,3 +550,14 @@ def test_an_empty_tensor_has_no_values(tmp_path: Path, capsys: pytest.CaptureFix
     for more in ([], ["--slice", ":"]):
         assert in_process(["show", str(tmp_path / "x.pt"), "e", *more]) == 0
         assert capsys.readouterr().out.splitlines()[-1].split() == ["values", "none"]
+
+
+def test_numbers_of_complex_tensors_are_of_magnitudes_and_that_is_said(tmp_path: Path, ckpt: Run) -> None:
+    x = torch.tensor([3 + 4j, -6 - 8j, 0j])
+    torch.save({"z": x, "x": x.real.clone()}, tmp_path / "w.pt")
+    rows = {row["name"]: row for row in json.loads(ckpt("stats", tmp_path / "w.pt", "--json").stdout)["tensors"]}
+    assert (rows["z"]["min"], rows["z"]["max"], rows["z"]["mean"]) == (0, x.abs().max(), x.abs().mean())
+    assert rows["z"]["note"] == "of the magnitudes of complex numbers"
+    assert rows["x"]["note"] is None
+    assert json.loads(ckpt("show", tmp_path / "w.pt", "z", "--json").stdout)["note"] == rows["z"]["note"]
+    assert "of the magnitudes of complex numbers" in ckpt("show", tmp_path / "w.pt", "z").stdout

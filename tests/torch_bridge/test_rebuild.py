@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,9 +24,11 @@ from ckpt_inspect.operations.code import code
 from ckpt_inspect.torch.calls import LAYERS
 from ckpt_inspect.torch.container import Container
 from ckpt_inspect.torch.forward import flat
+from ckpt_inspect.torch.rebuild import draft
+from ckpt_inspect.torch.source import Writer
 from ckpt_inspect.torch.state_dicts import entries_of
 from tests import zoo
-from tests.conftest import FIXTURES, in_process
+from tests.conftest import FIXTURES, Run, in_process
 from tests.test_real import REAL
 from tests.torch_bridge.every_layer import EVERY
 from tests.zoo import MODELS, files
@@ -71,6 +74,7 @@ def rebuilt(path: Path) -> int:
             k: v for k, v in expected.items() if v
         }
         made.load_state_dict(state, strict=True)
+        made.load_state_dict(ct.state_dict(checkpoint, section=pointer), strict=True)
         count += 1
     return count
 
@@ -322,6 +326,54 @@ def test_shared_modules_are_shared_and_ties_tied(tmp_path: Path) -> None:
     assert parts["stage1.0"] is parts["conv1"]
     torch.save(zoo.Gpt().state_dict(), tmp_path / "w.pt")
     assert len(list(ct.build_module(tmp_path / "w.pt").parameters())) == len(list(zoo.Gpt().parameters()))
+
+
+def test_source_takes_the_names_that_safetensors_dropped(tmp_path: Path) -> None:
+    safetensors.torch.save_model(zoo.Gpt(), str(tmp_path / "w.safetensors"))
+    stored = safetensors.torch.load_file(tmp_path / "w.safetensors")
+    whole = ct.state_dict(tmp_path / "w.safetensors")
+    assert whole.keys() > stored.keys()
+    source = code(ci.open(tmp_path / "w.safetensors")).source
+    for state in (stored, whole):
+        made = from_source(source)
+        made.load_state_dict(state, strict=True)
+        assert all(torch.equal(value, stored[key]) for key, value in made.state_dict().items())
+
+
+def test_a_thousand_classes_of_one_name_are_not_compared_with_each_other(tmp_path: Path) -> None:
+    class Counting(set[str]):
+        looked = 0
+
+        def __contains__(self, name: object) -> bool:
+            Counting.looked += 1
+            return super().__contains__(name)
+
+    many = 1000
+    torch.save({f"blocks.{n}.p{n}": torch.ones(1) for n in range(many)}, tmp_path / "w.pt")
+    checkpoint = ci.open(tmp_path / "w.pt")
+    plan, _ = draft(checkpoint, checkpoint.sections[""], ct.Loader(device="meta"))
+    writer = Writer(plan, "many", "Net", [])
+    writer.used = Counting()
+    source = writer.source()
+    assert len(from_source(source).state_dict()) == many
+    assert f"class Block{many}(" in source
+    assert Counting.looked < 3 * many
+
+
+def test_a_frozen_archive_is_refused_and_attributes_are_named(tmp_path: Path, ckpt: Run) -> None:
+    with quiet():
+        module = nn.Sequential(nn.Linear(3, 2)).eval()
+        torch.jit.freeze(torch.jit.script(module)).save(str(tmp_path / "frozen.pt"))
+    assert not torch.jit.load(str(tmp_path / "frozen.pt")).state_dict()
+    done = ckpt("code", tmp_path / "frozen.pt")
+    assert done.returncode == 2
+    assert not done.stdout
+    assert "its state_dict() is empty: 2 tensors are constants" in done.stderr
+    module.mean = torch.ones(3)
+    torch.save(module, tmp_path / "whole.pt")
+    source = code(ci.open(tmp_path / "whole.pt")).source
+    assert "# left out, neither parameters nor buffers in the file: mean\n" in source
+    from_source(source).load_state_dict(module.state_dict(), strict=True)
 
 
 def test_before_there_were_counters(tmp_path: Path) -> None:
