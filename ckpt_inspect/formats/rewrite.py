@@ -24,7 +24,8 @@ from ..model.storage import Container
 from ..model.tensor import TensorInfo
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
-from . import objects, recorded
+from . import recorded
+from .following import follow
 from .rebuild import storage_keys
 from .remedies import refuse_damaged
 from .renames import Replacements, entry_keys
@@ -103,38 +104,12 @@ def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes | None:
             replacements.nodes[id(section.node)] = section.instead
         else:
             replacements.rename(section, section.renamed.pairs)
-            for other in sections.values():
-                if other.kind == "optimizer":
-                    _follow(replacements, other, section.renamed.pairs)
-            if section.pointer == "module":
-                _follow_deepspeed(replacements, pickle.root, section.renamed.pairs)
+    follow(replacements, pickle.root, sections)
     data = write_pickle(pickle.root, pickle.protocol, replacements.nodes)
     back = read_pickle(BytesSource(data, ""))
     if back.end != len(data) or not storage_keys(back) <= storage_keys(pickle):
         raise CorruptError("the new pickle does not read back as what it was made from: nothing was written")
     return data
-
-
-def _follow(replacements: Replacements, optimizer: Section, keys: Keys) -> None:
-    """Optimizers that name parameters: ``param_names``, and FSDP's state with names for numbers."""
-    found = dict(objects.entries(objects.children(optimizer.node)[0])[0])
-    replacements.names(found.get("state"), keys)
-    for group in found.get("param_groups") or ():
-        inside = dict(objects.entries(objects.children(group)[0])[0])
-        for name in ("params", "param_names"):
-            replacements.names(inside.get(name), keys)
-
-
-def _follow_deepspeed(replacements: Replacements, root: Any, keys: Keys) -> None:
-    """Tables of DeepSpeed's model states, beside ``module``, that its own script reads by the same names (formats 12)."""
-    tables = dict(objects.entries(objects.children(root)[0])[0])
-    if "ds_version" not in tables:
-        return
-    for name in ("param_shapes", "frozen_param_shapes", "shared_params", "buffer_names"):
-        table = tables.get(name)
-        groups = table if type(table) is list and any(map(objects.is_mapping, table)) else [table]
-        for group in groups:  # stages 1 and 2 have a mapping for each group of the optimizer
-            replacements.names(group, keys)
 
 
 # -- torch zip --------------------------------------------------------------------------------------------------

@@ -189,6 +189,7 @@ class Steps:
 
     def _apply(self, made: Plan) -> None:
         self.made.changes += made.changes
+        self.made.followed += made.followed
         self.made.notes += made.notes
         self.now = drafts.settled(made.checkpoint)
 

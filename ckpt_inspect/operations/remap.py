@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
+from ..model.section import Section
 from .add_prefix import refuse_objects
 from .leftovers import HARMLESS
 from .like import like
@@ -44,7 +45,7 @@ def plan(checkpoint: Checkpoint, rules: Rules, reverse: bool = False, allow_unus
     keys: KeyMap = (
         rules.reverse(found, allow_unused=allow_unused) if reverse else rules.keymap(found, allow_unused=allow_unused)
     )
-    return Plan("remap", checkpoint, {section.pointer: keys}, _counted_by_optimizers(checkpoint, keys))
+    return Plan("remap", checkpoint, {section.pointer: keys}, _counted_by_optimizers(checkpoint, section, keys))
 
 
 def plan_like(
@@ -83,20 +84,20 @@ def plan_like(
             pairs[key] = None
             notes.append(f"{key} was dropped: {reason}")
     keys = KeyMap(pairs)
-    made = Plan("remap", checkpoint, {section.pointer: keys}, notes + _counted_by_optimizers(checkpoint, keys))
+    made = Plan("remap", checkpoint, {section.pointer: keys}, notes + _counted_by_optimizers(checkpoint, section, keys))
     made.matching = found
     return made
 
 
-def _counted_by_optimizers(checkpoint: Checkpoint, keys: KeyMap) -> list[str]:
+def _counted_by_optimizers(checkpoint: Checkpoint, renamed: Section, keys: KeyMap) -> list[str]:
     """Say when an optimizer beside still counts parameters that are dropped."""
     if not keys.dropped:
         return []
-    gone = set(keys.dropped)
+    gone = {renamed.name_of(key) for key in keys.dropped}
     notes = []
-    for pointer, section in checkpoint.sections.items():
-        counted = {name for name, _ in section.params.values()}
-        lost = sum(name.rpartition("/")[2] in gone for name in counted)
-        if section.kind == "optimizer" and lost:
-            notes.append(f"{pointer} still holds the state of {lost} dropped parameters; resuming will not fit")
+    for pointer, section in (checkpoint.whole or checkpoint).sections.items():
+        lost = len({name for name, _ in section.params.values()} & gone) if section.kind == "optimizer" else 0
+        if lost:
+            held = "a dropped parameter" if lost == 1 else f"{lost:,} dropped parameters"
+            notes.append(f"{pointer} still holds the state of {held}; resuming will not fit")
     return notes

@@ -424,3 +424,57 @@ def test_keys_of_many_segments_cost_no_square() -> None:
     """The paths in this key, one by one, would be 70 GB."""
     deep = "a" + ".module" * 100_000
     assert nested_prefixes([deep, "b.module.w"]) == [("b.module.", 1, 2)]
+
+
+def with_averages(tmp_path: Path, copy: str = "ema") -> tuple[Path, Any]:
+    """A training checkpoint with two sets of weights under the same names, and an optimizer that was given names."""
+    model = torch.nn.DataParallel(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)))
+    optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=0.1)
+    model(torch.randn(8, 4)).sum().backward()
+    optimizer.step()
+    weights = model.state_dict()
+    averages = {key: value.clone() + 1 for key, value in weights.items()}
+    path = tmp_path / "run.pt"
+    torch.save({"model": weights, copy: averages, "optimizer": optimizer.state_dict()}, path)
+    return path, model
+
+
+def names_of(path: Path) -> list[str]:
+    names: list[str] = torch.load(path, weights_only=True)["optimizer"]["param_groups"][0]["param_names"]
+    return names
+
+
+@pytest.mark.parametrize("part", ["ema", "model"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_names_in_an_optimizer_follow_the_weights_that_it_moves(part: str, in_place: bool, tmp_path: Path) -> None:
+    path, model = with_averages(tmp_path)
+    wrapped = [name for name, _ in model.named_parameters()]
+    plain = [name for name, _ in model.module.named_parameters()]
+    plan = planned(ci.open(f"{path}#{part}"), Rules.parse(["module.** -> **"]))
+    out = path
+    if in_place:
+        save_in_place(plan.checkpoint)
+    else:
+        out = write(plan.checkpoint, tmp_path / "out.pt")
+    saved = torch.load(out, weights_only=True)
+    assert list(saved[part]) == plain
+    assert names_of(out) == (plain if part == "model" else wrapped)
+    followed = plan.to_dict(None, 0)["followed"]
+    assert followed == ([{"place": "optimizer/param_groups/0/param_names", "names": 4}] if part == "model" else [])
+
+
+def test_names_in_an_optimizer_that_may_be_of_either_set_stay_unless_both_agree(ckpt: Run, tmp_path: Path) -> None:
+    path, model = with_averages(tmp_path, copy="other")
+    done = ckpt("remap", f"{path}#other", "--rule", "module.** -> **", "-o", tmp_path / "one.pt")
+    assert "optimizer/param_groups/0/param_names: 4 names are in several sections" in done.stdout
+    assert names_of(tmp_path / "one.pt") == [name for name, _ in model.named_parameters()]
+    done = ckpt("strip-prefix", path, "-o", tmp_path / "both.pt")
+    assert "optimizer/param_groups/0/param_names   4 names follow" in done.stdout
+    assert names_of(tmp_path / "both.pt") == [name for name, _ in model.module.named_parameters()]
+
+
+@pytest.mark.parametrize(("part", "said"), [("model", True), ("ema", False)])
+def test_state_of_dropped_parameters_is_said_with_two_sets_of_weights(part: str, said: bool, tmp_path: Path) -> None:
+    path, _ = with_averages(tmp_path)
+    plan = planned(ci.open(f"{path}#{part}"), Rules.parse(drop=["module.1.*"]))
+    assert plan.notes == ["optimizer still holds the state of 2 dropped parameters; resuming will not fit"] * said
