@@ -105,7 +105,12 @@ def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes | None:
         else:
             replacements.rename(section, section.renamed.pairs)
     follow(replacements, pickle.root, sections)
-    data = write_pickle(pickle.root, pickle.protocol, replacements.nodes)
+    return pickle_with(pickle, replacements.nodes)
+
+
+def pickle_with(pickle: Pickle, nodes: Mapping[int, Any]) -> bytes:
+    """The pickle of the same object with other nodes, read back before it is trusted."""
+    data = write_pickle(pickle.root, pickle.protocol, nodes)
     back = read_pickle(BytesSource(data, ""))
     if back.end != len(data) or not storage_keys(back) <= storage_keys(pickle):
         raise CorruptError("the new pickle does not read back as what it was made from: nothing was written")
@@ -118,8 +123,12 @@ def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes | None:
 def _torch_zip(checkpoint: Checkpoint, container: Container, sections: Mapping[str, Section], name: str) -> NewFile:
     pickle: Pickle = container.graphs["data.pkl"]
     data = new_pickle(pickle, sections)
-    if data is None:
-        return rewritten_zip(container, {}, name)
+    return rewritten_zip(container, {}, name) if data is None else zip_with(container, data, name)
+
+
+def zip_with(container: Container, data: bytes, name: str = "") -> NewFile:
+    """A torch zip with another pickle: storages that it does not name go, the others keep their keys."""
+    pickle: Pickle = container.graphs["data.pkl"]
     kept = storage_keys(read_pickle(BytesSource(data, "")))
     dropped = {f"data/{key}" for key in storage_keys(pickle) - kept}
     if dropped:
@@ -138,7 +147,7 @@ def rewritten_zip(
     if archive.source.file_range() is not None and not changed and not dropped:
         edit, why = Edit([], [], b""), ""
     elif archive.source.file_range() is not None:
-        append, last = appended(archive, changed, alignment)
+        append, last = appended(archive, changed, alignment, dropped)
         edit, why = Edit([], append, last), ""
     return NewFile(container.path, name, layout, layout.nbytes, edit, why)
 

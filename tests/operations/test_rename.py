@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,18 @@ def test_dropped_storages_leave_the_file(tmp_path: Path) -> None:
     assert list(torch.load(out, weights_only=True)) == ["small", "tied"]
     for options in ({"mmap": True}, {"map_location": "meta"}):
         assert list(torch.load(out, weights_only=True, **options)) == ["small", "tied"]
+
+
+def test_dropped_storages_leave_in_place(tmp_path: Path) -> None:
+    """Also the first one, from which torch predicts where the others lie."""
+    path = tmp_path / "a.pt"
+    saved = {name: torch.full((count,), float(count)) for name, count in (("a", 3), ("b", 100), ("c", 7), ("d", 50))}
+    torch.save(saved, path)
+    save_in_place(remap(ci.open(path), Rules.parse([], drop=["a", "c"])))
+    for options in ({}, {"mmap": True}):
+        assert equal(torch.load(path, weights_only=True, **options), {name: saved[name] for name in "bd"})
+    assert list(torch.load(path, map_location="meta", weights_only=True)) == ["b", "d"]
+    assert not [name for name in zipfile.ZipFile(path).namelist() if name.endswith(("data/0", "data/2"))]
 
 
 @pytest.mark.parametrize(
