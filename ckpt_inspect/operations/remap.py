@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import join
 
+from ..errors import SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
+from ..model.lost import listed
+from ..model.pattern import escape as literal
 from ..model.section import Section
 from .add_prefix import refuse_objects
 from .leftovers import HARMLESS
-from .like import like
+from .like import Matching, like
+from .naming import selected
 from .rename import Plan, section_keys, target
 from .rules import Rules
 
@@ -65,7 +70,7 @@ def plan_like(
         drop: patterns of keys, as the file has them, to leave out.
 
     Raises:
-        SelectionError: several sections could be meant, on either side.
+        SelectionError: several sections could be meant, on either side; or there is nothing to be renamed with certainty.
         KeyCollisionError: two keys would meet; both are named.
     """
     section = target(checkpoint)
@@ -84,9 +89,32 @@ def plan_like(
             pairs[key] = None
             notes.append(f"{key} was dropped: {reason}")
     keys = KeyMap(pairs)
+    if keys.is_identity():
+        notes.append(_nothing_renamed(checkpoint, found, len(keys)))
     made = Plan("remap", checkpoint, {section.pointer: keys}, notes + _counted_by_optimizers(checkpoint, section, keys))
     made.matching = found
     return made
+
+
+def _nothing_renamed(checkpoint: Checkpoint, found: Matching, of: int) -> str:
+    """That the names agree already; if it is for want of an answer that nothing is renamed, that is no success.
+
+    Raises:
+        SelectionError: nothing could be mapped, or what could be is there already and the rest fits in several ways.
+    """
+    if found.how and not found.ambiguous:
+        return f"{len(found.how):,} names agree with the reference already: nothing is to be renamed"
+    hint = f"See the keys: {join(['ckpt', 'ls', selected(checkpoint)])}"
+    unclear = ""
+    if found.ambiguous:
+        (ours, *_), (theirs, *_) = first = found.ambiguous[0]
+        rule = f"{literal(ours)} -> {literal(theirs)}"
+        hint = f"Say what is what, as in: {join(['ckpt', 'remap', selected(checkpoint), '--rule', rule, '--dry-run'])}"
+        unclear = f", and {listed(first[0])} fit {listed(first[1])} in several ways"
+        if len(found.ambiguous) > 1:
+            unclear += f" ({len(found.ambiguous) - 1:,} more like this)"
+    agree = f"; {len(found.how):,} names agree already" if found.how else ""
+    raise SelectionError(f"0 of {of:,} keys could be mapped{agree}{unclear}", path=checkpoint.path, hint=hint)
 
 
 def _counted_by_optimizers(checkpoint: Checkpoint, renamed: Section, keys: KeyMap) -> list[str]:

@@ -38,8 +38,9 @@ def change_lines(change: Change, all_of_it: bool) -> Iterator[Line]:
         yield [(f"    drop {escape(key)}", "bad")]
     if not all_of_it and len(dropped) > 10:
         yield [(f"    … and {len(dropped) - 9:,} more dropped", "dim")]
-    if change.keys.kept:
-        yield [(f"    {plural(change.keys.kept, 'key')} kept", "dim")]
+    by_rule = sum(count for _, count in rules) - len(change.keys.renamed)  # exceptions from a wider rule
+    if change.keys.kept > by_rule:
+        yield [(f"    {plural(change.keys.kept - by_rule, 'key')} kept", "dim")]
     for lost in change.lost_metadata:
         yield [(f"    _metadata: the entry of {lost!r} has no place any more", "dim")]
 

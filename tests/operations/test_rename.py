@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -491,3 +493,39 @@ def test_state_of_dropped_parameters_is_said_with_two_sets_of_weights(part: str,
     path, _ = with_averages(tmp_path)
     plan = planned(ci.open(f"{path}#{part}"), Rules.parse(drop=["module.1.*"]))
     assert plan.notes == ["optimizer still holds the state of 2 dropped parameters; resuming will not fit"] * said
+
+
+def saved(tmp_path: Path, name: str, keys: str, size: int = 4) -> Path:
+    torch.save({key: torch.randn(size, size) for key in keys.split()}, tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("theirs", "size", "said"),
+    [("x.weight y.weight", 5, "0 of 2 keys could be mapped"), ("x.weight y.weight", 4, "in several ways")],
+)
+def test_a_reference_that_says_nothing_is_no_success(
+    theirs: str, size: int, said: str, ckpt: Run, tmp_path: Path
+) -> None:
+    path, reference = saved(tmp_path, "a.pt", "a.weight b.weight"), saved(tmp_path, "b.pt", theirs, size)
+    for out in (["--dry-run"], ["-o", tmp_path / "c.pt"]):
+        done = ckpt("remap", path, "--like", reference, *out)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        words = shlex.split(done.stderr.splitlines()[-1].partition("ckpt ")[2])
+        assert ckpt(*words).returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
+
+
+def test_names_that_agree_already_are_said_to(ckpt: Run, tmp_path: Path) -> None:
+    path, reference = saved(tmp_path, "a.pt", "a.weight b.weight"), saved(tmp_path, "b.pt", "a.weight b.weight c.bias")
+    done = ckpt("remap", path, "--like", reference, "-o", tmp_path / "c.pt")
+    assert done.returncode == 0
+    assert "2 names agree with the reference already: nothing is to be renamed" in done.stdout
+
+
+def test_a_plan_counts_each_key_once(ckpt: Run, tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.pt", "head.weight " + " ".join(f"layer{n}.weight" for n in range(6)) + " a.b.c")
+    rules = ["--rule", "head.** -> head.**", "--rule", "a.** -> a.**", "--rule", "** -> model.**"]
+    lines = ckpt("remap", path, *rules, "--dry-run").stdout.splitlines()
+    assert sum(int(found[1]) for line in lines if (found := re.search(r"\b(\d+) keys?\b", line))) == 8
