@@ -7,6 +7,7 @@ from shlex import quote
 from ..errors import SelectionError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
+from .naming import beside
 from .rename import Plan, section_keys, target
 
 
@@ -39,5 +40,10 @@ def refuse_objects(kind: str, path: str) -> None:
         raise UnsupportedError(
             "a module object: its names live in code and registries, not in a table of keys",
             path=path,
-            hint=f"Make a state_dict first: ckpt convert {quote(path)} --weights-only -o weights.pt",
+            hint=state_dict_first(path),
         )
+
+
+def state_dict_first(path: str) -> str:
+    """The way out for a module object."""
+    return f"Make a state_dict first: ckpt convert {quote(path)} --weights-only -o {quote(beside(path, 'weights'))}"

@@ -529,3 +529,38 @@ def test_a_plan_counts_each_key_once(ckpt: Run, tmp_path: Path) -> None:
     rules = ["--rule", "head.** -> head.**", "--rule", "a.** -> a.**", "--rule", "** -> model.**"]
     lines = ckpt("remap", path, *rules, "--dry-run").stdout.splitlines()
     assert sum(int(found[1]) for line in lines if (found := re.search(r"\b(\d+) keys?\b", line))) == 8
+
+
+@pytest.mark.parametrize("form", ["partial", "pickled", "scripted"])
+def test_what_strip_prefix_advises_for_a_part_and_for_objects_does_it(form: str, ckpt: Run, tmp_path: Path) -> None:
+    arguments = ["strip-prefix", "a.pt"]
+    if form == "partial":
+        state = {f"model.{key}": value for key, value in CHAIN.state_dict().items()}
+        torch.save({**state, "metric": torch.ones(1)}, tmp_path / "a.pt")
+        arguments += ["--prefix", "model"]
+    elif form == "pickled":
+        torch.save(CHAIN, tmp_path / "a.pt")
+    else:
+        torch.jit.script(CHAIN).save(tmp_path / "a.pt")
+    done = ckpt(*arguments, "-o", "b.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert ("TorchScript of a" in done.stderr) == (form == "scripted")
+    typed(done.stderr.splitlines()[-1].partition(": ")[2], tmp_path)
+    (out,) = [path for path in tmp_path.iterdir() if path.name != "a.pt"]
+    found = torch.load(out, weights_only=True)
+    found.pop("metric", None)
+    CHAIN.load_state_dict(found)
+
+
+def test_a_wrapper_on_some_keys_has_its_hint_too(tmp_path: Path) -> None:
+    """``_orig_mod`` goes wherever it stands; a ``module`` that leads some keys alone does not."""
+    for prefix, hinted in (("net._orig_mod.", True), ("module.", False)):
+        state = {f"{prefix}{key}": value for key, value in CHAIN.state_dict().items()}
+        torch.save({**state, "metric": torch.ones(1)}, tmp_path / "a.pt")
+        hints = [hint for hint in ci.info(ci.open(tmp_path / "a.pt")).hints if hint.code == "wrapper-prefix"]
+        assert len(hints) == hinted
+        if hinted:
+            assert f"{len(state)} of {len(state) + 1} keys carry '_orig_mod.' (torch.compile)" in hints[0].message
+            typed((hints[0].command or "").replace(str(tmp_path / "a.pt"), "a.pt"), tmp_path)
+            found = torch.load(tmp_path / "a.stripped.pt", weights_only=True)
+            assert set(found) == {"metric", *(f"net.{key}" for key in CHAIN.state_dict())}
