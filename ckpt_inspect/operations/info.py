@@ -8,7 +8,7 @@ from shlex import join
 from typing import Any, NamedTuple
 
 from ..commands import COMMANDS
-from ..formats import objects
+from ..formats import objects, recorded
 from ..formats.optimizers import Group, all_groups, class_of
 from ..formats.quantized import packed_modules
 from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
@@ -79,6 +79,7 @@ class Info:
         self.candidates = checkpoint.candidates()
         self.prefixes, self.nested_prefixes = _prefixes(checkpoint)
         self.shared = checkpoint.tied()
+        self.recorded_ties = recorded.of(checkpoint).ties if checkpoint.format in ("safetensors", "sharded") else {}
         self.oversized = _oversized(checkpoint)
         self.globals = _globals(checkpoint)
         self.weights_only = verdict_of(checkpoint)
@@ -128,6 +129,7 @@ class Info:
             "load": self.load,
             "hints": [{"code": h.code, "message": h.message, "command": h.command} for h in self.hints],
             "siblings": checkpoint.siblings,
+            "recorded_ties": [[kept, name] for name, kept in self.recorded_ties.items()],
             "problems": checkpoint.problems,
         }
 

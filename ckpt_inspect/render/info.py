@@ -40,7 +40,12 @@ def lines(info: Info, all_of_it: bool = True) -> Iterator[Line]:
         [(f"{p.prefix}   ", "wrapper"), (f"{p.found} of {p.of} keys", ""), (f" of {escape(p.section)}" if p.section else "", ""),
          (f"   {p.wrapper}", "")] for p in info.prefixes + info.nested_prefixes
     ], all_of_it)  # fmt: skip
-    yield from _rows("tied", [_tied(info, names) for names in info.shared], all_of_it)
+    ties: list[Line] = [_tied(info, names) for names in info.shared]
+    ties += [
+        [(f"{escape(kept)} ═ {escape(name)}", "tied"), ("   the latter is told in __metadata__ alone", "dim")]
+        for name, kept in info.recorded_ties.items()
+    ]
+    yield from _rows("tied", ties, all_of_it)
     yield from _rows("oversized", [
         [(escape(", ".join(o.names if all_of_it else o.names[:3])), "bad"), (f"   {size(o.used)} used of {size(o.stored)} stored", "")] for o in info.oversized
     ], all_of_it)  # fmt: skip
@@ -174,5 +179,5 @@ def _weights_only(info: Info, all_of_it: bool) -> Iterator[Line]:
         left = len(found.blocked) - len(shown)
         blocked = ", ".join(shown) + (f" and {left} more" if left else "")
         yield from _row("weights_only", f"no, for torch {torch}: {escape(blocked)}", "bad")
-    elif info.globals:
+    elif info.pickled:
         yield from _row("weights_only", f"yes: torch {torch} loads it with weights_only=True", "good")
