@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckpt_inspect as ci
+from ckpt_inspect.errors import MissingFileError
 from tests.conftest import in_process
 from tests.zoo import files
 
@@ -52,6 +53,35 @@ def test_lfs_pointer_says_size_and_command(tmp_path: Path) -> None:
     with pytest.raises(ci.FormatError, match=r"375,042,383 bytes") as caught:
         ci.open(files.FILES["lfs-pointer.pt"](tmp_path))
     assert "git lfs pull --include=" in (caught.value.hint or "")
+
+
+def test_the_pointer_in_a_repository_is_fetched_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "repo" / "weights"
+    folder.mkdir(parents=True)
+    path = Path(shutil.move(files.FILES["lfs-pointer.pt"](tmp_path), folder / "a b.pt"))
+    subprocess.run(["git", "init", "-q", tmp_path / "repo"], check=True)
+    for where, said in ((tmp_path, f"git -C {tmp_path / 'repo'} lfs pull"), (folder, "git lfs pull")):
+        monkeypatch.chdir(where)
+        with pytest.raises(ci.FormatError) as caught:
+            ci.open(path)
+        assert caught.value.hint == f"Fetch it: {said} --include='weights/a b.pt'"
+
+
+def test_a_suffix_alone_is_no_likeness(tmp_path: Path) -> None:
+    for name in ("views.slim.pt", "strange.pt", "model.pth"):
+        torch.save({}, tmp_path / name)
+    with pytest.raises(MissingFileError) as caught:
+        ci.open(tmp_path / "missing.pt")
+    assert caught.value.hint is None
+    with pytest.raises(MissingFileError) as caught:
+        ci.open(tmp_path / "model.pt")
+    assert caught.value.hint == f"Did you mean {tmp_path / 'model.pth'}?"
+
+
+def test_one_byte_is_one_byte(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_text("x")
+    with pytest.raises(ci.FormatError, match="1 byte,"):
+        ci.open(tmp_path / "a.pt")
 
 
 def test_several_weights_files_are_listed(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def command(
 
         if not options.is_terminal():
             options.write(render.plain(listing, long, path))
+            options.say_empty(listing.checkpoint)
             return
         from ..render.terminal import console, show, show_wrapped
         from ..render.text import escape

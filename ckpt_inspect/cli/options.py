@@ -159,6 +159,21 @@ def say_no_match(filter: Sequence[str]) -> None:
     typer.echo(f"      {WHOLE_KEYS}", err=True)
 
 
+def say_empty(checkpoint: Checkpoint) -> None:
+    """A table without rows is silent in a pipe: that there are no tensors is said on stderr, and what there is."""
+    if len(checkpoint):
+        return
+    from shlex import join
+
+    from ..operations.naming import after_options, selected
+    from ..render.text import escape
+
+    values = len(checkpoint.values)
+    there = f": {values:,} other {'entry' if values == 1 else 'entries'}" if values else ""
+    say(f"{selected(checkpoint)}: it holds no tensors{there}")
+    typer.echo(f"      {escape(join(['ckpt', 'tree', *after_options(selected(checkpoint))]))}", err=True)
+
+
 def report_problems(checkpoint: Checkpoint, listed: bool = False) -> None:
     """The first problems on stderr, or how many are ``listed`` elsewhere; ``--json`` has them all."""
     if listed:

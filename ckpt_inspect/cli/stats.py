@@ -47,6 +47,8 @@ def command(
         head: list[Line] = [[(escape(path), "file")]] if path is not None else []
         if not options.is_terminal():
             options.write(texts([*head, *render.verdict(found)]) if check else render.plain(found, modules, path))
+            if not check:
+                options.say_empty(found.checkpoint)
             return
         from ..render.terminal import console, show_wrapped
         from ..render.terminal import show as show_lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,19 +53,23 @@ def finish(
         raise SelectionError("--compact is for --in-place", hint="A new file is compact anyway.")
     writing = (out is not None or in_place) and not dry_run
     nbytes = 0
-    if writing:
-        from ..operations.save import save, save_in_place
+    from ..operations.save import rehearse, save, save_compact, save_in_place
 
+    plan.notes += _about_target(out, force, writing)
+    if not writing:
+        rehearse(plan.checkpoint, out, in_place=in_place, compact=compact)
+    else:
         with progress(plan.original.size) as advance:
-            if in_place and not compact:
+            if compact:
+                nbytes = save_compact(plan.checkpoint, progress=advance).nbytes
+            elif out is None:
                 nbytes = save_in_place(plan.checkpoint).nbytes
             else:
-                target = out if out is not None else plan.original.path
-                nbytes = save(plan.checkpoint, target, force=force or in_place, progress=advance).nbytes
+                nbytes = save(plan.checkpoint, out, force=force, progress=advance).nbytes
     if as_json:
         options.write_json(plan.to_dict(out if out is not None else plan.original.path if in_place else None, nbytes))
     elif not quiet:
-        _show(plan, out, in_place, writing, nbytes, dry_run)
+        _show(plan, out, in_place, writing, nbytes, force)
     if not writing and not dry_run:
         return _nothing_written()
     return 0
@@ -83,9 +88,13 @@ def finish_conversion(
     target = out if out is not None else made.original.path if in_place else None
     writing = target is not None and not dry_run
     nbytes, checked = 0, None
-    if writing and target is not None:
+    from ..operations.save import rehearse, save, save_in_place
+
+    made.notes += _about_target(out, force, writing)
+    if not writing:
+        rehearse(made.checkpoint, out, in_place=in_place)
+    elif target is not None:
         from ..operations.checked import check
-        from ..operations.save import save, save_in_place
 
         with progress(made.checkpoint.size * (2 if verify else 1)) as advance:
             if in_place:
@@ -98,7 +107,7 @@ def finish_conversion(
     elif not quiet:
         from ..render import convert as render
 
-        lines = list(render.lines(made, None if writing else _command(target), not options.is_terminal()))
+        lines = list(render.lines(made, None if writing else _command(target, out, force), not options.is_terminal()))
         _print(lines + list(render.losses(made) if writing else ()), target, nbytes, in_place, checked)
     if not writing and not dry_run:
         return _nothing_written()
@@ -110,9 +119,21 @@ def _nothing_written() -> int:
     return 2
 
 
-def _command(target: str | None) -> str:
+def _about_target(out: str | None, force: bool, writing: bool) -> list[str]:
+    """What is to be known of an OUT that is there already."""
+    if out is None or not os.path.lexists(out):
+        return []
+    notes = [] if force or writing else [f"{out} exists already: --force replaces it"]
+    if os.path.islink(out):
+        notes.append(f"{out} is a symbolic link: the link is replaced, {os.path.realpath(out)} stays as it is")
+    return notes
+
+
+def _command(target: str | None, out: str | None, force: bool) -> str:
     """What is to be typed to do what was planned."""
     words = [word for word in sys.argv[1:] if word != "--dry-run"]
+    if out is not None and os.path.lexists(out) and not force:
+        words.append("--force")
     return shell_join(["ckpt", *words, *([] if target is not None else ["-o", "OUT"])])
 
 
@@ -135,13 +156,13 @@ def _print(lines: list[Line], target: str | None, nbytes: int, in_place: bool, c
         options.write(texts(lines))
 
 
-def _show(plan: Plan, out: str | None, in_place: bool, writing: bool, nbytes: int, dry_run: bool) -> None:
+def _show(plan: Plan, out: str | None, in_place: bool, writing: bool, nbytes: int, force: bool) -> None:
     from ..render import plan as render
     from ..render.text import escape, size
 
     command = None
     if not writing:
-        command = _command(out if out is not None else plan.original.path if in_place else None)
+        command = _command(out if out is not None else plan.original.path if in_place else None, out, force)
     lines: list[Line] = list(render.lines(plan, command, not options.is_terminal()))
     if writing:
         where = escape(out if out is not None else plan.original.path)

@@ -41,6 +41,7 @@ from .output import JOURNAL
 from .recovery import (
     NEW_FILE,
     OPEN,
+    check_changeable,
     check_same,
     claimed,
     examine,
@@ -53,7 +54,18 @@ from .recovery import (
     settle,
 )
 
-__all__ = ["FileEdit", "InPlaceEdit", "Journal", "edit", "edit_many", "examine", "open_source", "pending", "recover"]
+__all__ = [
+    "FileEdit",
+    "InPlaceEdit",
+    "Journal",
+    "check_changeable",
+    "edit",
+    "edit_many",
+    "examine",
+    "open_source",
+    "pending",
+    "recover",
+]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ is flushed: at every moment the final name holds the old file or the new one, ea
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -38,6 +39,8 @@ __all__ = [
     "Piece",
     "Pieces",
     "Progress",
+    "check_directory",
+    "check_file",
     "check_unchanged",
     "keep_read",
     "leftovers",
@@ -128,6 +131,15 @@ def _parent(path: str) -> str:
 @contextlib.contextmanager
 def _claimed_file(path: str, force: bool, out: str) -> Iterator[os.stat_result | None]:
     """The target, checked; one that is there is locked, so that no second rewrite of it can run."""
+    status, final = _replaceable_file(path, force, out)
+    link = status is not None and stat.S_ISLNK(status.st_mode)
+    with _locked(path) if final is not None and not link else contextlib.nullcontext():
+        _refuse_pending(path, status)
+        yield final
+
+
+def _replaceable_file(path: str, force: bool, out: str) -> tuple[os.stat_result | None, os.stat_result | None]:
+    """What is there under this name, and the file that it leads to, where they may be replaced."""
     status = _existing(path)
     link = status is not None and stat.S_ISLNK(status.st_mode)
     if status is not None and stat.S_ISDIR(status.st_mode):
@@ -140,17 +152,34 @@ def _claimed_file(path: str, force: bool, out: str) -> Iterator[os.stat_result |
     final = _existing(path, follow=True)
     if final is not None and not stat.S_ISREG(final.st_mode):
         raise UnsupportedError(f"it is {_special(final.st_mode)}, not a file to be replaced", path=path)
-    with _locked(path) if final is not None and not link else contextlib.nullcontext():
-        for journal in (path + JOURNAL, os.path.join(os.path.dirname(path), JOURNAL)):
-            # It must not outlive the file it belongs to: it would be taken for one of the new file.
-            if os.path.lexists(journal) and (status is not None or journal == path + JOURNAL):
-                hint = (
-                    f"ckpt recover {shell_path(path)}"
-                    if status is not None
-                    else f"If that file is gone, remove {shell_path(journal)}"
-                )
-                raise UnsupportedError(f"an edit in place was interrupted: {journal}", path=path, hint=hint)
-        yield final
+    return status, final
+
+
+def _refuse_pending(path: str, status: os.stat_result | None) -> None:
+    for journal in (path + JOURNAL, os.path.join(os.path.dirname(path), JOURNAL)):
+        # It must not outlive the file it belongs to: it would be taken for one of the new file.
+        if os.path.lexists(journal) and (status is not None or journal == path + JOURNAL):
+            hint = (
+                f"ckpt recover {shell_path(path)}"
+                if status is not None
+                else f"If that file is gone, remove {shell_path(journal)}"
+            )
+            raise UnsupportedError(f"an edit in place was interrupted: {journal}", path=path, hint=hint)
+
+
+def check_file(path: str, nbytes: int, *, force: bool) -> None:
+    """Refuse what ``replace_file`` would refuse before its first byte; nothing is written or locked."""
+    parent = _parent(path)
+    with system_errors(path, "cannot write"):
+        status, _ = _replaceable_file(path, force, "-o OUT")
+        _refuse_pending(path, status)
+        check_room(parent, nbytes)
+        _check_allowed(parent)
+
+
+def _check_allowed(parent: str) -> None:
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextlib.contextmanager
@@ -296,25 +325,48 @@ def replace_directory(
 
 @contextlib.contextmanager
 def _claimed_directory(path: str, known: Collection[str], force: bool) -> Iterator[os.stat_result | None]:
-    status = _existing(path)
+    status = _replaceable_directory(path, force)
     if status is None:
         yield None
         return
+    with _locked(path):
+        _refuse_others(path, known)
+        yield status
+
+
+def _replaceable_directory(path: str, force: bool) -> os.stat_result | None:
+    status = _existing(path)
+    if status is None:
+        return None
     if not stat.S_ISDIR(status.st_mode):
         what = f"a symbolic link to {os.readlink(path)}" if stat.S_ISLNK(status.st_mode) else "a file"
         raise UnsupportedError(f"it is {what}, not a directory to be replaced", path=path)
     if not force:
         raise OutputExistsError("it exists already", path=path, hint="Replace it with --force")
-    with _locked(path):
-        others = sorted(_others(path, "", known))
-        if others:
-            named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-            raise UnsupportedError(
-                f"it holds what is no part of the checkpoint and would be lost: {named}",
-                path=path,
-                hint="Write to a new directory: -o OUT",
-            )
-        yield status
+    return status
+
+
+def _refuse_others(path: str, known: Collection[str]) -> None:
+    others = sorted(_others(path, "", known))
+    if others:
+        named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        raise UnsupportedError(
+            f"it holds what is no part of the checkpoint and would be lost: {named}",
+            path=path,
+            hint="Write to a new directory: -o OUT",
+        )
+
+
+def check_directory(path: str, known: Collection[str], nbytes: int, *, force: bool) -> None:
+    """Refuse what ``replace_directory`` would refuse before its first byte; nothing is written or locked."""
+    path = path.rstrip(os.sep) or path
+    parent = _parent(path)
+    with system_errors(path, "cannot write"):
+        status = _replaceable_directory(path, force)
+        if status is not None:
+            _refuse_others(path, known)
+        check_room(parent, nbytes)
+        _check_allowed(parent)
 
 
 def _others(path: str, below: str, known: Collection[str]) -> Iterator[str]:

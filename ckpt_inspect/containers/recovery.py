@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -152,6 +153,14 @@ def claimed(directory: str, names: Iterable[str], *, undo: bool = False) -> Iter
     finally:
         for fd in held.values():
             os.close(fd)
+
+
+def check_changeable(path: str) -> None:
+    """Refuse what an edit in place would refuse before its first byte; nothing is written or locked."""
+    with system_errors(path, "cannot change it in place", "-o OUT"):
+        _check_kind(path, os.lstat(path), False)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _open_locked(path: str, undo: bool) -> int:

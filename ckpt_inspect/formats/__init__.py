@@ -127,5 +127,9 @@ def _similar(path: str) -> str | None:
         names = os.listdir(folder or ".")
     except OSError:
         return None
-    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    by_stem: dict[str, list[str]] = {}  # a suffix that is the same is no likeness
+    for one in names:
+        by_stem.setdefault(os.path.splitext(one)[0], []).append(one)
+    stems = get_close_matches(os.path.splitext(name)[0], by_stem, n=3, cutoff=0.6)
+    close = [one for stem in stems for one in by_stem[stem]][:3]
     return f"Did you mean {' or '.join(shell_path(os.path.join(folder, match)) for match in close)}?" if close else None

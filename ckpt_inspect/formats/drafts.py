@@ -117,6 +117,10 @@ def edits(made: Checkpoint) -> list[NewFile]:
     """
     origin = made.origin
     assert origin is not None
+    if origin.selected:
+        raise UnsupportedError(
+            "not in place: a part would take the place of the whole file", path=origin.path, hint=_NEW
+        )
     olds, news = ([part.containers[0] for part in (whole.parts or [whole])] for whole in (origin.whole or origin, made))
     if (origin.whole or origin).format != made.format or len(olds) != len(news):
         raise UnsupportedError("not in place: another format is another file", path=origin.path, hint=_NEW)
@@ -135,6 +139,7 @@ _NEW = "Write a new file instead: -o OUT"
 
 def _zip_edit(old: Any, new: Any) -> Edit | None:
     before, after = archive_of(old), archive_of(new)
+    known = {_place(record.source) for record in before.records.values() if record.nbytes} - {None}
     changed: dict[str, bytes] = {}
     for name, record in after.records.items():
         if name not in before.records:
@@ -142,11 +147,10 @@ def _zip_edit(old: Any, new: Any) -> Edit | None:
         there, here = _place(before.records[name].source), _place(record.source)
         if there is None or there != here:
             if name.startswith(("data/", "constants/")):
-                raise UnsupportedError("not in place: tensor bytes would change", path=old.path, hint=_NEW)
+                why = "storages would get other numbers" if here in known else "tensor bytes would change"
+                raise UnsupportedError(f"not in place: {why}", path=old.path, hint=_NEW)
             changed[name] = record.source.read_at(0, record.nbytes)
     dropped = before.records.keys() - after.records.keys()
-    if any(name.startswith("data/") for name in dropped):
-        raise UnsupportedError("not in place: tensors would go", path=old.path, hint=_NEW)
     if not changed and not dropped:
         return None
     append, last = appended(before, changed, alignment_of(before), dropped)

@@ -120,6 +120,7 @@ def _fill(
     owner = _owner([(section, list(found.values())) for section, found in fitting])
     if owner is None:
         return None
+    optimizer.owner = owner.pointer
     found = next(found for section, found in fitting if section is owner)
     if sum(len(found.get(index, "")) * len(keys) for index, keys in told.items()) > _MOST_CHARACTERS:
         return None
@@ -159,7 +160,7 @@ def _by_names(recorded: dict[str, str], section: Section) -> dict[str, str] | No
 
 def _owner(fitting: list[tuple[Section, list[str]]]) -> Section | None:
     """The section, of those that fit, whose tensors the optimizer moves: no copy, and no other model of one shape."""
-    trained = [item for item in fitting if not _looks_averaged(item[0].pointer)] or fitting
+    trained = [item for item in fitting if not looks_averaged(item[0].pointer)] or fitting
     views = [[section.tensors[name].view_of for name in names] for section, names in trained]
     return trained[0][0] if trained and all(view == views[0] and None not in view for view in views[1:]) else None
 
@@ -172,7 +173,7 @@ def _mark(owner: Section, names: set[str]) -> None:
             owner.tensors[name] = info.with_role("parameter", "optimizer")
 
 
-def _looks_averaged(pointer: str) -> bool:
+def looks_averaged(pointer: str) -> bool:
     """A copy beside the trained weights: it has the same keys, but the optimizer did not move it."""
     return any(word in pointer.lower() for word in ("ema", "avg", "average", "teacher", "swa", "best", "target"))
 

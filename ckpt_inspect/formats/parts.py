@@ -16,6 +16,7 @@ from . import drafts, objects
 from .building import Build
 from .rebuild import is_rebuild
 from .renames import Replacements, entry_keys, with_pairs
+from .rewrite import pickle_with, zip_with
 from .sections import walk_budget
 
 
@@ -69,9 +70,9 @@ def without(checkpoint: Checkpoint, globs: Sequence[str]) -> tuple[Checkpoint, l
     drops.walk()
     if drops.unused():
         raise SelectionError(f"--drop {drops.unused()[0]!r} matches nothing", path=checkpoint.path, hint=drops.known())
-    build, pickle = build_of(checkpoint)
-    build.nodes.update(drops.replacements())
-    return remade(checkpoint, build, pickle.root), drops.names
+    container = checkpoint.containers[0]
+    data = pickle_with(container.graphs["data.pkl"], drops.replacements())
+    return drafts.opened(checkpoint, drafts.joined(container.path, zip_with(container, data).pieces)), drops.names
 
 
 class _Drops:

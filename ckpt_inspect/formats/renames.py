@@ -73,17 +73,22 @@ class Replacements:
                 pairs += [path if old == new else self.text(path, new), facts]
         self.nodes[id(table)] = with_pairs(table, pairs)
 
-    def names(self, node: Any, keys: Mapping[str, str | None]) -> None:
-        """Rename strings that name parameters in a list (``param_names``) or in a mapping (FSDP's state): keys and values."""
+    def names(self, node: Any, keys: Mapping[str, str | None]) -> int:
+        """Rename strings that name parameters in a list (``param_names``) or in a mapping (FSDP's state): keys and values.
+
+        How many changed.
+        """
         if type(node) is list:
-            changed = [self._name(item, keys) for item in node]
-            if any(new is not old for new, old in zip(changed, node, strict=True)):
-                self.nodes[id(node)] = changed
+            before = node
         elif objects.is_mapping(node):
             before = [item for pair in objects.mapping_items(node) for item in pair]
-            pairs = [self._name(item, keys) for item in before]
-            if any(new is not old for new, old in zip(pairs, before, strict=True)):
-                self.nodes[id(node)] = with_pairs(node, pairs)
+        else:
+            return 0
+        after = [self._name(item, keys) for item in before]
+        changed = sum(new is not old for new, old in zip(after, before, strict=True))
+        if changed:
+            self.nodes[id(node)] = after if type(node) is list else with_pairs(node, after)
+        return changed
 
     def _name(self, item: Any, keys: Mapping[str, str | None]) -> Any:
         new = keys.get(str(item)) if isinstance(item, str) else None

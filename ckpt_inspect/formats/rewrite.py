@@ -24,7 +24,8 @@ from ..model.storage import Container
 from ..model.tensor import TensorInfo
 from ..pickles.machine import read_pickle
 from ..pickles.writer import write_pickle
-from . import objects, recorded
+from . import recorded
+from .following import follow
 from .rebuild import storage_keys
 from .remedies import refuse_damaged
 from .renames import Replacements, entry_keys
@@ -103,38 +104,17 @@ def new_pickle(pickle: Pickle, sections: Mapping[str, Section]) -> bytes | None:
             replacements.nodes[id(section.node)] = section.instead
         else:
             replacements.rename(section, section.renamed.pairs)
-            for other in sections.values():
-                if other.kind == "optimizer":
-                    _follow(replacements, other, section.renamed.pairs)
-            if section.pointer == "module":
-                _follow_deepspeed(replacements, pickle.root, section.renamed.pairs)
-    data = write_pickle(pickle.root, pickle.protocol, replacements.nodes)
+    follow(replacements, pickle.root, sections)
+    return pickle_with(pickle, replacements.nodes)
+
+
+def pickle_with(pickle: Pickle, nodes: Mapping[int, Any]) -> bytes:
+    """The pickle of the same object with other nodes, read back before it is trusted."""
+    data = write_pickle(pickle.root, pickle.protocol, nodes)
     back = read_pickle(BytesSource(data, ""))
     if back.end != len(data) or not storage_keys(back) <= storage_keys(pickle):
         raise CorruptError("the new pickle does not read back as what it was made from: nothing was written")
     return data
-
-
-def _follow(replacements: Replacements, optimizer: Section, keys: Keys) -> None:
-    """Optimizers that name parameters: ``param_names``, and FSDP's state with names for numbers."""
-    found = dict(objects.entries(objects.children(optimizer.node)[0])[0])
-    replacements.names(found.get("state"), keys)
-    for group in found.get("param_groups") or ():
-        inside = dict(objects.entries(objects.children(group)[0])[0])
-        for name in ("params", "param_names"):
-            replacements.names(inside.get(name), keys)
-
-
-def _follow_deepspeed(replacements: Replacements, root: Any, keys: Keys) -> None:
-    """Tables of DeepSpeed's model states, beside ``module``, that its own script reads by the same names (formats 12)."""
-    tables = dict(objects.entries(objects.children(root)[0])[0])
-    if "ds_version" not in tables:
-        return
-    for name in ("param_shapes", "frozen_param_shapes", "shared_params", "buffer_names"):
-        table = tables.get(name)
-        groups = table if type(table) is list and any(map(objects.is_mapping, table)) else [table]
-        for group in groups:  # stages 1 and 2 have a mapping for each group of the optimizer
-            replacements.names(group, keys)
 
 
 # -- torch zip --------------------------------------------------------------------------------------------------
@@ -143,8 +123,12 @@ def _follow_deepspeed(replacements: Replacements, root: Any, keys: Keys) -> None
 def _torch_zip(checkpoint: Checkpoint, container: Container, sections: Mapping[str, Section], name: str) -> NewFile:
     pickle: Pickle = container.graphs["data.pkl"]
     data = new_pickle(pickle, sections)
-    if data is None:
-        return rewritten_zip(container, {}, name)
+    return rewritten_zip(container, {}, name) if data is None else zip_with(container, data, name)
+
+
+def zip_with(container: Container, data: bytes, name: str = "") -> NewFile:
+    """A torch zip with another pickle: storages that it does not name go, the others keep their keys."""
+    pickle: Pickle = container.graphs["data.pkl"]
     kept = storage_keys(read_pickle(BytesSource(data, "")))
     dropped = {f"data/{key}" for key in storage_keys(pickle) - kept}
     if dropped:
@@ -163,7 +147,7 @@ def rewritten_zip(
     if archive.source.file_range() is not None and not changed and not dropped:
         edit, why = Edit([], [], b""), ""
     elif archive.source.file_range() is not None:
-        append, last = appended(archive, changed, alignment)
+        append, last = appended(archive, changed, alignment, dropped)
         edit, why = Edit([], append, last), ""
     return NewFile(container.path, name, layout, layout.nbytes, edit, why)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from html import unescape
 
@@ -100,12 +101,26 @@ def _lfs(path: str, head: bytes, size: int) -> FormatError | None:
     if match is None:
         return None
     oid, real = match[1].decode(), int(match[2])
-    name = path.rpartition("/")[2]
     return FormatError(
         f"a git-LFS pointer to {real:,} bytes (object {oid[:12]}…), not the file itself ({size} bytes)",
         path=path,
-        hint=f"Fetch it, in the repository: git lfs pull --include={shell_word('*' + name)}",
+        hint=_lfs_pull(path),
     )
+
+
+def _lfs_pull(path: str) -> str:
+    """The command that fetches the file itself: with its path where it lies in a repository, else by its name."""
+    folder, name = os.path.split(os.path.realpath(path))
+    root = folder
+    while not os.path.exists(os.path.join(root, ".git")):
+        above = os.path.dirname(root)
+        if above == root:
+            return f"Fetch it, in the repository: git lfs pull --include={shell_word('*' + name)}"
+        root = above
+    inside = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+    here = os.path.join(os.path.realpath("."), "")
+    there = "" if here.startswith(os.path.join(root, "")) else f" -C {shell_path(root)}"
+    return f"Fetch it: git{there} lfs pull --include={shell_word(inside)}"
 
 
 def _page(path: str, head: bytes, size: int) -> FormatError | None:
@@ -125,10 +140,14 @@ def _page(path: str, head: bytes, size: int) -> FormatError | None:
     return None
 
 
+def _bytes(size: int) -> str:
+    return f"{size:,} byte{'s' if size != 1 else ''}"
+
+
 def _unknown(head: bytes, size: int) -> str:
     if head[:5] == b'{"' or head[:1] in (b"{", b"["):
-        return f"a JSON document, {size:,} bytes, not a checkpoint"
+        return f"a JSON document, {_bytes(size)}, not a checkpoint"
     if head and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head[:512]):
         first = head.split(b"\n")[0][:60].decode()
-        return f"a text file, {size:,} bytes, not a checkpoint; it begins with {first!r}"
-    return f"not a checkpoint of any known format ({size:,} bytes, it begins with {head[:8].hex(' ')})"
+        return f"a text file, {_bytes(size)}, not a checkpoint; it begins with {first!r}"
+    return f"not a checkpoint of any known format ({_bytes(size)}, it begins with {head[:8].hex(' ')})"

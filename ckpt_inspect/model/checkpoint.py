@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from glob import escape as glob_escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LimitError, MissingKeyError, SelectionError
 from . import pointer as pointers
-from .spelling import quoted, unescape
+from .spelling import as_path, quoted, shell_join, unescape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,6 +140,15 @@ class Checkpoint:
                 by_key.append(row)
         return by_key
 
+    def module(self, name: str) -> int:
+        """How many tensors the module of this name has, by its path in a section or in the file; 0: there is none."""
+        below = name + "."
+        return sum(info.key.startswith(below) or full.startswith(below) for full, _, info in self.tensors())
+
+    def look_at_module(self, name: str) -> str:
+        """The command that shows the module of this name."""
+        return f"Look at it: {shell_join(['ckpt', 'tree', as_path(self.path), '--filter', glob_escape(name) + '.*'])}"
+
     def _close_matches(self, name: str) -> str | None:
         from itertools import islice
 
@@ -186,6 +196,11 @@ class Checkpoint:
             if meant is not None:
                 with suppress(MissingKeyError):
                     return self.select(meant)
+            if count := self.module(pointer):
+                raise MissingKeyError(
+                    f"{pointer!r} is no section but a module of {count:,} tensor{'s' if count > 1 else ''}",
+                    path=self.path, hint=self.look_at_module(pointer),
+                )  # fmt: skip
             known = list(dict.fromkeys([*self.candidates(), *self.sections, *self.containers_of_values()]))
             close = get_close_matches(pointer, known, n=3, cutoff=0.5)
             listed = close or [name for name in known if name][:6]

@@ -68,8 +68,9 @@ def key_tree(section: Section) -> KeyNode:
             "recorded" if module.cls else None,
         )
     for key, info in section.tensors.items():
-        path, _, name = key.rpartition(".")
-        _at(root, path).tensors.append((name, info))
+        path, dot, name = key.rpartition(".")
+        node = root.child("") if dot and not path else _at(root, path)  # of ".x" the module has no name
+        node.tensors.append((name, info))
     shapes: dict[tuple[object, ...], int] = {}
     _finish(root, shapes)
     return root

@@ -61,6 +61,7 @@ class Section:
         modules: recorded modules by dotted path (``""`` the root), for kind ``module``.
         metadata: ``_metadata`` of a state_dict: module path -> plain data; None without one.
         params: in an optimizer: key -> (name of the parameter it belongs to, ``recorded`` or ``derived``).
+        owner: in an optimizer: pointer of the section whose parameters it moves; None: not certain.
         node: the graph node it was read from.
         entries: all its keys, of tensors and others; None: not asked for yet.
         renamed: where its keys went, as the file spells them; None: nowhere.
@@ -75,6 +76,7 @@ class Section:
         "metadata",
         "modules",
         "node",
+        "owner",
         "params",
         "pointer",
         "renamed",
@@ -90,6 +92,7 @@ class Section:
         self.modules: dict[str, ModuleInfo] = {}
         self.metadata: dict[str, Any] | None = None
         self.params: dict[str, tuple[str, str]] = {}
+        self.owner: str | None = None
         self.entries: list[str] | None = None
         self.renamed: KeyMap | None = None
         self.instead: Any = None
@@ -114,7 +117,7 @@ class Section:
             new = keys.pairs.get(key, key)
             if new is not None:
                 view.tensors[new] = info if new == key else info._replace(key=new)
-        view.modules, view.params = self.modules, self.params
+        view.modules, view.params, view.owner = self.modules, self.params, self.owner
         view.renamed = keys if self.renamed is None else self.renamed.then(keys)
         if self.entries is not None:
             view.entries = [new for key in self.entries if (new := keys.pairs.get(key, key)) is not None]

@@ -6,6 +6,7 @@ from ..errors import SelectionError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
 from ..model.spelling import shell_path
+from .naming import beside
 from .rename import Plan, section_keys, target
 
 
@@ -38,5 +39,10 @@ def refuse_objects(kind: str, path: str) -> None:
         raise UnsupportedError(
             "a module object: its names live in code and registries, not in a table of keys",
             path=path,
-            hint=f"Make a state_dict first: ckpt convert {shell_path(path)} --weights-only -o weights.pt",
+            hint=state_dict_first(path),
         )
+
+
+def state_dict_first(path: str) -> str:
+    """The way out for a module object."""
+    return f"Make a state_dict first: ckpt convert {shell_path(path)} --weights-only -o {shell_path(beside(path, 'weights'))}"

@@ -34,7 +34,7 @@ def check(made: Checkpoint, path: str, verify: bool = False, progress: Progress 
             name = next((w[0] for t, w in zip(there, wanted, strict=False) if _facts(t) != _facts(w)), "their number")
             raise CorruptError(f"what was written is not what was meant: {name} differs", path=path)
         compared = _compare(wanted, there, path, progress) if verify else 0
-    found = f"{len(there):,} tensors, dtypes, shapes and lengths as they should be"
+    found = f"{len(there):,} tensor{'s' if len(there) != 1 else ''}, dtypes, shapes and lengths as they should be"
     return found + (f"; {compared:,} bytes compared with the source" if verify else "")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..formats.following import Followed
 from ..model.casts import Losses
 from ..model.checkpoint import Checkpoint
 from ..model.lost import Lost
-from .rename import Change
+from .rename import Change, followed_dict
 
 SHARD = 5_000_000_000
 
@@ -55,6 +56,7 @@ class Conversion:
         checkpoint: what it becomes.
         dropped: names of entries that were left out.
         changes: renamings.
+        followed: places beside the renamed sections whose names change with theirs.
         devices: (old, new) of the devices that changed.
         dtypes: (old, new) of the dtypes that changed, and how many storages.
         losses: what casting lost, once it was written; None without a cast.
@@ -67,6 +69,7 @@ class Conversion:
         self.checkpoint = original
         self.dropped: list[str] = []
         self.changes: list[Change] = []
+        self.followed: list[Followed] = []
         self.devices: list[tuple[str, str]] = []
         self.dtypes: dict[tuple[str, str], int] = {}
         self.losses: Losses | None = None
@@ -88,6 +91,7 @@ class Conversion:
             "out": out,
             "bytes_copied": nbytes,
             "notes": self.notes,
+            "followed": followed_dict(self.followed),
             "format": {"from": self.original.format, "to": self.checkpoint.format},
             "devices": [{"from": old, "to": new} for old, new in self.devices],
             "dtypes": [{"from": old, "to": new, "storages": count} for (old, new), count in self.dtypes.items()],

@@ -93,6 +93,8 @@ class Steps:
 
     def _root(self) -> None:
         self.now = parts.rooted(self._pickled("it has no sections"), self.selected)
+        if self.made.original.origin is None:
+            self.now.origin = self.made.original
 
     def _drop(self) -> None:
         if self.now.format not in NAMED:
@@ -104,7 +106,8 @@ class Steps:
 
     def _devices(self) -> None:
         tags = DeviceMap(self.asked.device)
-        if self.now.format not in ("torchscript", *NAMED):
+        without = NAMED if self.target in NAMED else ()  # what becomes a torch zip gets devices with that
+        if self.now.format not in ("torchscript", *without):
             self.now = self._modern()
         if all(part.format == "safetensors" for part in self.now.parts or [self.now]):
             self.made.notes.append("safetensors stores no devices: there is nothing to change")
@@ -189,6 +192,7 @@ class Steps:
 
     def _apply(self, made: Plan) -> None:
         self.made.changes += made.changes
+        self.made.followed += made.followed
         self.made.notes += made.notes
         self.now = drafts.settled(made.checkpoint)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from ..commands import COMMANDS
-from ..formats import objects
+from ..formats import objects, recorded
 from ..formats.optimizers import Group, all_groups, class_of
 from ..formats.quantized import packed_modules
 from ..formats.weights_only import ALLOWED, Verdict, modern, verdict
@@ -20,7 +20,7 @@ from ..model.lost import listed
 from ..model.section import Section
 from ..model.spelling import as_path, shell_join, shell_path, shell_word
 from ..model.tensor import TensorInfo
-from ..model.wrappers import COUNTER, LEADING, find_prefixes, nested_prefixes, strip_wrappers, wrapper_name
+from ..model.wrappers import COUNTER, LEADING, dotted, find_prefixes, nested_prefixes, strip_wrappers, wrapper_name
 from .naming import remap_words, selected
 from .plain import safe, safe_dict
 from .rename import section_keys
@@ -79,6 +79,7 @@ class Info:
         self.candidates = checkpoint.candidates()
         self.prefixes, self.nested_prefixes = _prefixes(checkpoint)
         self.shared = checkpoint.tied()
+        self.recorded_ties = recorded.of(checkpoint).ties if checkpoint.format in ("safetensors", "sharded") else {}
         self.oversized = _oversized(checkpoint)
         self.globals = _globals(checkpoint)
         self.weights_only = verdict_of(checkpoint)
@@ -128,6 +129,7 @@ class Info:
             "load": self.load,
             "hints": [{"code": h.code, "message": h.message, "command": h.command} for h in self.hints],
             "siblings": checkpoint.siblings,
+            "recorded_ties": [[kept, name] for name, kept in self.recorded_ties.items()],
             "problems": checkpoint.problems,
         }
 
@@ -345,7 +347,8 @@ def _wrapper_hints(found: Info) -> list[Hint]:
     inside = [prefix for prefix in found.nested_prefixes if checkpoint.sections[prefix.section].kind == "state_dict"]
     for prefix in found.prefixes:
         section = checkpoint.sections[prefix.section]
-        if prefix.found == prefix.of and (section.kind == "state_dict" or section.cls in WRAPPER_CLASSES):
+        everywhere = prefix.found == prefix.of or prefix.prefix != dotted(LEADING)  # others go wherever they stand
+        if everywhere and (section.kind == "state_dict" or section.cls in WRAPPER_CLASSES):
             whole.setdefault(prefix.section, []).append(prefix)
     hints = []
     stripped = {pointer: these for pointer, these in whole.items() if COUNTER not in checkpoint.sections[pointer]}
@@ -374,14 +377,20 @@ def _wrapper_hints(found: Info) -> list[Hint]:
 
 def _carried(whole: dict[str, list[PrefixFacts]], but: str = "") -> str:
     """``every key of model and ema carries 'module.' (DataParallel/DDP)``"""
-    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    by_share: dict[tuple[str, str], list[PrefixFacts]] = {}  # of a section, what is carried by as many keys
     for pointer, prefixes in whole.items():
-        alike.setdefault(tuple((p.prefix, p.wrapper) for p in prefixes), []).append(pointer)
+        for one in prefixes:
+            share = f"every key{but}" if one.found == one.of else f"{one.found:,} of {one.of:,} keys"
+            by_share.setdefault((pointer, share), []).append(one)
+    alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
+    for (pointer, share), these in by_share.items():
+        alike.setdefault((share, tuple((p.prefix, p.wrapper) for p in these)), []).append(pointer)
     said = []
-    for carried, sections in alike.items():
+    for (share, carried), sections in alike.items():
         where = " of " + listed((section or "(root)" for section in sections), 4) if sections != [""] else ""
         names = " and ".join(repr(prefix) for prefix, _ in carried)
-        said.append(f"every key{but}{where} carries {names} ({', '.join(wrapper for _, wrapper in carried)})")
+        verb = "carries" if share.startswith("every") else "carry"
+        said.append(f"{share}{where} {verb} {names} ({', '.join(wrapper for _, wrapper in carried)})")
     return "; ".join(said)
 
 

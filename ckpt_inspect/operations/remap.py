@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import SelectionError
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
+from ..model.lost import listed
+from ..model.pattern import escape as literal
+from ..model.section import Section
+from ..model.spelling import as_path, shell_join
 from .add_prefix import refuse_objects
 from .leftovers import HARMLESS
-from .like import like
+from .like import Matching, like
+from .naming import selected
 from .rename import Plan, section_keys, target
 from .rules import Rules
 
@@ -44,7 +50,7 @@ def plan(checkpoint: Checkpoint, rules: Rules, reverse: bool = False, allow_unus
     keys: KeyMap = (
         rules.reverse(found, allow_unused=allow_unused) if reverse else rules.keymap(found, allow_unused=allow_unused)
     )
-    return Plan("remap", checkpoint, {section.pointer: keys}, _counted_by_optimizers(checkpoint, keys))
+    return Plan("remap", checkpoint, {section.pointer: keys}, _counted_by_optimizers(checkpoint, section, keys))
 
 
 def plan_like(
@@ -64,7 +70,7 @@ def plan_like(
         drop: patterns of keys, as the file has them, to leave out.
 
     Raises:
-        SelectionError: several sections could be meant, on either side.
+        SelectionError: several sections could be meant, on either side; or there is nothing to be renamed with certainty.
         KeyCollisionError: two keys would meet; both are named.
     """
     section = target(checkpoint)
@@ -83,20 +89,43 @@ def plan_like(
             pairs[key] = None
             notes.append(f"{key} was dropped: {reason}")
     keys = KeyMap(pairs)
-    made = Plan("remap", checkpoint, {section.pointer: keys}, notes + _counted_by_optimizers(checkpoint, keys))
+    if keys.is_identity():
+        notes.append(_nothing_renamed(checkpoint, found, len(keys)))
+    made = Plan("remap", checkpoint, {section.pointer: keys}, notes + _counted_by_optimizers(checkpoint, section, keys))
     made.matching = found
     return made
 
 
-def _counted_by_optimizers(checkpoint: Checkpoint, keys: KeyMap) -> list[str]:
+def _nothing_renamed(checkpoint: Checkpoint, found: Matching, of: int) -> str:
+    """That the names agree already; if it is for want of an answer that nothing is renamed, that is no success.
+
+    Raises:
+        SelectionError: nothing could be mapped, or what could be is there already and the rest fits in several ways.
+    """
+    if found.how and not found.ambiguous:
+        return f"{len(found.how):,} names agree with the reference already: nothing is to be renamed"
+    hint = f"See the keys: {shell_join(['ckpt', 'ls', as_path(selected(checkpoint))])}"
+    unclear = ""
+    if found.ambiguous:
+        (ours, *_), (theirs, *_) = first = found.ambiguous[0]
+        rule = f"{literal(ours)} -> {literal(theirs)}"
+        hint = f"Say what is what, as in: {shell_join(['ckpt', 'remap', as_path(selected(checkpoint)), '--rule', rule, '--dry-run'])}"
+        unclear = f", and {listed(first[0])} fit {listed(first[1])} in several ways"
+        if len(found.ambiguous) > 1:
+            unclear += f" ({len(found.ambiguous) - 1:,} more like this)"
+    agree = f"; {len(found.how):,} names agree already" if found.how else ""
+    raise SelectionError(f"0 of {of:,} keys could be mapped{agree}{unclear}", path=checkpoint.path, hint=hint)
+
+
+def _counted_by_optimizers(checkpoint: Checkpoint, renamed: Section, keys: KeyMap) -> list[str]:
     """Say when an optimizer beside still counts parameters that are dropped."""
     if not keys.dropped:
         return []
-    gone = set(keys.dropped)
+    gone = {renamed.name_of(key) for key in keys.dropped}
     notes = []
-    for pointer, section in checkpoint.sections.items():
-        counted = {name for name, _ in section.params.values()}
-        lost = sum(name.rpartition("/")[2] in gone for name in counted)
-        if section.kind == "optimizer" and lost:
-            notes.append(f"{pointer} still holds the state of {lost} dropped parameters; resuming will not fit")
+    for pointer, section in (checkpoint.whole or checkpoint).sections.items():
+        lost = len({name for name, _ in section.params.values()} & gone) if section.kind == "optimizer" else 0
+        if lost:
+            held = "a dropped parameter" if lost == 1 else f"{lost:,} dropped parameters"
+            notes.append(f"{pointer} still holds the state of {held}; resuming will not fit")
     return notes

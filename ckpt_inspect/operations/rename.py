@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SelectionError
+from ..formats.following import Followed, followed
 from ..formats.renames import entry_keys
 from ..model.checkpoint import Checkpoint
 from ..model.keymap import KeyMap
@@ -34,6 +35,7 @@ class Plan:
         original: what it is a view of.
         command: the command that made it.
         changes: one for each section that changes.
+        followed: places beside them whose names change with theirs.
         notes: what was left alone and why, and what else is to be known.
         matching: how a reference was matched, for a plan made from one.
     """
@@ -41,13 +43,15 @@ class Plan:
     def __init__(self, command: str, original: Checkpoint, maps: Mapping[str, KeyMap], notes: list[str]) -> None:
         self.command = command
         self.original = original
-        self.notes = notes
+        self.notes = list(notes)
         self.matching: Matching | None = None
         self.changes = [
             Change(original.sections[pointer], keys, _lost(original.sections[pointer], keys))
             for pointer, keys in maps.items()
         ]
         self.checkpoint = view(original.whole or original, maps)  # a part is renamed, the file is written whole
+        self.followed = followed(self.checkpoint)
+        self.notes += undecided(self.followed)
 
     def to_dict(self, out: str | None, bytes_copied: int) -> dict[str, Any]:
         """The contract's document."""
@@ -65,6 +69,7 @@ class Plan:
             "out": out,
             "bytes_copied": bytes_copied,
             "notes": self.notes,
+            "followed": followed_dict(self.followed),
             **(_matching_dict(self.matching) if self.matching is not None else {}),
         }
 
@@ -75,6 +80,18 @@ class Plan:
             changed[pointer].kept if pointer in changed else len(section)
             for pointer, section in self.original.sections.items()
         )
+
+
+def followed_dict(found: list[Followed]) -> list[dict[str, Any]]:
+    return [{"place": one.place, "names": one.names} for one in found if one.names]
+
+
+def undecided(found: list[Followed]) -> list[str]:
+    """Names that no one can say whose they are, and that are left as they are."""
+    return [
+        f"{one.place}: {one.undecided:,} names are in several sections, and were left as they are"
+        for one in found if one.undecided
+    ]  # fmt: skip
 
 
 def _matching_dict(found: Matching) -> dict[str, Any]:

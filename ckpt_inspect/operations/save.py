@@ -10,6 +10,7 @@ from ..errors import CheckpointError, UnsupportedError
 from ..formats import drafts, open_checkpoint, sharded
 from ..formats.rewrite import NewFile, rewritten
 from ..model.checkpoint import Checkpoint
+from ..model.spelling import shell_path
 from .proven import Proof
 from .sums import files_of
 
@@ -33,6 +34,7 @@ def save(checkpoint: Checkpoint, out: str, *, force: bool = False, progress: Any
             formats without them) are compared with them first.
     """
     files = rewritten(checkpoint)
+    _refuse_bare(checkpoint, out)
     total = sum(file.nbytes for file in files)
     origin = checkpoint.origin or checkpoint
     origin = origin.whole or origin
@@ -77,13 +79,7 @@ def save_in_place(checkpoint: Checkpoint) -> Written:
         UnsupportedError: it cannot be done safely here; the reason is named.
     """
     origin = checkpoint.origin
-    files = rewritten(checkpoint) if origin is None else drafts.edits(drafts.settled(checkpoint))
-    for file in files:
-        if file.edit is None:
-            raise UnsupportedError(
-                f"not in place: {file.why_not}", path=file.source, hint="Write a new file instead: -o OUT"
-            )
-    files = [file for file in files if _edited(file)]
+    files = _edits(checkpoint)
     if not files:
         return Written(checkpoint.path, 0)
     containers = (origin.whole or origin if origin is not None else checkpoint).containers
@@ -93,6 +89,70 @@ def save_in_place(checkpoint: Checkpoint) -> Written:
             _apply(edits[file.source], file)
         edits.commit()
     return Written(checkpoint.path, sum(_edited(file) for file in files))
+
+
+def save_compact(checkpoint: Checkpoint, *, progress: Any = None) -> Written:
+    """Write the file itself anew, whole or not at all, without the bytes that edits left dead.
+
+    Raises:
+        UnsupportedError: the file has other names, which would keep what it was.
+    """
+    if checkpoint.format != "sharded":
+        journal.check_changeable(checkpoint.path)
+    return save(checkpoint, checkpoint.path, force=True, progress=progress)
+
+
+def rehearse(checkpoint: Checkpoint, out: str | None, *, in_place: bool = False, compact: bool = False) -> None:
+    """Refuse what writing would refuse, as far as that can be told without writing; that OUT is there is not refused.
+
+    Raises:
+        CheckpointError: as :func:`save` and :func:`save_in_place`.
+    """
+    if in_place and not compact:
+        for file in _edits(checkpoint):
+            journal.check_changeable(file.source)
+        return
+    files = rewritten(checkpoint)
+    if in_place and checkpoint.format != "sharded":
+        journal.check_changeable(checkpoint.path)
+    target = checkpoint.path if in_place else out
+    if target is None:
+        return
+    total = sum(file.nbytes for file in files)
+    if checkpoint.format == "sharded":
+        known = {*(file.name for file in files), *_shards_in(target)}
+        output.check_directory(target, known, total, force=True)
+    else:
+        _refuse_bare(checkpoint, target)
+        output.check_file(target, total, force=True)
+
+
+def _refuse_bare(checkpoint: Checkpoint, out: str) -> None:
+    """What comes out of a directory of one file is that file: under the name of a directory nobody would look for it."""
+    origin = checkpoint.origin or checkpoint
+    origin = origin.whole or origin
+    if checkpoint.format != "sharded" and os.path.isdir(origin.path) and not os.path.splitext(out)[1]:
+        inside = os.path.join(out, os.path.basename(origin.containers[0].path))
+        there = "" if os.path.isdir(out) else f"mkdir {shell_path(out)}, then "
+        raise UnsupportedError(
+            f"{origin.path} holds one file: one file is written, not a directory",
+            path=out, hint=f"Name the file: {there}-o {shell_path(inside)}",
+        )  # fmt: skip
+
+
+def _edits(checkpoint: Checkpoint) -> list[NewFile]:
+    """The files that an edit in place would change.
+
+    Raises:
+        UnsupportedError: one of them cannot be changed in place; the reason is named.
+    """
+    files = rewritten(checkpoint) if checkpoint.origin is None else drafts.edits(drafts.settled(checkpoint))
+    for file in files:
+        if file.edit is None:
+            raise UnsupportedError(
+                f"not in place: {file.why_not}", path=file.source, hint="Write a new file instead: -o OUT"
+            )
+    return [file for file in files if _edited(file)]
 
 
 def _apply(edit: journal.FileEdit, file: NewFile) -> None:

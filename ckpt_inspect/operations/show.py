@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +23,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.graph import Opaque, Pickle
 from ..model.problem import Problem
 from ..model.section import Section, Value
-from ..model.spelling import as_path, shell_join, shell_path, unescape
+from ..model.spelling import as_path, quoted, shell_join, shell_path, unescape
 from ..model.tensor import TensorInfo
 from .ls import Row, row_dict
 from .naming import after_options, selected
@@ -36,6 +38,7 @@ SCHEMA = "ckpt-inspect/show/1"
 BINS = 40
 _python_slice = slice  # the argument of `show` is called so too
 _FEW = 8  # values that are listed rather than drawn
+_MOST_KNOWN = 20_000  # names that a misspelled one is compared with
 _MOST_LISTED = 1_000_000
 _SLICE = re.compile(r"\s*(-?\d+)?\s*(:?)\s*(-?\d+)?\s*(?::\s*(\d+))?\s*")
 
@@ -146,10 +149,26 @@ def show(
         if not _other(found, checkpoint, name, all_of_it) and (
             meant is None or not _other(found, checkpoint, meant, all_of_it)
         ):
-            raise
+            raise _unknown(checkpoint, name) from None
         if slice is not None:
             raise SelectionError(f"{name!r} is no tensor: it has no slices", path=checkpoint.path) from None
     return found
+
+
+def _unknown(checkpoint: Checkpoint, name: str) -> MissingKeyError:
+    """That there is no such entry: it is a module, it is spelled otherwise, or it is to be looked for."""
+    if count := checkpoint.module(name):
+        message = f"{name!r} is no entry but a module of {count:,} tensor{'s' if count > 1 else ''}"
+        return MissingKeyError(message, path=checkpoint.path, hint=checkpoint.look_at_module(name))
+    known: dict[str, None] = {}
+    for full, _, info in islice(checkpoint.tensors(), _MOST_KNOWN):
+        known[full] = known[info.key] = None
+    for value in islice(checkpoint.values, _MOST_KNOWN):
+        known.update(dict.fromkeys([value.name, *filter(None, pointers.ancestors(value.name))]))
+    close = get_close_matches(name, known, n=3, cutoff=0.5) or [key for key in known if name in key][:3]
+    hint = f"Did you mean {' or '.join(map(quoted, close))}?" if close else None
+    hint = hint or f"See what there is: {shell_join(['ckpt', 'tree', *after_options(selected(checkpoint))])}"
+    return MissingKeyError(f"no entry is called {name!r}", path=checkpoint.path, hint=hint)
 
 
 # -- tensors -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from ..model.keymap import KeyMap
 from ..model.section import Section
 from ..model.spelling import as_path, shell_join
 from ..model.wrappers import COUNTER, LEADING, dotted, nested_prefixes, strip_given, strip_wrappers
+from .add_prefix import state_dict_first
 from .naming import beside, remap_words, selected
 from .rename import Plan, section_keys
 
@@ -45,7 +46,7 @@ def plan(checkpoint: Checkpoint, prefixes: Sequence[str] = (), nested: bool = Fa
     notes: list[str] = []
     for pointer, section in checkpoint.sections.items():
         if section.kind == "module":
-            _root_module(section, maps, notes, prefixes)
+            _root_module(checkpoint.format, section, maps, notes, prefixes)
         elif section.kind == "state_dict":
             keys = section_keys(section)
             new = strip_given(keys, prefixes, times) if prefixes else strip_wrappers(keys, nested, times)
@@ -58,7 +59,7 @@ def plan(checkpoint: Checkpoint, prefixes: Sequence[str] = (), nested: bool = Fa
         raise SelectionError(
             "; ".join([f"no section carries {wanted} on all its keys", *notes, *_inside(checkpoint)]),
             path=checkpoint.path,
-            hint=_otherwise(checkpoint, bool(prefixes)),
+            hint=_otherwise(checkpoint, prefixes),
         )
     for pointer, renamed in maps.items() if checkpoint.origin is None else ():  # a draft is not what can be typed
         _check(checkpoint, checkpoint.sections[pointer], renamed)
@@ -103,23 +104,31 @@ def _inside(checkpoint: Checkpoint) -> list[str]:
     return [f"{found[0].prefix!r} leads {found[0].found} of {found[0].of} keys{more}"]
 
 
-def _otherwise(checkpoint: Checkpoint, given: bool) -> str:
+def _otherwise(checkpoint: Checkpoint, prefixes: Sequence[str]) -> str:
     """The command that may have been meant: for wrappers inside, for a part of the keys, for another prefix."""
     words = ["ckpt", "strip-prefix", as_path(selected(checkpoint))]
     out = ["-o", beside(checkpoint.path, "stripped")]
-    for section, keys in () if given else _states(checkpoint):
-        if nested_prefixes(keys):
+    for section, keys in _states(checkpoint):
+        if not prefixes and nested_prefixes(keys):
             return f"Where module is its parent's only child: {shell_join([*words, '--nested', *out])}"
-        lead = dotted(LEADING)
-        pairs = {key: key.removeprefix(lead) for key in keys}
+        pairs = {key: _without_one(key, prefixes or [LEADING]) for key in keys}
         part = _without_twins(KeyMap(dict(pairs)))
         if any(key != new for key, new in pairs.items()) and (rules := remap_words(checkpoint, section, part)):
             return f"Off those that have it: {shell_join(rules)}"
-    for _, keys in () if given else _states(checkpoint):
+    for _, keys in () if prefixes else _states(checkpoint):
         first = keys[0].partition(".")[0] if keys else ""
         if first and all(key.startswith(dotted(first)) for key in keys):
             return f"What leads all keys: {shell_join([*words, '--prefix', first, *out])}"
+    if any(section.kind == "module" for section in checkpoint.sections.values()):
+        return state_dict_first(checkpoint.path)
     return f"See the keys: {shell_join(['ckpt', 'tree', as_path(checkpoint.path)])}"
+
+
+def _without_one(key: str, prefixes: Sequence[str]) -> str:
+    for prefix in prefixes:
+        if key.startswith(dotted(prefix)):
+            return key.removeprefix(dotted(prefix))
+    return key
 
 
 def _left_alone(section: Section, keys: list[str], new: list[str], prefixes: Sequence[str]) -> list[str]:
@@ -136,13 +145,16 @@ def _left_alone(section: Section, keys: list[str], new: list[str], prefixes: Seq
     return found
 
 
-def _root_module(section: Section, maps: dict[str, KeyMap], notes: list[str], prefixes: Sequence[str]) -> None:
+def _root_module(
+    format: str, section: Section, maps: dict[str, KeyMap], notes: list[str], prefixes: Sequence[str]
+) -> None:  # fmt: skip
     """A pickled wrapper object is replaced by the module inside it; other modules have their names in code."""
     child = WRAPPER_CLASSES.get(section.cls or "")
     where = section.pointer or "the root"
     if prefixes or child is None or section.node is None:
         if section.node is not None:
-            notes.append(f"{where} is a pickled {section.cls}: its names are those of its objects, not of a table")
+            what = "a pickled" if format != "torchscript" else "TorchScript of a"
+            notes.append(f"{where} is {what} {section.cls}: its names are those of its objects, not of a table")
         return
     prefix = child + "."
     keys = list(section.tensors)

@@ -8,7 +8,7 @@ from ..formats.beside import ATTRIBUTE
 from ..model.checkpoint import Checkpoint
 from ..model.lost import listed
 from ..operations.conversion import Conversion, sizes
-from .plan import change_lines
+from .plan import change_lines, followed_lines
 from .text import Line, alike, escape, plural, size, span
 
 
@@ -24,6 +24,7 @@ def lines(made: Conversion, command: str | None = None, all_of_it: bool = True) 
         yield [("  dtype   ", "label"), (f"{old} → {new}", "dtype"), (f"   {plural(count, 'storage')}", "")]
     for change in made.changes:
         yield from change_lines(change, all_of_it)
+    yield from followed_lines(made.followed)
     dropped = made.dropped
     for name in dropped if all_of_it or len(dropped) <= 10 else dropped[:9]:
         yield [("  drop    ", "label"), (escape(name), "bad")]

@@ -42,7 +42,12 @@ def lines(info: Info, all_of_it: bool = True) -> Iterator[Line]:
         [(f"{p.prefix}   ", "wrapper"), (f"{p.found} of {p.of} keys", ""), (f" of {escape(p.section)}" if p.section else "", ""),
          (f"   {p.wrapper}", "")] for p in info.prefixes + info.nested_prefixes
     ], all_of_it)  # fmt: skip
-    yield from _rows("tied", [_tied(info, names) for names in info.shared], all_of_it)
+    ties: list[Line] = [_tied(info, names) for names in info.shared]
+    ties += [
+        [(f"{escape(kept)} ═ {escape(name)}", "tied"), ("   the latter is told in __metadata__ alone", "dim")]
+        for name, kept in info.recorded_ties.items()
+    ]
+    yield from _rows("tied", ties, all_of_it)
     yield from _rows("oversized", [
         [(escape(", ".join(o.names if all_of_it else o.names[:3])), "bad"), (f"   {size(o.used)} used of {size(o.stored)} stored", "")] for o in info.oversized
     ], all_of_it)  # fmt: skip
@@ -169,5 +174,5 @@ def _weights_only(info: Info, all_of_it: bool) -> Iterator[Line]:
     if info.checkpoint.problems:
         if info.pickled:  # a file without pickles has no such question
             yield from _row("weights_only", f"no, for torch {TORCH}: see problems", "bad")
-    elif info.globals or not info.weights_only.ok:
+    elif info.pickled or not info.weights_only.ok:
         yield from _row("weights_only", *weights_only.said(info.weights_only, all_of_it))

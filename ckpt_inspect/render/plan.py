@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..formats.following import Followed
 from ..operations.like import Matching
 from ..operations.rename import Change, Plan
 from .text import Line, escape, plural
@@ -15,6 +16,7 @@ def lines(plan: Plan, command: str | None = None, all_of_it: bool = True) -> Ite
     yield [(escape(path), "file"), (f"   {plan.command}", "")]
     for change in plan.changes:
         yield from change_lines(change, all_of_it)
+    yield from followed_lines(plan.followed)
     if plan.matching is not None:
         yield from _matching(plan.matching, all_of_it)
     for note in plan.notes:
@@ -36,10 +38,21 @@ def change_lines(change: Change, all_of_it: bool) -> Iterator[Line]:
         yield [(f"    drop {escape(key)}", "bad")]
     if not all_of_it and len(dropped) > 10:
         yield [(f"    … and {len(dropped) - 9:,} more dropped", "dim")]
-    if change.keys.kept:
-        yield [(f"    {plural(change.keys.kept, 'key')} kept", "dim")]
+    by_rule = sum(count for _, count in rules) - len(change.keys.renamed)  # exceptions from a wider rule
+    if change.keys.kept > by_rule:
+        yield [(f"    {plural(change.keys.kept - by_rule, 'key')} kept", "dim")]
     for lost in change.lost_metadata:
         yield [(f"    _metadata: the entry of {lost!r} has no place any more", "dim")]
+
+
+def followed_lines(found: list[Followed]) -> Iterator[Line]:
+    """Places beside the sections that spell their keys."""
+    for one in found:
+        if one.names:
+            yield [
+                (f"  {escape(one.place)}", "section"),
+                (f"   {plural(one.names, 'name')} follow" + "s" * (one.names == 1), "dim"),
+            ]
 
 
 def _matching(found: Matching, all_of_it: bool) -> Iterator[Line]:

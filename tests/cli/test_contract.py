@@ -8,11 +8,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_model
 
 from tests.conftest import FIXTURES, Run, in_process
 
@@ -337,3 +339,61 @@ def test_an_oversized_storage_is_said_in_whole_sentences(tmp_path: Path, capsys:
                        ("one.pt", "w uses 8 of the 20,000 bytes stored for it")):  # fmt: skip
         assert in_process(["info", str(tmp_path / name)]) == 0
         assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "a.pt", "layer1"], "'layer1' is no entry but a module of 4 tensors"),
+        (["show", "b.pt", "layer1.0"], "'layer1.0' is no entry but a module of 2 tensors"),
+        (["ls", "a.pt#layer1"], "'layer1' is no section but a module of 4 tensors"),
+        (["show", "b.pt", "nope"], "no entry is called 'nope'"),
+    ],
+)
+def test_a_module_is_called_one_and_shown_by_the_hint(
+    arguments: list[str], said: str, ckpt: Run, tmp_path: Path
+) -> None:
+    model = torch.nn.Sequential(OrderedDict(layer1=torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    torch.save({"model": model.state_dict(), "epoch": 1}, tmp_path / "b.pt")
+    done = ckpt(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    words = shlex.split(done.stderr.splitlines()[-1].partition("ckpt ")[2])
+    again = ckpt(*words, cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "layer1" in again.stdout
+
+
+def test_misspelled_values_are_found_too(ckpt: Run) -> None:
+    assert "Did you mean 'epoch'?" in ckpt("show", "run.ckpt", "epohc").stderr
+
+
+@pytest.mark.parametrize("command", ["ls", "stats"])
+def test_a_file_without_tensors_is_said_to_be_one(command: str, ckpt: Run, tmp_path: Path) -> None:
+    torch.save({"a": 1, "config": {"n": 1, "d": 2}}, tmp_path / "a.pt")
+    for what, count in (("a.pt", 3), ("a.pt#config", 2)):
+        done = ckpt(command, what, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert f"{what}: it holds no tensors: {count} other entries" in done.stderr
+        words = shlex.split(done.stderr.splitlines()[-1])
+        assert " = 2" in ckpt(*words[1:], cwd=tmp_path).stdout
+    assert ckpt(command, "a.pt", "--json", cwd=tmp_path).stderr == ""
+    assert "weights_only  yes" in ckpt("info", "a.pt", cwd=tmp_path).stdout
+
+
+def test_ties_that_a_header_records_are_ties(ckpt: Run, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    save_model(model, str(tmp_path / "a.safetensors"))
+    kept, other = sorted(model.state_dict())
+    assert f"tied          {kept} ═ {other}" in ckpt("info", "a.safetensors", cwd=tmp_path).stdout
+    card = json.loads(ckpt("info", "a.safetensors", "--json", cwd=tmp_path).stdout)
+    assert (card["shared"], card["recorded_ties"]) == ([], [[kept, other]])
+
+
+def test_keys_of_dots_alone_are_told_apart(ckpt: Run, tmp_path: Path) -> None:
+    torch.save({"": torch.ones(1), ".": torch.ones(1), ".a": torch.ones(1)}, tmp_path / "a.pt")
+    lines = [line.rstrip() for line in ckpt("tree", tmp_path / "a.pt").stdout.splitlines()[1:]]
+    assert [line.split("   ")[0] for line in lines[:2]] == ["├── ''", "└── ''"]
+    assert [line.lstrip().split("   ")[0] for line in lines[2:]] == ["├── ''", "└── a"]

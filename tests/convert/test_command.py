@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ckpt_inspect.torch as ct
 from ckpt_inspect.errors import UnsupportedError
@@ -253,3 +253,75 @@ def test_attributes_of_a_module_are_one_line(ckpt: Run, tmp_path: Path) -> None:
     removed = json.loads(ckpt("convert", "a.pt", "-o", "a.safetensors", "--json", cwd=tmp_path).stdout)["removed"]
     assert f"{len(removed)} attributes of modules" in line
     assert "0.stride" in {one["name"] for one in removed}
+
+
+@pytest.mark.parametrize(
+    ("name", "out"), [("gpt.safetensors", "a.pt"), ("sharded", "b.pt"), ("tuned.safetensors", "c")]
+)
+def test_what_becomes_a_torch_file_gets_the_device(ckpt: Run, tmp_path: Path, name: str, out: str) -> None:
+    asked = [] if out.endswith(".pt") else ["--format", "torch-legacy"]
+    done = ckpt("convert", FIXTURES / name, "--device", "cuda", *asked, "-o", tmp_path / out)
+    assert (done.returncode, "there is nothing to change" in done.stdout) == (0, False)
+    met = set()
+
+    def here(storage: torch.UntypedStorage, tag: str) -> torch.UntypedStorage:
+        met.add(tag)
+        return storage
+
+    torch.load(tmp_path / out, map_location=here, weights_only=True)
+    assert met == {"cuda:0"}
+
+
+DIFFERENT = [
+    ["convert", "legacy.pth", "--dtype", "float16", "--in-place"],
+    ["convert", "legacy.pth", "--device", "cuda", "--in-place"],
+    ["convert", "mnist.ckpt", "--dtype", "bfloat16", "--in-place"],
+    ["convert", "run.ckpt#model_state_dict", "--in-place"],
+    ["convert", "run.ckpt", "--format", "torch-legacy", "--in-place"],
+    ["convert", "run.ckpt", "--device", "cuda", "-o", "nowhere/x.pt"],
+    ["convert", "run.ckpt", "--device", "cuda", "-o", "sharded"],
+    ["convert", "sharded", "--format", "sharded", "-o", "run.ckpt"],
+    ["convert", "link.ckpt", "--device", "cuda", "--in-place"],
+    ["convert", "one", "--dtype", "float16", "-o", "new"],
+    ["add-prefix", "one", "foo", "--in-place"],
+    ["add-prefix", "one", "foo", "-o", "new"],
+    ["add-prefix", "legacy.pth", "foo", "--in-place"],
+    ["add-prefix", "tar2017.pth.tar", "foo", "-o", "new.tar"],
+    ["strip-prefix", "link.ckpt", "--in-place"],
+    ["strip-prefix", "link.ckpt", "--in-place", "--compact"],
+    ["strip-prefix", "run.ckpt", "-o", "nowhere/x.pt"],
+]
+
+
+@pytest.mark.parametrize("arguments", DIFFERENT, ids=" ".join)
+def test_a_rehearsal_refuses_what_the_command_refuses(ckpt: Run, tmp_path: Path, arguments: list[str]) -> None:
+    for name in ("legacy.pth", "mnist.ckpt", "run.ckpt", "tar2017.pth.tar"):
+        shutil.copy(FIXTURES / name, tmp_path / name)
+    shutil.copytree(FIXTURES / "sharded", tmp_path / "sharded")
+    (tmp_path / "one").mkdir()
+    save_file({"w": torch.ones(2)}, tmp_path / "one" / "adapter_model.safetensors")
+    (tmp_path / "link.ckpt").symlink_to("run.ckpt")
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    rehearsed = ckpt(*arguments, "--dry-run", cwd=tmp_path)
+    done = ckpt(*arguments, cwd=tmp_path)
+    assert (rehearsed.returncode, rehearsed.stdout) == (2, "")
+    if "already" not in done.stderr:
+        assert rehearsed.stderr == done.stderr
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("arguments", [["convert", "run.ckpt", "--device", "cuda"], ["strip-prefix", "run.ckpt"]])
+def test_the_line_for_an_existing_file_replaces_it(ckpt: Run, tmp_path: Path, arguments: list[str]) -> None:
+    for name in ("run.ckpt", "mnist.ckpt"):
+        shutil.copy(FIXTURES / name, tmp_path / name)
+    (tmp_path / "link.ckpt").symlink_to("mnist.ckpt")
+    done = ckpt(*arguments, "-o", "link.ckpt", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "link.ckpt exists already: --force replaces it" in done.stdout
+    words = done.stdout.splitlines()[-1].split("do it")[1].split()
+    done = ckpt(*words[1:], cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"the link is replaced, {tmp_path / 'mnist.ckpt'} stays as it is" in done.stdout
+    assert not (tmp_path / "link.ckpt").is_symlink()
+    assert torch.load(tmp_path / "mnist.ckpt", weights_only=True)["epoch"] is not None
+    assert "model_state_dict" in torch.load(tmp_path / "link.ckpt", map_location="cpu", weights_only=True)

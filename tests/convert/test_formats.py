@@ -17,6 +17,7 @@ import ckpt_inspect.torch as ct
 from ckpt_inspect.operations.conversion import Asked
 from ckpt_inspect.operations.convert import convert, plan
 from ckpt_inspect.operations.save import save, save_in_place
+from ckpt_inspect.operations.verify import verify
 from tests.conftest import FIXTURES
 from tests.zoo import files, oracle
 
@@ -194,8 +195,27 @@ def test_in_place_changes_the_tags_alone(tmp_path: Path) -> None:
     assert torch.equal(
         loaded["conv2.weight"], torch.load(FIXTURES / "run.ckpt")["model_state_dict"]["module.conv2.weight"]
     )
-    with pytest.raises(ci.UnsupportedError, match="not in place"):
-        save_in_place(convert(ci.open(path), drop="optimizer*"))
+    with pytest.raises(ci.UnsupportedError, match="tensor bytes would change"):
+        save_in_place(convert(ci.open(path), dtype="float16"))
+    with pytest.raises(ci.UnsupportedError, match="a part would take the place of the whole file"):
+        save_in_place(convert(ci.open(f"{path}#model_state_dict"), device="mps"))
+
+
+@pytest.mark.parametrize("dropped", ["optimizer_state_dict", "model_state_dict", "epoch"])
+def test_entries_leave_in_place(dropped: str, tmp_path: Path) -> None:
+    """No byte of the others moves; torch finds them in every way, those that predict where they lie too."""
+    path = Path(shutil.copy(FIXTURES / "run.ckpt", tmp_path / "run.ckpt"))
+    before = path.read_bytes()
+    wanted = torch.load(path, weights_only=True)
+    del wanted[dropped]
+    save_in_place(convert(ci.open(path), drop=dropped))
+    assert path.read_bytes().startswith(before)
+    for options in ({}, {"mmap": True}):
+        found = torch.load(path, weights_only=True, **options)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    meta = torch.load(path, weights_only=True, map_location="meta")
+    assert list(meta) == list(wanted)
+    assert verify(ci.open(path)).to_dict()["ok"]
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:x", "meta", "cdua:0"])

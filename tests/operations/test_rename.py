@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -169,6 +172,18 @@ def test_dropped_storages_leave_the_file(tmp_path: Path) -> None:
     assert list(torch.load(out, weights_only=True)) == ["small", "tied"]
     for options in ({"mmap": True}, {"map_location": "meta"}):
         assert list(torch.load(out, weights_only=True, **options)) == ["small", "tied"]
+
+
+def test_dropped_storages_leave_in_place(tmp_path: Path) -> None:
+    """Also the first one, from which torch predicts where the others lie."""
+    path = tmp_path / "a.pt"
+    saved = {name: torch.full((count,), float(count)) for name, count in (("a", 3), ("b", 100), ("c", 7), ("d", 50))}
+    torch.save(saved, path)
+    save_in_place(remap(ci.open(path), Rules.parse([], drop=["a", "c"])))
+    for options in ({}, {"mmap": True}):
+        assert equal(torch.load(path, weights_only=True, **options), {name: saved[name] for name in "bd"})
+    assert list(torch.load(path, map_location="meta", weights_only=True)) == ["b", "d"]
+    assert not [name for name in zipfile.ZipFile(path).namelist() if name.endswith(("data/0", "data/2"))]
 
 
 @pytest.mark.parametrize(
@@ -424,3 +439,128 @@ def test_keys_of_many_segments_cost_no_square() -> None:
     """The paths in this key, one by one, would be 70 GB."""
     deep = "a" + ".module" * 100_000
     assert nested_prefixes([deep, "b.module.w"]) == [("b.module.", 1, 2)]
+
+
+def with_averages(tmp_path: Path, copy: str = "ema") -> tuple[Path, Any]:
+    """A training checkpoint with two sets of weights under the same names, and an optimizer that was given names."""
+    model = torch.nn.DataParallel(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)))
+    optimizer = torch.optim.AdamW(list(model.named_parameters()), lr=0.1)
+    model(torch.randn(8, 4)).sum().backward()
+    optimizer.step()
+    weights = model.state_dict()
+    averages = {key: value.clone() + 1 for key, value in weights.items()}
+    path = tmp_path / "run.pt"
+    torch.save({"model": weights, copy: averages, "optimizer": optimizer.state_dict()}, path)
+    return path, model
+
+
+def names_of(path: Path) -> list[str]:
+    names: list[str] = torch.load(path, weights_only=True)["optimizer"]["param_groups"][0]["param_names"]
+    return names
+
+
+@pytest.mark.parametrize("part", ["ema", "model"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_names_in_an_optimizer_follow_the_weights_that_it_moves(part: str, in_place: bool, tmp_path: Path) -> None:
+    path, model = with_averages(tmp_path)
+    wrapped = [name for name, _ in model.named_parameters()]
+    plain = [name for name, _ in model.module.named_parameters()]
+    plan = planned(ci.open(f"{path}#{part}"), Rules.parse(["module.** -> **"]))
+    out = path
+    if in_place:
+        save_in_place(plan.checkpoint)
+    else:
+        out = write(plan.checkpoint, tmp_path / "out.pt")
+    saved = torch.load(out, weights_only=True)
+    assert list(saved[part]) == plain
+    assert names_of(out) == (plain if part == "model" else wrapped)
+    followed = plan.to_dict(None, 0)["followed"]
+    assert followed == ([{"place": "optimizer/param_groups/0/param_names", "names": 4}] if part == "model" else [])
+
+
+def test_names_in_an_optimizer_that_may_be_of_either_set_stay_unless_both_agree(ckpt: Run, tmp_path: Path) -> None:
+    path, model = with_averages(tmp_path, copy="other")
+    done = ckpt("remap", f"{path}#other", "--rule", "module.** -> **", "-o", tmp_path / "one.pt")
+    assert "optimizer/param_groups/0/param_names: 4 names are in several sections" in done.stdout
+    assert names_of(tmp_path / "one.pt") == [name for name, _ in model.named_parameters()]
+    done = ckpt("strip-prefix", path, "-o", tmp_path / "both.pt")
+    assert "optimizer/param_groups/0/param_names   4 names follow" in done.stdout
+    assert names_of(tmp_path / "both.pt") == [name for name, _ in model.module.named_parameters()]
+
+
+@pytest.mark.parametrize(("part", "said"), [("model", True), ("ema", False)])
+def test_state_of_dropped_parameters_is_said_with_two_sets_of_weights(part: str, said: bool, tmp_path: Path) -> None:
+    path, _ = with_averages(tmp_path)
+    plan = planned(ci.open(f"{path}#{part}"), Rules.parse(drop=["module.1.*"]))
+    assert plan.notes == ["optimizer still holds the state of 2 dropped parameters; resuming will not fit"] * said
+
+
+def saved(tmp_path: Path, name: str, keys: str, size: int = 4) -> Path:
+    torch.save({key: torch.randn(size, size) for key in keys.split()}, tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("theirs", "size", "said"),
+    [("x.weight y.weight", 5, "0 of 2 keys could be mapped"), ("x.weight y.weight", 4, "in several ways")],
+)
+def test_a_reference_that_says_nothing_is_no_success(
+    theirs: str, size: int, said: str, ckpt: Run, tmp_path: Path
+) -> None:
+    path, reference = saved(tmp_path, "a.pt", "a.weight b.weight"), saved(tmp_path, "b.pt", theirs, size)
+    for out in (["--dry-run"], ["-o", tmp_path / "c.pt"]):
+        done = ckpt("remap", path, "--like", reference, *out)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        words = shlex.split(done.stderr.splitlines()[-1].partition("ckpt ")[2])
+        assert ckpt(*words).returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
+
+
+def test_names_that_agree_already_are_said_to(ckpt: Run, tmp_path: Path) -> None:
+    path, reference = saved(tmp_path, "a.pt", "a.weight b.weight"), saved(tmp_path, "b.pt", "a.weight b.weight c.bias")
+    done = ckpt("remap", path, "--like", reference, "-o", tmp_path / "c.pt")
+    assert done.returncode == 0
+    assert "2 names agree with the reference already: nothing is to be renamed" in done.stdout
+
+
+def test_a_plan_counts_each_key_once(ckpt: Run, tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.pt", "head.weight " + " ".join(f"layer{n}.weight" for n in range(6)) + " a.b.c")
+    rules = ["--rule", "head.** -> head.**", "--rule", "a.** -> a.**", "--rule", "** -> model.**"]
+    lines = ckpt("remap", path, *rules, "--dry-run").stdout.splitlines()
+    assert sum(int(found[1]) for line in lines if (found := re.search(r"\b(\d+) keys?\b", line))) == 8
+
+
+@pytest.mark.parametrize("form", ["partial", "pickled", "scripted"])
+def test_what_strip_prefix_advises_for_a_part_and_for_objects_does_it(form: str, ckpt: Run, tmp_path: Path) -> None:
+    arguments = ["strip-prefix", "a.pt"]
+    if form == "partial":
+        state = {f"model.{key}": value for key, value in CHAIN.state_dict().items()}
+        torch.save({**state, "metric": torch.ones(1)}, tmp_path / "a.pt")
+        arguments += ["--prefix", "model"]
+    elif form == "pickled":
+        torch.save(CHAIN, tmp_path / "a.pt")
+    else:
+        torch.jit.script(CHAIN).save(tmp_path / "a.pt")
+    done = ckpt(*arguments, "-o", "b.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert ("TorchScript of a" in done.stderr) == (form == "scripted")
+    typed(done.stderr.splitlines()[-1].partition(": ")[2], tmp_path)
+    (out,) = [path for path in tmp_path.iterdir() if path.name != "a.pt"]
+    found = torch.load(out, weights_only=True)
+    found.pop("metric", None)
+    CHAIN.load_state_dict(found)
+
+
+def test_a_wrapper_on_some_keys_has_its_hint_too(tmp_path: Path) -> None:
+    """``_orig_mod`` goes wherever it stands; a ``module`` that leads some keys alone does not."""
+    for prefix, hinted in (("net._orig_mod.", True), ("module.", False)):
+        state = {f"{prefix}{key}": value for key, value in CHAIN.state_dict().items()}
+        torch.save({**state, "metric": torch.ones(1)}, tmp_path / "a.pt")
+        hints = [hint for hint in ci.info(ci.open(tmp_path / "a.pt")).hints if hint.code == "wrapper-prefix"]
+        assert len(hints) == hinted
+        if hinted:
+            assert f"{len(state)} of {len(state) + 1} keys carry '_orig_mod.' (torch.compile)" in hints[0].message
+            typed((hints[0].command or "").replace(str(tmp_path / "a.pt"), "a.pt"), tmp_path)
+            found = torch.load(tmp_path / "a.stripped.pt", weights_only=True)
+            assert set(found) == {"metric", *(f"net.{key}" for key in CHAIN.state_dict())}
