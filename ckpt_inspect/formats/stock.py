@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..containers.copying import Piece
-from ..containers.zip_walk import Walked, crc_of
+from ..containers.zip_walk import BROKEN, CHANGED, Walked
 from ..dtypes import ITEMSIZE
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
@@ -22,7 +22,6 @@ from .torch_legacy import survey
 
 ZEROS, NAN = "zeros", "nan"
 
-_CHANGED = "its bytes fail their checksum"
 _UNSUMMED = "nothing proves the values: it was written without checksums"
 
 # NaN of each floating type, little-endian; all others are filled with zeros.
@@ -102,10 +101,13 @@ def stocks_of(
     walked: dict[str, Walked] = {}
     archive = archives.archive_in(container)
     pickle = pickle_of(container)
-    if archive is not None and archive.truncated and pickle is not None:
-        parts = (part.storage for _, _, info in checkpoint.tensors() for part in info.components())
-        known = {storage.id: storage for storage in parts if storage is not None}
-        walked = torch_zip.locate(container, archive, pickle, known, search=True)
+    if archive is not None and pickle is not None and checkpoint.format == torch_zip.NAME:
+        known = torch_zip.storages_of(checkpoint)
+        hurt = [name for name, s in known.items() if name in why or (s.record is None and s.location != "meta")]
+        if archive.truncated or hurt:
+            walked = torch_zip.walk_through(container, archive, pickle, known, notes)
+        if not archive.truncated:  # what the directory finds and nothing speaks against is as it says
+            walked = {name: walked[name] for name in hurt if name in walked and not _is_less(walked[name], known[name])}
     found: dict[str, Stock] = {}
     for _, _, info in checkpoint.tensors():
         for part in info.components():
@@ -116,6 +118,11 @@ def stocks_of(
     if checkpoint.format == "torch-legacy":
         found.update(_legacy_stocks(checkpoint, container, found))
     return found
+
+
+def _is_less(walked: Walked, storage: Storage) -> bool:
+    """Whether the headers tell less of a record than the directory, or the same in other words."""
+    return bool(walked.why) and (storage.record is None or walked.why in (BROKEN, CHANGED))
 
 
 def is_whole(info: TensorInfo) -> bool:
@@ -148,8 +155,6 @@ def _stock(
     if walked is not None:
         if walked.why:
             return Stock(nbytes, None, walked.why, info.dtype)
-        if walked.whole and walked.crc is not None and crc_of(container.source, walked) != walked.crc:
-            return Stock(nbytes, None, _CHANGED, info.dtype)
         unproved = walked.whole and not walked.proof
         if walked.whole and walked.proof == "length" and _UNSUMMED not in notes:
             notes.append(_UNSUMMED)
@@ -162,7 +167,7 @@ def _stock(
     if record is None:
         return Stock(nbytes, None, reason or "its bytes are not in the file", info.dtype)
     if reason and "checksum" in reason:
-        return Stock(nbytes, None, _CHANGED, info.dtype)
+        return Stock(nbytes, None, CHANGED, info.dtype)
     try:
         source = record.source
     except CheckpointError as error:
