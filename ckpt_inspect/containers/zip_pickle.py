@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..model.source import COPY_CHUNK, Source
-from .zip import LOCAL, LOCAL_MAGIC, ZipArchive, ZipRecord
+from .zip import ENTRY_MAGIC, LOCAL, LOCAL_MAGIC, ZipArchive, ZipRecord
 from .zip_traces import (
     END_MAGIC,
     Entry,
@@ -27,6 +27,8 @@ _OTHER_KINDS = ("constants.pkl", "model.json", ".data/extern_modules")  # not of
 _ALIGNMENT = 64
 _TAIL = 1 << 17
 _MOST_BACK = 64 << 20  # bytes before a directory in which its pickle is looked for
+_NEAR = 4096
+_MOST_BEFORE = 1 << 16  # bytes of a directory before the entry of the pickle, and of what else an edit appended
 _MOST_ENTRIES = 16  # of one pickle
 
 
@@ -46,6 +48,9 @@ def find_pickle(source: Source) -> Place | None:
     if not root or any(entry.name[len(root) :] in _OTHER_KINDS for entry in mine):
         return None
     sums = Sums(source)
+    newer = _before_directory(source, root, sums)
+    if newer is not None:
+        return newer
     pickles = [entry for entry in reversed(mine) if entry.name == root + _NAME and entry.crc]
     for entry in pickles[:_MOST_ENTRIES]:
         for at, start in _places(source, root, entry):
@@ -56,6 +61,48 @@ def find_pickle(source: Source) -> Place | None:
         if found is not None and sums.of(start, found[1]) == found[0]:
             return Place(root, 0, start)
     return None
+
+
+def _before_directory(source: Source, root: str, sums: Sums) -> Place | None:
+    """A pickle that an edit in place has appended: a directory follows it whose entries are of records before it."""
+    name = (root + _NAME).encode("utf-8", "surrogateescape")
+    begin = max(0, source.size - _MOST_BACK)
+    tail = source.read_at(begin, source.size - begin)
+    at = len(tail)
+    for _ in range(_MOST_ENTRIES):
+        at = tail.rfind(name, 0, at)
+        if at < 0 or begin + at <= LOCAL.size:
+            return None
+        header = header_at(source, begin + at - LOCAL.size)
+        found = described_anywhere(source, header.start) if header is not None else None
+        if header is None or found is None or sums.of(header.start, found[1]) != found[0]:
+            continue
+        end = header.start + found[1] + 16
+        behind = source.read_at(end, _NEAR)
+        first = behind.find(ENTRY_MAGIC)
+        if first >= 0 and LOCAL_MAGIC not in behind[:first]:
+            listed = entries(source.slice(end, _NEAR))
+            moved = next((header.at - entry.offset for entry in listed if entry.name == root + _NAME), 0)
+            others = [entry for entry in listed if entry.name.startswith(root) and entry.name != root + _NAME]
+            right = sum(_is_there(source, entry, (0, moved)) for entry in others)
+            if right and 2 * right >= len(others):
+                return Place(root, header.at, header.start)
+    return None
+
+
+def _is_there(source: Source, entry: Entry, moves: tuple[int, ...]) -> bool:
+    """Whether the record of an entry is where that says, or as far from there as others are."""
+    headers = (header_at(source, entry.offset + move) for move in moves if entry.offset + move >= 0)
+    return any(header is not None and header.name == entry.name for header in headers)
+
+
+def has_newer(source: Source, place: Place) -> bool:
+    """Whether a directory tells of a newer pickle, which is right before it."""
+    return any(
+        entry.name == place.root + _NAME and entry.offset > place.at
+        and 0 <= entry.at - entry.offset - entry.nbytes < _MOST_BEFORE
+        for entry in entries(source)
+    )  # fmt: skip
 
 
 def archive_of(source: Source, place: Place) -> ZipArchive:

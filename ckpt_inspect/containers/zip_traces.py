@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from collections.abc import Iterator
 from struct import unpack
 from typing import NamedTuple
 
@@ -127,6 +128,21 @@ def described_anywhere(source: Source, start: int) -> tuple[int, int] | None:
                 return found[0], position + at - start
         position += COPY_CHUNK
     return None
+
+
+def descriptors(source: Source, position: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Where descriptors of stored records are, and the checksum and the length that they say."""
+    while position < stop:
+        window = source.read_at(position, min(COPY_CHUNK, stop - position) + 23)
+        at = -1
+        while 0 <= (at := window.find(DESCRIPTOR_MAGIC, at + 1)) < min(COPY_CHUNK, stop - position):
+            for layout, size in (("<III", 16), ("<IQQ", 24)):
+                if len(window) >= at + size:
+                    crc, compressed, nbytes = unpack(layout, window[at + 4 : at + size])
+                    if compressed == nbytes:
+                        yield position + at, crc, nbytes
+                        break
+        position += COPY_CHUNK
 
 
 def entries(source: Source) -> list[Entry]:

@@ -28,6 +28,7 @@ from .zip_traces import (
     Sums,
     described,
     described_anywhere,
+    descriptors,
     differs_by_damage,
     end_at,
     entries,
@@ -39,6 +40,8 @@ from .zip_traces import (
 _ALIGNMENT = 64
 _MOST_TRIES = 1 << 17  # headers that prove to be none; honest tensors hold a handful by chance
 _MOST_ARCHIVES = 1000  # other archives that are told apart
+_MOST_FOLLOWED = 64  # of those, how many are looked into
+_FAR = 1 << 16  # bytes by which what lost its header may have moved
 _MOST_MOVES = 4  # distances by which bytes may have moved
 _SIGNATURES = re.compile(rb"PK(?:\x03\x04|\x05\x06)")
 _BEFORE_DATA = frozenset(["data.pkl", "byteorder", ".format_version", ".storage_alignment"])
@@ -49,6 +52,7 @@ BROKEN = "other bytes stand where its checksum should be: bytes of it were lost,
 CHANGED = "its bytes fail their checksum"
 OTHER = "the directory has another checksum for it than stands behind it: bytes of two files may be mixed"
 MISPLACED = "its name stands before bytes whose place is another record's"
+NEWER_LOST = "a newer state follows the archive, whose pickle is not whole: names are those of the older one"
 TWICE = "two records stand under its name, and nothing tells which is right"
 
 
@@ -236,7 +240,12 @@ class _Walk(_Reader):
         self.items: list[_Item] = []
         self.broken: list[tuple[int, int]] = []  # where contents should lie in which other things were looked for
         self.others: list[tuple[int, int]] = []  # stretches that are other archives
+        self.longest = max([0, *sizes.values()])  # what is longer than that is no tensor's content
+        self.end = 0  # of this archive, as an older state of it had it
+        self.inside: list[tuple[int, int]] = []  # stretches in tensors in which others lie whose end is not known
         self.starts: list[_Item] = []  # pickles of other archives
+        self.loose: list[int] = []  # those of them that lie in no content that is known of
+        self.first: dict[int, int] = {}  # where the records begin that follow them
         self.entries = [entry for entry in entries(source) if entry.name.startswith(root)]
         self.listed = self._listed()
         self.numbered = _orders(sizes)[0]
@@ -248,7 +257,7 @@ class _Walk(_Reader):
         self._collect()
         copies = self._tell_archives_apart()
         whole = [item.at for item in self.items if _rank(item) > 1 and item.name.startswith("data/")]
-        mine = self._of_this_archive()
+        mine = self._of_this_archive(copies)
         self.listed = self._listed()
         records = {item.name: self.walked(item) for item in self._decide(mine)}
         return Found(records, self.notes, [(at, sum(place > at for place in whole)) for at in sorted(copies)])
@@ -286,7 +295,7 @@ class _Walk(_Reader):
         position = 0
         while position < self.source.size:
             item = self.item(position)
-            in_chain = item is not None and not self._is_start(item.name, position)
+            in_chain = item is not None and not (item.name == "data.pkl" and position > self.pickle_at)
             if item is None or not in_chain:
                 self._expect(position)
                 item = self._search(position)
@@ -320,16 +329,12 @@ class _Walk(_Reader):
             if header is None:
                 continue
             item = self.measured(header)
-            if self._is_start(header.name[len(self.root) :], at):
+            if header.name == self.root + "data.pkl" and at not in (0, self.pickle_at):
                 if item is not None and len(self.starts) < _MOST_ARCHIVES:
                     self.starts.append(item)
             elif item is not None and self._is_proved(item):
                 return item
         return None
-
-    def _is_start(self, name: str, at: int) -> bool:
-        """Whether it is a pickle where none of this archive should be."""
-        return name == "data.pkl" and at > self.pickle_at
 
     def _is_proved(self, item: _Item) -> bool:
         if item.why or item.proof == "checksum":
@@ -366,6 +371,8 @@ class _Walk(_Reader):
         The pickle says all lengths, so that an archive inside one of the tensors has another pickle.
         """
         end = end_at(self.source, at)
+        if end is not None and not end.base:
+            self.end = self.end or end.stop
         if end is None or end.base <= 0 or len(self.others) >= _MOST_ARCHIVES:
             return
         first = entries(self.source.slice(end.directory, min(1 << 14, end.stop - end.directory)))
@@ -388,31 +395,46 @@ class _Walk(_Reader):
             index = bisect_left(starts, (position, 0))
             return ends[index - 1] if index and ends[index - 1] > position else 0
 
-        copies = {begin for begin, end in self.others if end > around(begin)}
-        complete = list(self.others)
+        copies = {begin for begin, end in self.others if end == self.source.size or end - begin > self.longest}
+        complete = _Stretches(self.others)
         for item in self.starts:
-            if any(begin <= item.at < end for begin, end in complete):
+            if item.at in complete:
                 continue
-            end = around(item.at)
-            if (not item.why and item.crc in self.pickles) or not end:
+            if not item.why and item.crc in self.pickles:
                 self.others.append((item.at, self.source.size))
                 copies.add(item.at)
-            else:
-                self.others.append((item.at, end))
+                continue
+            end = around(item.at)
+            self.inside.append((item.at, end or item.at + self.longest))
+            if not end:
+                self.loose.append(item.at)
+            found = described_anywhere(self.source, item.start) if len(self.first) < _MOST_FOLLOWED else None
+            if found is not None:
+                self.first[item.start + found[1] + 16] = item.at
         return copies
 
-    def _of_this_archive(self) -> list[_Item]:
-        """Items that lie in no other archive; what follows one of those without a gap belongs to it, too."""
-        others = _Stretches(self.others)
+    def _of_this_archive(self, copies: set[int]) -> list[_Item]:
+        """Items that lie in no other archive. An archive in a tensor ends with it; what goes on behind it is not its."""
+        others, inside = _Stretches(self.others), _Stretches(self.inside)
         found: list[_Item] = []
-        end = -1
-        for item in self.items:
-            if item.at in others or item.at == end:
-                end = item.end
-            else:
-                found.append(item)
-        contents = _Stretches([(item.start, item.end) for item in found if _rank(item) > 1])
-        self.entries = [entry for entry in self.entries if entry.at not in others and entry.at not in contents]
+        for begin, end in runs_of(self.items):
+            run = self.items[begin:end]
+            at, stop = run[0].at, inside.end_of(run[0].at)
+            last = max((item.end for item in run if _rank(item) > 1), default=at)
+            start = self.first.get(at)
+            if start is not None and last - start > self.longest:  # it fits into no tensor
+                copies.add(start)
+            elif at not in others and start is None and (not stop or last > stop):
+                found += run
+        last = max((item.at for item in found if _rank(item) > 1), default=0)
+        self.entries = [
+            entry for entry in self.entries if entry.at not in others and entry.at not in inside and entry.at > last
+        ]
+        self.foreign = _Stretches([*self.others, *self.inside])
+        if any(at > last and at not in copies for at in self.loose) or any(
+            entry.at > self.end > self.pickle_at for entry in self.entries
+        ):
+            self.notes.append(NEWER_LOST)
         return found
 
     # -- which are which ----------------------------------------------------------------------------------------
@@ -514,15 +536,54 @@ class _Walk(_Reader):
                     yield header.start
 
     def _fill_by_place(self, chosen: dict[str, _Item], places: _Places) -> None:
-        """Where a record must begin: torch aligns the bytes, and the descriptor proves them."""
-        for position, stop, shift, rank in places.gaps(self.source.size):
-            while position < stop and (name := places.at_rank(rank)):
+        """Between what is known: where torch aligns the bytes, or before descriptors that say the lengths that are due."""
+        used = {item.start for item in chosen.values() if _rank(item) > 1 and item.nbytes}
+        for gap in places.gaps(self.source.size):
+            position, rank = gap.position, gap.rank
+            due: dict[str, int] = {}  # name, and where it should begin
+            while rank < gap.next_rank and (name := places.at_rank(rank)):
                 nbytes = self.sizes[name]
-                start = self._aligned(position - shift, name) + shift
-                item = super().stored(name, position, start, nbytes) if start <= self.source.size else None
-                if item is not None and _rank(item) == 3 and _rank(chosen.get(name)) < 2:
-                    chosen[name] = self._settled(item, name)
+                start = self._aligned(position - gap.shift, name) + gap.shift
+                if _rank(chosen.get(name)) < 2 and nbytes:
+                    item = self.stored(name, position, start, nbytes) if start <= self.source.size else None
+                    if item is not None and _rank(item) == 3 and start not in used:
+                        chosen[name] = self._settled(item, name)
+                        used.add(start)
+                    else:
+                        due[name] = start
                 position, rank = start + (nbytes + 16 if nbytes else 0), rank + 1
+                if position > gap.stop + _FAR:
+                    break
+            if due:
+                self._fill_by_descriptors(chosen, gap, due, used)
+
+    def _fill_by_descriptors(self, chosen: dict[str, _Item], gap: _Gap, due: dict[str, int], used: set[int]) -> None:
+        """Contents of a gap that are proved; as many of a length as are due are taken, in their order."""
+        lengths = {self.sizes[name] for name in due}
+        found: dict[int, list[tuple[int, int]]] = {}
+        for at, crc, nbytes in descriptors(self.source, gap.position, gap.stop):
+            start = at - nbytes
+            if nbytes in lengths and crc and start >= gap.position and start not in self.foreign and start not in used:
+                self._tries += 1
+                if self._tries < _MOST_TRIES and self.sums.of(start, nbytes) == crc:
+                    found.setdefault(nbytes, []).append((start, crc))
+        for nbytes, contents in found.items():
+            for start, crc in list(contents):
+                named = next((e.name[len(self.root) :] for e in self.by_content.get((crc, nbytes), ())), "")
+                if named in due and _rank(chosen.get(named)) < 2:
+                    chosen[named] = _Item(named, start, start, nbytes, nbytes, start + nbytes + 16, crc, "checksum", "")
+                    used.add(start)
+                    contents.remove((start, crc))
+                    del due[named]
+            names = [name for name in due if self.sizes[name] == nbytes]
+            if len(names) == len(contents):
+                for name, (start, crc) in zip(names, contents, strict=True):
+                    if abs(start - due[name]) <= _FAR:
+                        item = _Item(
+                            name, start, start, nbytes, nbytes, start + nbytes + 16, crc, "checksum", "", None, True
+                        )
+                        chosen[name] = self._settled(item, name)
+                        used.add(start)
 
     def _aligned(self, at: int, name: str) -> int:
         """Where torch's writer begins the content of a record whose header is here."""
@@ -543,9 +604,41 @@ class _Stretches:
                 self._begins.append(begin)
                 self._ends.append(end)
 
-    def __contains__(self, at: int) -> bool:
+    def end_of(self, at: int) -> int:
+        """Where the part ends that a place is in, 0 if it is in none."""
         index = bisect_right(self._begins, at) - 1
-        return index >= 0 and at < self._ends[index]
+        return self._ends[index] if index >= 0 and at < self._ends[index] else 0
+
+    def __contains__(self, at: int) -> bool:
+        return self.end_of(at) > 0
+
+
+def runs_of(items: list[_Item]) -> list[tuple[int, int]]:
+    """Items that follow one another without a gap, by index."""
+    found: list[tuple[int, int]] = []
+    for index, item in enumerate(items):
+        if index and items[index - 1].end == item.at:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found
+
+
+class _Gap(NamedTuple):
+    """Between two runs of records.
+
+    Attributes:
+        position: where the one before ends.
+        stop: where the next proved one begins.
+        shift: by how much contents before it are out of alignment.
+        rank: of the record that is due there; ``next_rank``: of the next one.
+    """
+
+    position: int
+    stop: int
+    shift: int
+    rank: int
+    next_rank: int
 
 
 class _Places:
@@ -553,12 +646,7 @@ class _Places:
 
     def __init__(self, items: list[_Item], sizes: Mapping[str, int]) -> None:
         self.items = items
-        self.runs: list[tuple[int, int]] = []  # items that follow one another without a gap
-        for index, item in enumerate(items):
-            if index and items[index - 1].end == item.at:
-                self.runs[-1] = (self.runs[-1][0], index + 1)
-            else:
-                self.runs.append((index, index + 1))
+        self.runs = runs_of(items)
         orders = _orders(sizes)
         if any(item.name in _OF_NUMERIC_WRITERS for item in items):
             del orders[1:]
@@ -625,20 +713,24 @@ class _Places:
         names = {order[rank] if 0 <= rank < len(order) else "" for order in self.orders}
         return names.pop() if len(names) == 1 else ""
 
-    def gaps(self, size: int) -> Iterator[tuple[int, int, int, int]]:
-        """Behind each run: where it ends, where the next begins, how far bytes have moved, and which rank is due."""
-        stops = [size]  # of each item, where the next proved one is
-        for item in reversed(self.items):
-            stops.append(item.at if _rank(item) > 1 else stops[-1])
-        stops.reverse()
+    def gaps(self, size: int) -> Iterator[_Gap]:
+        """Behind each run what is missing before the next one."""
+        following = [len(self.items)]  # of each item, which the next proved one is
+        for index in range(len(self.items) - 1, -1, -1):
+            following.append(index if _rank(self.items[index]) > 1 else following[-1])
+        following.reverse()
         for run, (begin, end) in enumerate(self.runs):
             rank, agreeing, count = self.votes[run]
+            while end > begin + 1 and _rank(self.items[end - 1]) < 2:  # its content may lie elsewhere
+                end -= 1
             last = self.items[end - 1]
             if rank is None or 2 * agreeing < count or not (last.name in self.ranks or last.name in _BEFORE_DATA):
                 continue
             known = [item for item in self.items[begin:end] if item.aligned]
             shift = known[-1].start % _ALIGNMENT if known else 0
-            yield last.end, stops[end], shift, rank + end
+            behind = self.items[following[end]] if following[end] < len(self.items) else None
+            next_rank = self.ranks.get(behind.name, len(self.ranks)) if behind is not None else len(self.ranks)
+            yield _Gap(last.end, behind.at if behind is not None else size, shift, rank + end, next_rank)
 
 
 def _orders(sizes: Mapping[str, int]) -> list[list[str]]:

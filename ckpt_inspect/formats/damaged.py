@@ -5,8 +5,9 @@ from __future__ import annotations
 from shlex import quote
 
 from ..containers.zip import LOCAL_MAGIC, ZipArchive
-from ..containers.zip_pickle import appended_archive
+from ..containers.zip_pickle import Place, appended_archive, has_newer
 from ..containers.zip_traces import header_at
+from ..containers.zip_walk import NEWER_LOST
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from ..model.source import Source
@@ -36,12 +37,15 @@ def read(source: Source, limits: Limits, notes: list[str]) -> Checkpoint | None:
         archive = _archive(checkpoint)
         most = _count(checkpoint, said)
         if archive.walked is not None:
-            places = sorted(place for place, count in archive.walked.copies if count or place in copies)
-            copies = {*copies.intersection(places), *places[-_MOST_COPIES:]}
-        if archive.records["data.pkl"].header_offset and _begins(source):
+            places = [place for place, count in archive.walked.copies if count or place in copies]
+            copies = set(places[-_MOST_COPIES:])
+        at = pickle_at(checkpoint)
+        if at and _begins(source):
             said.append(
                 "a newer state follows the archive, and its directory is damaged: names are those of the newer one"
             )
+        elif NEWER_LOST not in said and has_newer(source, Place(archive.root, at, 0)):
+            said.append(NEWER_LOST)
     chosen, best = 0, checkpoint
     for place in sorted(copies, reverse=True):
         other, count, words = _copy(source.slice(place, source.size - place), limits)

@@ -22,6 +22,8 @@ _LEFT_OUT = frozenset(
     [".format_version", ".storage_alignment", ".data/serialization_id"]
 )  # no longer true: formats 4.4
 
+_LAST_VERSION = 10  # that torch reads: formats 1.2
+
 
 # -- the graph without what is lost -----------------------------------------------------------------------------
 
@@ -135,7 +137,9 @@ def zip_contents(
             record = container.records[name]
             contents.append(Content(name, [record.source.slice(0, record.nbytes)]))
     version = container.records.get("version")
-    text = version.source.read_at(0, 16) if version is not None and "version" in whole else b"3\n"
+    text = version.source.read_at(0, 16) if version is not None and "version" in whole else b""
+    if not text.strip().isdigit() or not 1 <= int(text) <= _LAST_VERSION:  # torch refuses it
+        text = b"3\n"
     return [*contents, Content("version", [text])]
 
 

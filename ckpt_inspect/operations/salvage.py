@@ -10,6 +10,7 @@ from typing import Any
 from ..containers import output
 from ..containers.copying import Piece, size_of
 from ..containers.zip_pickle import newer_state
+from ..containers.zip_walk import NEWER_LOST
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError, SelectionError, UnsupportedError
 from ..formats import damaged, open_checkpoint, open_source, salvaging, split_section, torch_zip
 from ..formats.archive import WRONG_CHECKSUM, archive_in
@@ -149,7 +150,7 @@ def _open(path: str, found: Salvage) -> Checkpoint:
         found.notes += notes
         return by_traces
     if not archive.truncated:
-        found.notes.append("a newer state follows the archive, whose pickle is not whole: the older one is taken")
+        found.notes.append(NEWER_LOST)
     return checkpoint
 
 
