@@ -41,10 +41,12 @@ _ALIGNMENT = 64
 _MOST_TRIES = 1 << 17  # headers that prove to be none; honest tensors hold a handful by chance
 _MOST_ARCHIVES = 1000  # other archives that are told apart
 _MOST_FOLLOWED = 64  # of those, how many are looked into
+_SLACK = 8192  # bytes by which an archive in a tensor may have been moved
 _FAR = 1 << 16  # bytes by which what lost its header may have moved
 _MOST_MOVES = 4  # distances by which bytes may have moved
 _SIGNATURES = re.compile(rb"PK(?:\x03\x04|\x05\x06)")
 _BEFORE_DATA = frozenset(["data.pkl", "byteorder", ".format_version", ".storage_alignment"])
+_SMALL = _BEFORE_DATA | {"version", ".data/serialization_id", ".data/version"}
 _OF_NUMERIC_WRITERS = frozenset([".format_version", ".storage_alignment"])  # torch 2.7 and later
 _NUMBER = re.compile(r"data/(\d{1,9})")
 
@@ -116,7 +118,10 @@ def follow(source: Source, root: str, sizes: Mapping[str, int]) -> tuple[dict[st
     found: dict[str, Walked] = {}
     position = 0
     while (item := chain.item(position)) is not None:
+        twice = item.name in found and found[item.name].crc != item.crc
         found.setdefault(item.name, chain.walked(item))
+        if twice:  # one of the names is damaged
+            found[item.name] = found[item.name]._replace(why=TWICE, there=0)
         if item.why == BROKEN or item.end > source.size:
             break
         position = item.end
@@ -239,6 +244,7 @@ class _Walk(_Reader):
         self.notes: list[str] = []
         self.items: list[_Item] = []
         self.broken: list[tuple[int, int]] = []  # where contents should lie in which other things were looked for
+        self.closed: list[tuple[int, int]] = []  # contents whose length is certain: what is in them is theirs
         self.others: list[tuple[int, int]] = []  # stretches that are other archives
         self.longest = max([0, *sizes.values()])  # what is longer than that is no tensor's content
         self.end = 0  # of this archive, as an older state of it had it
@@ -304,6 +310,7 @@ class _Walk(_Reader):
             self.items.append(item)
             if (item.proof and not item.why) or (in_chain and self._is_closed(item)):
                 position = item.end
+                self.closed.append((item.start, item.start + item.nbytes))
             else:
                 self.broken.append((item.at, item.start + item.nbytes))
                 position = item.start
@@ -414,9 +421,11 @@ class _Walk(_Reader):
         return copies
 
     def _of_this_archive(self, copies: set[int]) -> list[_Item]:
-        """Items that lie in no other archive. An archive in a tensor ends with it; what goes on behind it is not its."""
-        others, inside = _Stretches(self.others), _Stretches(self.inside)
+        """Items that lie in no other archive; where one may lie around them, those that this directory knows."""
+        others = _Stretches(self.others)
+        inside = _Stretches((begin, end + _SLACK) for begin, end in self.inside)
         found: list[_Item] = []
+        doubtful: list[_Item] = []
         for begin, end in runs_of(self.items):
             run = self.items[begin:end]
             at, stop = run[0].at, inside.end_of(run[0].at)
@@ -424,18 +433,37 @@ class _Walk(_Reader):
             start = self.first.get(at)
             if start is not None and last - start > self.longest:  # it fits into no tensor
                 copies.add(start)
-            elif at not in others and start is None and (not stop or last > stop):
+            elif at in others or start is not None:
+                continue
+            elif stop and (last <= stop or any(item.name in _OF_NUMERIC_WRITERS for item in run)):
+                doubtful += run
+            else:
                 found += run
         last = max((item.at for item in found if _rank(item) > 1), default=0)
+        if self.others or self.inside:
+            self.entries = list(self._entries_of_this())
+        elsewhere = (others, _Stretches(self.inside), _Stretches(self.closed))
         self.entries = [
-            entry for entry in self.entries if entry.at not in others and entry.at not in inside and entry.at > last
+            e for e in self.entries if e.at > last and not any(e.at in stretches for stretches in elsewhere)
         ]
-        self.foreign = _Stretches([*self.others, *self.inside])
+        self.foreign = _Stretches([*self.others, *self.inside, *self.closed])
+        listed = self._listed()
+        found += [item for item in doubtful if _rank(item) == 3 and item.crc in listed.get(item.name, ())]
+        found.sort(key=lambda item: item.at)
         if any(at > last and at not in copies for at in self.loose) or any(
             entry.at > self.end > self.pickle_at for entry in self.entries
         ):
             self.notes.append(NEWER_LOST)
         return found
+
+    def _entries_of_this(self) -> Iterator[Entry]:
+        """Entries of directories that list this pickle: they stand behind its entry."""
+        own = True
+        for entry in self.entries:
+            if entry.name == self.root + "data.pkl":
+                own = entry.crc in self.pickles
+            if own:
+                yield entry
 
     # -- which are which ----------------------------------------------------------------------------------------
 
@@ -445,14 +473,17 @@ class _Walk(_Reader):
             item._replace(there=0, why=BROKEN) if not item.proof and not item.why and item.at < last else item
             for item in items
         ]
+        items = [item._replace(name="data.pkl") if item.at == self.pickle_at else item for item in items]
         places = _Places(items, self.sizes)
-        by_name: dict[str, list[_Item]] = {}
+        settled: list[_Item] = []
         for index, item in enumerate(items):
             due = places.due(index)
             if due and due != item.name and not _rank(item):  # the name is damaged, and with it the length
                 item = self._reread(item, due)
-            settled = self._settled(item, due)
-            by_name.setdefault(settled.name, []).append(settled)
+            settled.append(self._settled(item, due))
+        by_name: dict[str, list[_Item]] = {}
+        for item in self._of_one_checkpoint(settled, places):
+            by_name.setdefault(item.name, []).append(item)
         chosen = {name: _best(same) for name, same in by_name.items()}
         self._fill_by_directory(chosen, items)
         self._fill_by_place(chosen, places)
@@ -465,10 +496,30 @@ class _Walk(_Reader):
                 chosen[name] = _Item(name, 0, 0, 0, 0, 0, None, "checksum", "")
         return list(chosen.values())
 
+    def _of_one_checkpoint(self, items: list[_Item], places: _Places) -> Iterator[_Item]:
+        """Of runs that have different content under one name, the one that begins with the pickle; else none of them."""
+        contents: dict[str, dict[int | None, set[int]]] = {}
+        for index, item in enumerate(items):
+            if _rank(item) == 3 and item.name in self.sizes and item.nbytes:
+                contents.setdefault(item.name, {}).setdefault(item.crc, set()).add(places.run_of[index])
+        mixed = {run for same in contents.values() if len(same) > 1 for runs in same.values() for run in runs}
+        mixed -= {places.run_of[index] for index, item in enumerate(items) if item.at == self.pickle_at}
+        for index, item in enumerate(items):
+            proved = not item.nbytes or item.crc in self.listed.get(item.name, ())
+            if places.run_of[index] in mixed and _rank(item) and item.name in self.sizes and not proved:
+                item = item._replace(why=TWICE, there=0)
+            yield item
+
     def _settled(self, item: _Item, due: str | None) -> _Item:
         """One that is proved by its checksum, under the name that the rest of the evidence gives it."""
-        if _rank(item) < 3 or item.name not in self.sizes or not item.nbytes:
+        if not _rank(item) or not item.nbytes:
             return item
+        if item.name not in self.sizes:
+            if not due or _rank(item) < 3 or self.sizes.get(due) != item.nbytes:
+                return item
+            return self._renamed(item, due)
+        if _rank(item) < 3:
+            return item if due is None or due == item.name else self._moved(item, due)
         listed = self.listed.get(item.name, set())
         if item.crc in listed:
             return item
@@ -481,6 +532,10 @@ class _Walk(_Reader):
             return self._renamed(item, name)
         if due is None:
             return item
+        return self._moved(item, due)
+
+    def _moved(self, item: _Item, due: str) -> _Item:
+        """One whose place is another record's."""
         if self.sizes.get(due) == item.nbytes:
             return self._renamed(item, due)
         return item._replace(why=MISPLACED, there=0)
@@ -576,7 +631,7 @@ class _Walk(_Reader):
                     contents.remove((start, crc))
                     del due[named]
             names = [name for name in due if self.sizes[name] == nbytes]
-            if len(names) == len(contents):
+            if len(names) == len(contents) and not (self.others or self.inside):  # it may be another archive's
                 for name, (start, crc) in zip(names, contents, strict=True):
                     if abs(start - due[name]) <= _FAR:
                         item = _Item(
@@ -655,7 +710,7 @@ class _Places:
         self.orders = [order for score, order in scored if score == best]
         self.ranks = _ranks(self.orders[0])
         self.votes = self._votes(self.ranks)
-        self._run_of = [run for run, (begin, end) in enumerate(self.runs) for _ in range(begin, end)]
+        self.run_of = [run for run, (begin, end) in enumerate(self.runs) for _ in range(begin, end)]
 
     def _score(self, order: list[str]) -> tuple[int, int]:
         """How well the items follow one another in an order; less is better."""
@@ -693,9 +748,12 @@ class _Places:
     def due(self, index: int) -> str | None:
         """The name that an item should have by its place; ``""`` if that cannot be told, None if it may have any."""
         item = self.items[index]
-        if not item.aligned or item.name not in self.ranks:
+        rank, agreeing, count = self.votes[self.run_of[index]]
+        if item.name not in self.ranks:
+            unknown = item.name not in _SMALL and rank is not None and 2 * agreeing >= count
+            return self.at_rank(rank + index) if unknown and rank is not None else None
+        if not item.aligned:
             return None
-        rank, agreeing, count = self.votes[self._run_of[index]]
         if rank is None:
             return "" if self._is_ordered else None
         if rank + index == self.ranks[item.name]:
@@ -721,7 +779,7 @@ class _Places:
         following.reverse()
         for run, (begin, end) in enumerate(self.runs):
             rank, agreeing, count = self.votes[run]
-            while end > begin + 1 and _rank(self.items[end - 1]) < 2:  # its content may lie elsewhere
+            while end > begin + 1 and self.items[end - 1].why == BROKEN:  # its content may lie elsewhere
                 end -= 1
             last = self.items[end - 1]
             if rank is None or 2 * agreeing < count or not (last.name in self.ranks or last.name in _BEFORE_DATA):

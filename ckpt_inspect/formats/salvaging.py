@@ -127,13 +127,15 @@ def zip_contents(
         if stock is not None and name not in known:
             known.add(name)
             contents.append(Content(name, stock.pieces(fill, "big" if big else "little")))
+    taken = {"data.pkl", "byteorder", "version"}
     others = [
         name
         for name in container.records
         if name in whole and not name.startswith("data/") and name not in _LEFT_OUT and _is_text(name)
     ]
     for name in others:
-        if name not in ("data.pkl", "byteorder", "version"):
+        if name.lower() not in taken:  # a bit makes another case of a name: torch takes both for the same
+            taken.add(name.lower())
             record = container.records[name]
             contents.append(Content(name, [record.source.slice(0, record.nbytes)]))
     version = container.records.get("version")

@@ -105,6 +105,10 @@ def walk_through(
     found = archive.walked.records
     notes += [note for note in archive.walked.notes if note not in notes]
     if archive.truncated:
+        for name in set(container.records) - {"data.pkl"}:  # as each led to the next: less was looked at
+            del container.records[name]
+        for storage in known.values():
+            storage.record = None
         _place(container, archive, found, known)
         _find_order(container, archive, found, known, notes)
     return found
