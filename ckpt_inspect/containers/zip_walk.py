@@ -244,6 +244,7 @@ class _Walk(_Reader):
         self.notes: list[str] = []
         self.items: list[_Item] = []
         self.broken: list[tuple[int, int]] = []  # where contents should lie in which other things were looked for
+        self.against: set[tuple[str, int | None]] = set()  # what another pickle's directory lists
         self.closed: list[tuple[int, int]] = []  # contents whose length is certain: what is in them is theirs
         self.others: list[tuple[int, int]] = []  # stretches that are other archives
         self.longest = max([0, *sizes.values()])  # what is longer than that is no tensor's content
@@ -440,8 +441,10 @@ class _Walk(_Reader):
             else:
                 found += run
         last = max((item.at for item in found if _rank(item) > 1), default=0)
-        if self.others or self.inside:
-            self.entries = list(self._entries_of_this())
+        own = list(self._entries_of_this())
+        known = {entry.at for entry in own}
+        self.against = {(e.name[len(self.root) :], e.crc) for e in self.entries if e.at not in known}
+        self.entries = own
         elsewhere = (others, _Stretches(self.inside), _Stretches(self.closed))
         self.entries = [
             e for e in self.entries if e.at > last and not any(e.at in stretches for stretches in elsewhere)
@@ -461,7 +464,7 @@ class _Walk(_Reader):
         own = True
         for entry in self.entries:
             if entry.name == self.root + "data.pkl":
-                own = entry.crc in self.pickles
+                own = any(entry.crc == crc or differs_by_damage(entry.crc, crc) for crc in self.pickles)
             if own:
                 yield entry
 
@@ -503,11 +506,14 @@ class _Walk(_Reader):
             if _rank(item) == 3 and item.name in self.sizes and item.nbytes:
                 contents.setdefault(item.name, {}).setdefault(item.crc, set()).add(places.run_of[index])
         mixed = {run for same in contents.values() if len(same) > 1 for runs in same.values() for run in runs}
-        mixed -= {places.run_of[index] for index, item in enumerate(items) if item.at == self.pickle_at}
+        first = {places.run_of[index] for index, item in enumerate(items) if item.at == self.pickle_at}
+        mixed -= first
         for index, item in enumerate(items):
             proved = not item.nbytes or item.crc in self.listed.get(item.name, ())
             if places.run_of[index] in mixed and _rank(item) and item.name in self.sizes and not proved:
                 item = item._replace(why=TWICE, there=0)
+            elif places.run_of[index] not in first and (item.name, item.crc) in self.against and not proved:
+                item = item._replace(why=OTHER, there=0)
             yield item
 
     def _settled(self, item: _Item, due: str | None) -> _Item:
