@@ -427,6 +427,7 @@ class _Walk(_Reader):
         inside = _Stretches((begin, end + _SLACK) for begin, end in self.inside)
         found: list[_Item] = []
         doubtful: list[_Item] = []
+        heads: set[str] = set()
         for begin, end in runs_of(self.items):
             run = self.items[begin:end]
             at, stop = run[0].at, inside.end_of(run[0].at)
@@ -436,10 +437,13 @@ class _Walk(_Reader):
                 copies.add(start)
             elif at in others or start is not None:
                 continue
-            elif stop and (last <= stop or any(item.name in _OF_NUMERIC_WRITERS for item in run)):
+            elif (stop and last <= stop) or any(
+                item.name in heads for item in run
+            ):  # once in an archive, before all tensors
                 doubtful += run
             else:
                 found += run
+                heads |= {item.name for item in run} & _OF_NUMERIC_WRITERS
         last = max((item.at for item in found if _rank(item) > 1), default=0)
         own = list(self._entries_of_this())
         known = {entry.at for entry in own}
