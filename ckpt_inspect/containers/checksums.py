@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from threading import Lock, Thread
 from typing import NamedTuple
 
@@ -117,13 +118,19 @@ def combined(first: int, second: int, nbytes: int) -> int:
 
     A CRC is the remainder of a polynomial over GF(2); ``nbytes`` more bytes multiply the first by x^(8·nbytes).
     """
+    return _times(_power(nbytes), first) ^ second
+
+
+@lru_cache(maxsize=1024)
+def _power(nbytes: int) -> int:
+    """x^(8·nbytes): the same for all stretches of one length."""
     power, square = 1 << 31, 1 << 23  # x^0 and x^8
     while nbytes:
         if nbytes & 1:
             power = _times(square, power)
         square = _times(square, square)
         nbytes >>= 1
-    return _times(power, first) ^ second
+    return power
 
 
 def _times(a: int, b: int) -> int:

@@ -11,12 +11,15 @@ from bisect import bisect_right
 from struct import Struct
 from struct import error as struct_error
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import CorruptError, FormatError, LimitError
 from ..model.source import COPY_CHUNK, Slice, Source
 from ..model.storage import Record
 from ..pickles.limits import DEFAULT, Limits
+
+if TYPE_CHECKING:
+    from .zip_walk import Found
 
 LOCAL = Struct("<4s5H3I2H")  # 4.3.7 local file header
 ENTRY = Struct("<4s6H3I5H2I")  # 4.3.12 central directory header
@@ -161,6 +164,7 @@ class ZipArchive:
         inflated: declared bytes of the deflated members that were read whole so far.
         everything: all members, those outside the root too, in the order of the directory.
         end_offset: where the end record is, 0 without one.
+        walked: what a walk through all of the file found, where there was one.
         false_end: where torch looks for the directory instead: what looks like an end record, behind it; 0: nothing does.
     """
 
@@ -176,6 +180,7 @@ class ZipArchive:
         self.everything: list[ZipRecord] = []
         self.end_offset = 0
         self.false_end = 0
+        self.walked: Found | None = None
 
     @property
     def in_reach(self) -> bool:
@@ -312,7 +317,7 @@ def _read_directory(archive: ZipArchive, directory: _Directory) -> None:
             extra_start = name_start + name_size
             if _NO_VALUE in (compressed, nbytes, header_offset):
                 extra = data[extra_start : extra_start + extra_size]
-                nbytes, compressed, header_offset = _zip64_sizes(extra, nbytes, compressed, header_offset)
+                nbytes, compressed, header_offset = zip64_sizes(extra, nbytes, compressed, header_offset)
             record = ZipRecord("", nbytes)
             record.crc = crc or None  # 0: the writer left it out (formats 1.1)
             record.archive = archive
@@ -332,7 +337,7 @@ def _read_directory(archive: ZipArchive, directory: _Directory) -> None:
     _check_spans(archive, spans)
 
 
-def _zip64_sizes(extra: bytes, nbytes: int, compressed: int, header_offset: int) -> tuple[int, int, int]:
+def zip64_sizes(extra: bytes, nbytes: int, compressed: int, header_offset: int) -> tuple[int, int, int]:
     """4.5.3: the zip64 extra holds, in this order, the fields that did not fit."""
     position = 0
     while position + 4 <= len(extra):
@@ -410,6 +415,9 @@ def _read_local_headers(archive: ZipArchive) -> None:
         if flags & 1 or start >= source.size or not name.startswith(archive.root):
             return
         told = not flags & 8
+        if told and _NO_VALUE in (compressed, nbytes):
+            extra = source.read_at(position + LOCAL.size + name_size, extra_size)
+            nbytes, compressed, _ = zip64_sizes(extra, nbytes, compressed, 0)
         if not told:
             compressed = nbytes = source.size - start
         if (not told and method != _STORED) or start + compressed > source.size:

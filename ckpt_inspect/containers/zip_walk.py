@@ -1,28 +1,61 @@
-"""An archive without its directory, read from its local headers: what is left of a cut or damaged torch zip.
+"""An archive without a directory that can be used: which bytes are which record, by all that is left of it.
 
 torch's local headers hold no lengths (formats 1.1): they come from the pickle, and the descriptor behind each record
-proves them. Bytes of tensors are stepped over, never searched, as long as that chain holds. Where other bytes stand in the
-place of a descriptor, bytes were lost, inserted or written over: that record is not whole, and what is found further on counts
-only with a checksum that is right. A tensor that holds an archive fools nobody so.
+proves them. ``follow`` goes from header to header and trusts lengths, which is enough to look. ``walk`` collects whatever
+may be a record, each with its checksum taken, and then decides. What speaks for "these bytes are record X": the name in
+the header before them, the length in the pickle, the checksum behind them, the one in the directory, and their place
+between others. What one of these contradicts is not given back as whole, unless that one itself is shown to be damaged.
+Archives inside tensors and other archives in the same file are told apart: no two of different checkpoints are mixed.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from struct import unpack
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from ..errors import CorruptError
 from ..model.source import COPY_CHUNK, Source
-from .zip import END, END64, ENTRY, ENTRY_MAGIC, LOCAL, LOCAL_MAGIC, LOCATOR64, Inflated
+from .zip import ENTRY_MAGIC, LOCAL, Inflated
+from .zip_traces import (
+    END_MAGIC,
+    Entry,
+    Header,
+    Sums,
+    described,
+    described_anywhere,
+    descriptors,
+    differs_by_damage,
+    end_at,
+    entries,
+    header_at,
+    header_of,
+    small_record,
+)
 
-_DESCRIPTOR = b"PK\x07\x08"
-_LONGEST_DIRECTORY = 16 << 20  # bytes at the end of a file in which entries of a directory are looked for
-_LONGEST_END = END64.size + LOCATOR64.size + END.size  # bytes behind the entries of a directory
-_LONGEST_SMALL = 4096  # bytes of a record whose length nothing tells: byteorder, version, …
 _ALIGNMENT = 64
+_MOST_TRIES = 1 << 17  # headers that prove to be none; honest tensors hold a handful by chance
+_MOST_ARCHIVES = 1000  # other archives that are told apart
+_MOST_FOLLOWED = 64  # of those, how many are looked into
+_SLACK = 8192  # bytes by which an archive in a tensor may have been moved
+_FAR = 1 << 16  # bytes by which what lost its header may have moved
+_MOST_MOVES = 4  # distances by which bytes may have moved
+_SIGNATURES = re.compile(rb"PK(?:\x03\x04|\x05\x06)")
+_BEFORE_DATA = frozenset(["data.pkl", "byteorder", ".format_version", ".storage_alignment"])
+_SMALL = _BEFORE_DATA | {"version", ".data/serialization_id", ".data/version"}
+_OF_NUMERIC_WRITERS = frozenset([".format_version", ".storage_alignment"])  # torch 2.7 and later
+_NUMBER = re.compile(r"data/(\d{1,9})")
+
+BROKEN = "other bytes stand where its checksum should be: bytes of it were lost, inserted or written over"
+CHANGED = "its bytes fail their checksum"
+OTHER = "the directory has another checksum for it than stands behind it: bytes of two files may be mixed"
+MISPLACED = "its name stands before bytes whose place is another record's"
+NEWER_LOST = "a newer state follows the archive, whose pickle is not whole: names are those of the older one"
+TWICE = "two records stand under its name, and nothing tells which is right"
 
 
 class Walked(NamedTuple):
@@ -33,7 +66,7 @@ class Walked(NamedTuple):
         start: where its bytes begin.
         nbytes: how many there should be.
         there: how many there are before the file ends; of one that is broken, none that could be trusted.
-        crc: of its content, None where nothing says it.
+        crc: of its content, None where nothing says it; ``walk`` has compared it, ``follow`` has not.
         why: why it is not whole, though there is enough of it; ``""`` if it is.
         inflated: of a deflated one its length then, None if it is stored.
         proof: ``checksum``, ``length`` (archives can be written without checksums), or ``""``: the file ends behind it.
@@ -58,303 +91,746 @@ class Walked(NamedTuple):
         return stored if self.inflated is None else Inflated(stored, self.inflated, self.name)
 
 
-BROKEN = "other bytes stand where its checksum should be: bytes of it were lost, inserted or written over"
+class Found(NamedTuple):
+    """What ``walk`` found.
+
+    Attributes:
+        records: by their name without the root.
+        notes: what is to be known about how they were told apart.
+        copies: where another archive of the same kind begins that is no tensor's content, and how many whole
+            storages lie behind that place.
+    """
+
+    records: dict[str, Walked]
+    notes: list[str]
+    copies: list[tuple[int, int]]
 
 
-class _Header(NamedTuple):
-    name: str
-    start: int
-    flags: int
-    method: int
-    crc: int
-    compressed: int
-    nbytes: int
-
-
-def walk(source: Source, root: str, sizes: Mapping[str, int], search: bool = True) -> dict[str, Walked]:
-    """Records by their name without the root.
+def follow(source: Source, root: str, sizes: Mapping[str, int]) -> tuple[dict[str, Walked], int]:
+    """Records by their name without the root, as far as each leads to the next, and where that chain ends.
 
     Args:
         source: the file.
         root: the folder of the archive, with its slash.
-        sizes: lengths of the records that are known, in the order in which they are expected.
-        search: look further where the chain of headers is broken, which reads the rest of the file.
+        sizes: lengths of the records that are known.
     """
-    return _Walk(source, root, sizes).run(search)
+    chain = _Reader(source, root, sizes)
+    found: dict[str, Walked] = {}
+    position = 0
+    while (item := chain.item(position)) is not None:
+        twice = item.name in found and found[item.name].crc != item.crc
+        found.setdefault(item.name, chain.walked(item))
+        if twice:  # one of the names is damaged
+            found[item.name] = found[item.name]._replace(why=TWICE, there=0)
+        if item.why == BROKEN or item.end > source.size:
+            break
+        position = item.end
+    return found, position
 
 
-class _Walk:
-    """One way through the local headers of a file."""
+def walk(source: Source, root: str, sizes: Mapping[str, int], pickle: tuple[int, int]) -> Found:
+    """Records by all that is left of the archive; the whole file is read.
+
+    Args:
+        source: the file.
+        root: the folder of the archive, with its slash.
+        sizes: lengths of the records that are known.
+        pickle: where the header is of the pickle that says so, and its checksum.
+    """
+    return _Walk(source, root, sizes, *pickle).run()
+
+
+class _Item(NamedTuple):
+    """A header and what stands behind it; ``end`` is where the next header should be."""
+
+    name: str
+    at: int
+    start: int
+    nbytes: int
+    there: int
+    end: int
+    crc: int | None  # of the bytes, where it was taken
+    proof: str  # as in Walked; "" where nothing proves it
+    why: str
+    inflated: int | None = None
+    aligned: bool = False  # as torch's writer lays it out
+
+
+class _Reader:
+    """Makes items of headers, trusting the descriptors' lengths alone."""
 
     def __init__(self, source: Source, root: str, sizes: Mapping[str, int]) -> None:
         self.source = source
         self.root = root
         self.sizes = sizes
-        self.found: dict[str, Walked] = {}
-        self._inner: set[int] = set()  # headers of archives inside tensors
 
-    @cached_property
-    def checksums(self) -> dict[str, int]:
-        return listed_checksums(self.source, self.root)
+    def item(self, at: int) -> _Item | None:
+        header = header_at(self.source, at)
+        return None if header is None else self.measured(header)
 
-    def run(self, search: bool) -> dict[str, Walked]:
+    def measured(self, header: Header) -> _Item | None:
+        if not header.name.startswith(self.root) or header.start > self.source.size:
+            return None
+        name = header.name[len(self.root) :]
+        expected = self.sizes.get(name)
+        told = (
+            not header.flags & 8 and header.method in (0, 8) and (header.method or header.compressed == header.nbytes)
+        )
+        if told and (expected is None or header.nbytes >= expected):
+            return None if header.flags & 1 else self._told(header, name)
+        if expected is None:
+            small = small_record(self.source, header.start)
+            if small is None:
+                return self.order_record(header.at, header.start) if name == "byteorder" else None
+            nbytes, crc, size = small
+            proof = "checksum" if crc or not nbytes else "length"
+            end = header.start + nbytes + size
+            return _Item(name, header.at, header.start, nbytes, nbytes, end, crc or None, proof, "")
+        return self.stored(name, header.at, header.start, expected)
+
+    def order_record(self, at: int, start: int) -> _Item | None:
+        """The record byteorder by its descriptor, its content or its header damaged: ``big`` or ``little``."""
+        for word in (b"big", b"little"):
+            found = described(self.source, start, len(word))
+            if found is not None:
+                same = zlib.crc32(self.source.read_at(start, len(word))) == found[0] == zlib.crc32(word)
+                end = start + len(word) + found[1]
+                return _Item("byteorder", at, start, len(word), len(word), end, found[0], "checksum" if same else "",
+                             "" if same else CHANGED, None, True)  # fmt: skip
+        return None
+
+    def _told(self, header: Header, name: str) -> _Item:
+        """A record whose lengths are in its header."""
+        there = min(header.compressed, self.source.size - header.start)
+        inflated = header.nbytes if header.method else None
+        item = _Item(name, header.at, header.start, header.compressed, there, header.start + header.compressed, None, "",
+                     "", inflated)  # fmt: skip
+        if there < header.compressed:
+            return item
+        if not header.crc:
+            return item._replace(proof="length" if header.nbytes else "checksum")
+        return self.compared(item, header.crc)
+
+    def stored(self, name: str, at: int, start: int, nbytes: int) -> _Item:
+        """A record whose length is known, and whose checksum its descriptor says."""
+        if not nbytes and self.source.read_at(start, 4)[:3] != b"PK\x07":  # torch writes none behind an empty one
+            return _Item(name, at, start, 0, 0, start, None, "checksum", "", None, start % _ALIGNMENT == 0)
+        found = described(self.source, start, nbytes)
+        end = start + nbytes + (found[1] if found is not None else 16)
+        item = _Item(name, at, start, nbytes, nbytes, end, None, "", "", None, True)
+        if found is not None:
+            return item._replace(proof="length") if not found[0] else self.compared(item, found[0])
+        if end > self.source.size:  # the file ends here: there was no room for a descriptor
+            return item._replace(there=min(nbytes, self.source.size - start))
+        return item._replace(there=0, why=BROKEN)
+
+    def compared(self, item: _Item, crc: int) -> _Item:
+        """With the checksum that it should have."""
+        return item._replace(crc=crc, proof="checksum")
+
+    def walked(self, item: _Item) -> Walked:
+        name = self.root + item.name
+        return Walked(name, item.start, item.nbytes, item.there, item.crc, item.why, item.inflated, item.proof)
+
+
+class _Walk(_Reader):
+    """Collects what may be records of one archive, and decides which are."""
+
+    def __init__(self, source: Source, root: str, sizes: Mapping[str, int], pickle_at: int, pickle_crc: int) -> None:
+        super().__init__(source, root, sizes)
+        self.pickle_at = pickle_at
+        self.pickles = {pickle_crc, *_checksum_of_first(source, root, pickle_at)}
+        self.sums = Sums(source)
+        self.notes: list[str] = []
+        self.items: list[_Item] = []
+        self.broken: list[tuple[int, int]] = []  # where contents should lie in which other things were looked for
+        self.against: set[tuple[str, int | None]] = set()  # what another pickle's directory lists
+        self.closed: list[tuple[int, int]] = []  # contents whose length is certain: what is in them is theirs
+        self.others: list[tuple[int, int]] = []  # stretches that are other archives
+        self.longest = max([0, *sizes.values()])  # what is longer than that is no tensor's content
+        self.end = 0  # of this archive, as an older state of it had it
+        self.inside: list[tuple[int, int]] = []  # stretches in tensors in which others lie whose end is not known
+        self.starts: list[_Item] = []  # pickles of other archives
+        self.loose: list[int] = []  # those of them that lie in no content that is known of
+        self.first: dict[int, int] = {}  # where the records begin that follow them
+        self.entries = [entry for entry in entries(source) if entry.name.startswith(root)]
+        self.listed = self._listed()
+        self.numbered = _orders(sizes)[0]
+        self.ranks = _ranks(self.numbered)
+        self._tries = 0
+        self._window = (0, b"")
+
+    def run(self) -> Found:
+        self._collect()
+        copies = self._tell_archives_apart()
+        whole = [item.at for item in self.items if _rank(item) > 1 and item.name.startswith("data/")]
+        mine = self._of_this_archive(copies)
+        self.listed = self._listed()
+        records = {item.name: self.walked(item) for item in self._decide(mine)}
+        return Found(records, self.notes, [(at, sum(place > at for place in whole)) for at in sorted(copies)])
+
+    def _listed(self) -> dict[str, set[int]]:
+        """Checksums that the newest directory says, by name."""
+        found: dict[str, set[int]] = {}
+        for entry in self.entries:
+            if entry.crc and entry.at > self.pickle_at:
+                found.setdefault(entry.name[len(self.root) :], set()).add(entry.crc)
+        return found
+
+    # -- what may be records ------------------------------------------------------------------------------------
+
+    def compared(self, item: _Item, crc: int) -> _Item:
+        """Its bytes summed: proved, or changed."""
+        if item.inflated is None:
+            found: int | None = self.sums.of(item.start, item.nbytes)
+        else:
+            found = self.sums.inflated(self.source.slice(item.start, item.nbytes), item.inflated, item.name)
+        if found == crc or found in self.listed.get(item.name, ()):
+            return item._replace(crc=found, proof="checksum")
+        return item._replace(crc=found, why=CHANGED)
+
+    def stored(self, name: str, at: int, start: int, nbytes: int) -> _Item:
+        item = super().stored(name, at, start, nbytes)
+        if item.why == BROKEN and name in self.listed:
+            found = self.sums.of(start, nbytes)
+            if found in self.listed[name]:
+                return item._replace(there=nbytes, crc=found, proof="checksum", why="")
+        return item
+
+    def _collect(self) -> None:
+        """All headers that lead to one another from the beginning; and, where one does not, those that are proved."""
         position = 0
         while position < self.source.size:
-            header = self._header(position)
-            if header is None:
-                predicted = self._predicted(position)
-                if predicted is not None:
-                    record, position = predicted
-                    self.found.setdefault(record.name[len(self.root) :], record)
-                    continue
-                if not search:
-                    break
-                position = self._next(position + self._skipped())
+            item = self.item(position)
+            in_chain = item is not None and not (item.name == "data.pkl" and position > self.pickle_at)
+            if item is None or not in_chain:
+                self._expect(position)
+                item = self._search(position)
+                if item is None:
+                    return
+            self.items.append(item)
+            if (item.proof and not item.why) or (in_chain and self._is_closed(item)):
+                position = item.end
+                self.closed.append((item.start, item.start + item.nbytes))
+            else:
+                self.broken.append((item.at, item.start + item.nbytes))
+                position = item.start
+
+    def _expect(self, position: int) -> None:
+        """Note where the content should be whose header is lost: what lies there may be an archive in a tensor."""
+        rank = self.ranks.get(self.items[-1].name, -1) + 1 if self.items else 0
+        if rank < len(self.numbered):
+            expected = self.numbered[rank]
+            self.broken.append((position, self._aligned(position, expected) + self.sizes[expected]))
+
+    def _search(self, position: int) -> _Item | None:
+        """The next header, from here on, of a record that is proved or at least as long as its descriptor says."""
+        for at, magic in self._signatures(position):
+            self._tries += 1
+            if self._tries > _MOST_TRIES:
+                self.notes.append("more stretches look like records than are looked at: some may not have been found")
+                return None
+            if magic == END_MAGIC:
+                self._add_end(at)
                 continue
-            record_, after = self._measured(header)
-            if record_ is None:
-                position = self._next(header.start) if search else self.source.size
+            header = header_at(self.source, at)
+            if header is None:
                 continue
-            self.found.setdefault(record_.name[len(self.root) :], record_)
-            position = after
-            if record_.why == BROKEN:
-                position = self._behind(header, record_) if search else self.source.size
-        return self.found
-
-    def _header(self, position: int) -> _Header | None:
-        raw = self.source.read_at(position, LOCAL.size)
-        if len(raw) < LOCAL.size or raw[:4] != LOCAL_MAGIC:
-            return None
-        _, _, flags, method, _, _, crc, compressed, nbytes, name_size, extra_size = LOCAL.unpack(raw)
-        name = self.source.read_at(position + LOCAL.size, name_size).decode("utf-8", "surrogateescape")
-        start = position + LOCAL.size + name_size + extra_size
-        if not name.startswith(self.root) or flags & 1 or start > self.source.size:
-            return None
-        if method not in (0, 8) or (method == 0 and compressed != nbytes) or (method == 8 and flags & 8):
-            return None
-        return _Header(name, start, flags, method, crc, compressed, nbytes)
-
-    def _measured(self, header: _Header) -> tuple[Walked | None, int]:
-        """The record of a header, and where the next header is; None where it has no known end."""
-        source, name = self.source, header.name[len(self.root) :]
-        left = source.size - header.start
-        if not header.flags & 8:  # its lengths are in its header
-            inflated = header.nbytes if header.method == 8 else None
-            there = min(header.compressed, left)
-            proof = "checksum" if header.crc else "length"
-            record = Walked(
-                header.name, header.start, header.compressed, there, header.crc or None, "", inflated, proof
-            )
-            return record, header.start + header.compressed
-        expected = self.sizes.get(name)
-        if expected is None:
-            return self._small(header)
-        end = header.start + expected
-        described = _described(source, header.start, expected)
-        if described is not None:
-            crc, size = described
-            proof = "checksum" if crc else "length"
-            return Walked(header.name, header.start, expected, expected, crc or None, "", None, proof), end + size
-        listed = self.checksums.get(name)
-        if listed is not None and left >= expected and checksum(source, header.start, expected) == listed:
-            return Walked(header.name, header.start, expected, expected, listed), end + 16
-        if end + 16 > source.size:  # the file ends here: there was no room for a descriptor
-            return Walked(header.name, header.start, expected, min(expected, left), None, "", None, ""), end + 16
-        return Walked(header.name, header.start, expected, 0, None, BROKEN, None, ""), end
-
-    def _small(self, header: _Header) -> tuple[Walked | None, int]:
-        """A record whose length nothing tells: byteorder, version, …; its descriptor is looked for."""
-        small = self.source.read_at(header.start, _LONGEST_SMALL)
-        at = -1
-        while (at := small.find(_DESCRIPTOR, at + 1)) >= 0:
-            described = _described(self.source, header.start, at)
-            if described is not None and described[0] in (zlib.crc32(small[:at]), 0):
-                crc, size = described
-                proof = "checksum" if crc or not at else "length"
-                return Walked(header.name, header.start, at, at, crc or None, "", None, proof), header.start + at + size
-        return None, header.start
-
-    def _predicted(self, position: int) -> tuple[Walked, int] | None:
-        """The record that must begin here, its header destroyed: torch aligns the bytes, and the descriptor proves it."""
-        name, nbytes = next(self._missing(), ("", 0))
-        if not name or not nbytes:
-            return None
-        start = position + LOCAL.size + len((self.root + name).encode("utf-8", "surrogateescape")) + 4
-        start += -start % _ALIGNMENT
-        described = _described(self.source, start, nbytes)
-        if described is None or checksum(self.source, start, nbytes) != described[0]:
-            return None
-        return Walked(self.root + name, start, nbytes, nbytes, described[0]), start + nbytes + described[1]
-
-    def _missing(self) -> Iterator[tuple[str, int]]:
-        return ((name, nbytes) for name, nbytes in self.sizes.items() if name not in self.found)
-
-    def _skipped(self) -> int:
-        """How far it is at least to the next header, if the record that must be here is lost."""
-        name, nbytes = next(self._missing(), ("", 0))
-        return LOCAL.size + len(self.root) + len(name) + nbytes if name else 1
-
-    def _behind(self, header: _Header, record: Walked) -> int:
-        """Where to go on behind a record that is broken: the next header may have come nearer, or moved away.
-
-        One that lies where bytes of the record should be may belong to an archive inside the tensor: its chain must lead
-        to what was found behind, or to the end of the file.
-        """
-        end = header.start + record.nbytes
-        target = self._next(end)
-        expected = next(self._missing(), ("", 0))[0]
-        found = self._header(target) if target < self.source.size else None
-        if found is not None and found.name[len(self.root) :] == expected:
-            return target
-        for position in self._proved(header.start, target):
-            if self._leads(position, target):
-                return position
-        return target
-
-    def _leads(self, position: int, target: int) -> bool:
-        """Whether one record follows another from here to ``target``, or to the end of the file."""
-        while position < min(target, self.source.size):
-            header = self._header(position)
-            if header is None:
-                return self._ends_the_file(position)
-            record, position = self._measured(header)
-            if record is None or record.why:
-                return False
-        return position == target or position >= self.source.size
-
-    def _is_within(self, position: int) -> bool:
-        """Whether the records from here on are those of an archive inside a tensor: its directory ends no file."""
-        seen = []
-        within = False
-        while position < self.source.size:
-            if position in self._inner:
-                within = True
-                break
-            seen.append(position)
-            header = self._header(position)
-            if header is None:
-                within = self.source.read_at(position, 4) == ENTRY_MAGIC and not self._ends_the_file(position)
-                break
-            record, position = self._measured(header)
-            if record is None or record.why or not record.proof:  # of an archive inside a tensor the lengths are others
-                position = self._end_by_descriptor(header.start)
-        if within:
-            self._inner.update(seen)
-        return within
-
-    def _end_by_descriptor(self, start: int) -> int:
-        """Behind the first descriptor that says how far it is from ``start``; the end of the file if there is none."""
-        position = start
-        while position < self.source.size:
-            window = self.source.read_at(position, COPY_CHUNK + 3)
-            at = window.find(_DESCRIPTOR)
-            while 0 <= at < COPY_CHUNK:
-                described = _described(self.source, start, position + at - start)
-                if described is not None:
-                    return position + at + described[1]
-                at = window.find(_DESCRIPTOR, at + 1)
-            position += COPY_CHUNK
-        return self.source.size
-
-    def _ends_the_file(self, position: int) -> bool:
-        """Whether what begins here is the directory that ends the file, or is cut off."""
-        if self.source.read_at(position, 4) != ENTRY_MAGIC:
-            return False
-        while self.source.read_at(position, 4) == ENTRY_MAGIC:
-            entry = self.source.read_at(position, ENTRY.size)
-            if len(entry) < ENTRY.size:
-                return True
-            *_, name_size, extra_size, comment_size, _, _, _, _ = ENTRY.unpack(entry)
-            position += ENTRY.size + name_size + extra_size + comment_size
-        return self.source.size - position <= _LONGEST_END
-
-    def _next(self, position: int) -> int:
-        """Where the next header is that a checksum proves; the end of the file if there is none."""
-        found = self._proved(position, self.source.size)
-        return next((at for at in found if not self._is_within(at)), self.source.size)
-
-    def _proved(self, position: int, stop: int) -> Iterator[int]:
-        """Headers of records that are still missing, and whose checksums are right."""
-        while position < stop:
-            window = self.source.read_at(position, COPY_CHUNK + 3)
-            at = window.find(LOCAL_MAGIC)
-            while 0 <= at < min(COPY_CHUNK, stop - position):
-                header = self._header(position + at)
-                if header is not None and header.name[len(self.root) :] not in self.found and self._is_proved(header):
-                    yield position + at
-                at = window.find(LOCAL_MAGIC, at + 1)
-            position += COPY_CHUNK
-
-    def _is_proved(self, header: _Header) -> bool:
-        record, _ = self._measured(header)
-        if record is None or not record.whole:
-            return False
-        if record.crc is None:  # an archive without checksums: a descriptor with the right lengths must do
-            return record.proof == "length" and all(other.proof != "checksum" for other in self.found.values())
-        return crc_of(self.source, record) == record.crc
-
-
-def _described(source: Source, start: int, nbytes: int) -> tuple[int, int] | None:
-    """Checksum and length of the descriptor behind a record, if it says ``nbytes`` (4.3.9)."""
-    raw = source.read_at(start + nbytes, 24)
-    if raw[:4] != _DESCRIPTOR:
+            item = self.measured(header)
+            if header.name == self.root + "data.pkl" and at not in (0, self.pickle_at):
+                if item is not None and len(self.starts) < _MOST_ARCHIVES:
+                    self.starts.append(item)
+            elif item is not None and self._is_proved(item):
+                return item
         return None
-    if len(raw) >= 16:
-        crc, compressed, stored = unpack("<III", raw[4:16])
-        if compressed == stored == nbytes:
-            return crc, 16
-    if len(raw) >= 24:
-        crc, compressed, stored = unpack("<IQQ", raw[4:24])
-        if compressed == stored == nbytes:
-            return crc, 24
-    return None
+
+    def _is_proved(self, item: _Item) -> bool:
+        if item.why or item.proof == "checksum":
+            return item.why in ("", CHANGED)
+        return item.proof == "length" and all(other.crc is None for other in self.items)
+
+    def _signatures(self, position: int) -> Iterator[tuple[int, bytes]]:
+        while position < self.source.size:
+            begin, window = self._window
+            if not begin <= position < begin + len(window) - 3:
+                begin, window = self._window = position, self.source.read_at(position, COPY_CHUNK)
+            for match in _SIGNATURES.finditer(window, position - begin):
+                yield begin + match.start(), match[0]
+            stop = begin + len(window)
+            position = stop - 3 if stop < self.source.size else stop
+
+    def _is_closed(self, item: _Item) -> bool:
+        """Whether a record that is not whole is as long as it was, so that nothing within it is looked at."""
+        if item.why == CHANGED:  # its descriptor, or its header, says how long it is
+            return item.aligned or header_at(self.source, item.end) is not None
+        if item.why == BROKEN:
+            for end in (item.end, item.end + 8):
+                header = header_at(self.source, end)
+                if header is not None and header.name.startswith(self.root) and header.name != self.root + "data.pkl":
+                    return True
+            return self.source.read_at(item.end, 4) == ENTRY_MAGIC
+        return False
+
+    # -- other archives -----------------------------------------------------------------------------------------
+
+    def _add_end(self, at: int) -> None:
+        """The end of an archive: of this one, or of one that begins within the file.
+
+        The pickle says all lengths, so that an archive inside one of the tensors has another pickle.
+        """
+        end = end_at(self.source, at)
+        if end is not None and not end.base:
+            self.end = self.end or end.stop
+        if end is None or end.base <= 0 or len(self.others) >= _MOST_ARCHIVES:
+            return
+        first = entries(self.source.slice(end.directory, min(1 << 14, end.stop - end.directory)))
+        crc = next((entry.crc for entry in first if entry.name.endswith("/data.pkl")), None)
+        header = header_at(self.source, end.base)
+        begins = header is not None and header.name.endswith("/data.pkl")
+        if crc in self.pickles:
+            if begins:
+                self.others.append((end.base, self.source.size))
+        elif crc is not None or begins:
+            self.others.append((end.base, end.stop))
+
+    def _tell_archives_apart(self) -> set[int]:
+        """Note where other archives lie, and return where those begin that are no tensor's content."""
+        starts = sorted(self.broken)
+        ends = list(accumulate((end for _, end in starts), max))
+
+        def around(position: int) -> int:
+            """Where the content ends at the latest that another archive lies in, 0 if it lies in none."""
+            index = bisect_left(starts, (position, 0))
+            return ends[index - 1] if index and ends[index - 1] > position else 0
+
+        copies = {begin for begin, end in self.others if end == self.source.size or end - begin > self.longest}
+        complete = _Stretches(self.others)
+        for item in self.starts:
+            if item.at in complete:
+                continue
+            if not item.why and item.crc in self.pickles:
+                self.others.append((item.at, self.source.size))
+                copies.add(item.at)
+                continue
+            end = around(item.at)
+            self.inside.append((item.at, end or item.at + self.longest))
+            if not end:
+                self.loose.append(item.at)
+            found = described_anywhere(self.source, item.start) if len(self.first) < _MOST_FOLLOWED else None
+            if found is not None:
+                self.first[item.start + found[1] + 16] = item.at
+        return copies
+
+    def _of_this_archive(self, copies: set[int]) -> list[_Item]:
+        """Items that lie in no other archive; where one may lie around them, those that this directory knows."""
+        others = _Stretches(self.others)
+        inside = _Stretches((begin, end + _SLACK) for begin, end in self.inside)
+        found: list[_Item] = []
+        doubtful: list[_Item] = []
+        heads: set[str] = set()
+        for begin, end in runs_of(self.items):
+            run = self.items[begin:end]
+            at, stop = run[0].at, inside.end_of(run[0].at)
+            last = max((item.end for item in run if _rank(item) > 1), default=at)
+            start = self.first.get(at)
+            if start is not None and last - start > self.longest:  # it fits into no tensor
+                copies.add(start)
+            elif at in others or start is not None:
+                continue
+            elif (stop and last <= stop) or any(
+                item.name in heads for item in run
+            ):  # once in an archive, before all tensors
+                doubtful += run
+            else:
+                found += run
+                heads |= {item.name for item in run} & _OF_NUMERIC_WRITERS
+        last = max((item.at for item in found if _rank(item) > 1), default=0)
+        own = list(self._entries_of_this())
+        known = {entry.at for entry in own}
+        self.against = {(e.name[len(self.root) :], e.crc) for e in self.entries if e.at not in known}
+        self.entries = own
+        elsewhere = (others, _Stretches(self.inside), _Stretches(self.closed))
+        self.entries = [
+            e for e in self.entries if e.at > last and not any(e.at in stretches for stretches in elsewhere)
+        ]
+        self.foreign = _Stretches([*self.others, *self.inside, *self.closed])
+        listed = self._listed()
+        found += [item for item in doubtful if _rank(item) == 3 and item.crc in listed.get(item.name, ())]
+        found.sort(key=lambda item: item.at)
+        if any(at > last and at not in copies for at in self.loose) or any(
+            entry.at > self.end > self.pickle_at for entry in self.entries
+        ):
+            self.notes.append(NEWER_LOST)
+        return found
+
+    def _entries_of_this(self) -> Iterator[Entry]:
+        """Entries of directories that list this pickle: they stand behind its entry."""
+        own = True
+        for entry in self.entries:
+            if entry.name == self.root + "data.pkl":
+                own = any(entry.crc == crc or differs_by_damage(entry.crc, crc) for crc in self.pickles)
+            if own:
+                yield entry
+
+    # -- which are which ----------------------------------------------------------------------------------------
+
+    def _decide(self, items: list[_Item]) -> list[_Item]:
+        last = max((item.at for item in items if item.proof and not item.why), default=0)
+        items = [  # what is cut off is the last thing in the file
+            item._replace(there=0, why=BROKEN) if not item.proof and not item.why and item.at < last else item
+            for item in items
+        ]
+        items = [item._replace(name="data.pkl") if item.at == self.pickle_at else item for item in items]
+        places = _Places(items, self.sizes)
+        settled: list[_Item] = []
+        for index, item in enumerate(items):
+            due = places.due(index)
+            if due and due != item.name and not _rank(item):  # the name is damaged, and with it the length
+                item = self._reread(item, due)
+            settled.append(self._settled(item, due))
+        by_name: dict[str, list[_Item]] = {}
+        for item in self._of_one_checkpoint(settled, places):
+            by_name.setdefault(item.name, []).append(item)
+        chosen = {name: _best(same) for name, same in by_name.items()}
+        self._fill_by_directory(chosen, items)
+        self._fill_by_place(chosen, places)
+        if "byteorder" not in chosen:
+            ends = [item.end for item in items if item.name in _BEFORE_DATA and _rank(item)]
+            found = (self.order_record(end, self._aligned(end, "byteorder")) for end in ends)
+            chosen.update({item.name: item for item in found if item is not None})
+        for name, nbytes in self.sizes.items():
+            if not nbytes and _rank(chosen.get(name)) < 2:  # nothing of it can be lost
+                chosen[name] = _Item(name, 0, 0, 0, 0, 0, None, "checksum", "")
+        return list(chosen.values())
+
+    def _of_one_checkpoint(self, items: list[_Item], places: _Places) -> Iterator[_Item]:
+        """Of runs that have different content under one name, the one that begins with the pickle; else none of them."""
+        contents: dict[str, dict[int | None, set[int]]] = {}
+        for index, item in enumerate(items):
+            if _rank(item) == 3 and item.name in self.sizes and item.nbytes:
+                contents.setdefault(item.name, {}).setdefault(item.crc, set()).add(places.run_of[index])
+        mixed = {run for same in contents.values() if len(same) > 1 for runs in same.values() for run in runs}
+        first = {places.run_of[index] for index, item in enumerate(items) if item.at == self.pickle_at}
+        mixed -= first
+        for index, item in enumerate(items):
+            proved = not item.nbytes or item.crc in self.listed.get(item.name, ())
+            if places.run_of[index] in mixed and _rank(item) and item.name in self.sizes and not proved:
+                item = item._replace(why=TWICE, there=0)
+            elif places.run_of[index] not in first and (item.name, item.crc) in self.against and not proved:
+                item = item._replace(why=OTHER, there=0)
+            yield item
+
+    def _settled(self, item: _Item, due: str | None) -> _Item:
+        """One that is proved by its checksum, under the name that the rest of the evidence gives it."""
+        if not _rank(item) or not item.nbytes:
+            return item
+        if item.name not in self.sizes:
+            if not due or _rank(item) < 3 or self.sizes.get(due) != item.nbytes:
+                return item
+            return self._renamed(item, due)
+        if _rank(item) < 3:
+            return item if due is None or due == item.name else self._moved(item, due)
+        listed = self.listed.get(item.name, set())
+        if item.crc in listed:
+            return item
+        if listed and not any(differs_by_damage(item.crc or 0, crc) for crc in listed):
+            named = next(self._names_of(item), None)
+            return self._renamed(item, named) if named else item._replace(why=OTHER, there=0)
+        if due == item.name:
+            return item
+        for name in self._names_of(item):
+            return self._renamed(item, name)
+        if due is None:
+            return item
+        return self._moved(item, due)
+
+    def _moved(self, item: _Item, due: str) -> _Item:
+        """One whose place is another record's."""
+        if self.sizes.get(due) == item.nbytes:
+            return self._renamed(item, due)
+        return item._replace(why=MISPLACED, there=0)
+
+    def _reread(self, item: _Item, name: str) -> _Item:
+        """An item that is not whole, under another name, if that one's length and checksum are right."""
+        other = self.stored(name, item.at, item.start, self.sizes[name])
+        return self._renamed(other, name) if _rank(other) == 3 else item
+
+    def _names_of(self, item: _Item) -> Iterator[str]:
+        """What the directory calls this content."""
+        for entry in self.by_content.get((item.crc, item.nbytes), ()):
+            name = entry.name[len(self.root) :]
+            if self.sizes.get(name) == item.nbytes:
+                yield name
+
+    @cached_property
+    def by_content(self) -> dict[tuple[int | None, int], list[Entry]]:
+        found: dict[tuple[int | None, int], list[Entry]] = {}
+        for entry in self.entries:
+            if entry.crc and entry.at > self.pickle_at:
+                found.setdefault((entry.crc, entry.nbytes), []).append(entry)
+        return found
+
+    def _renamed(self, item: _Item, name: str) -> _Item:
+        self.notes.append(f"the name {item.name!r} in a local header is damaged: by its place it is {name!r}")
+        return item._replace(name=name)
+
+    # -- what lost its header -----------------------------------------------------------------------------------
+
+    def _fill_by_directory(self, chosen: dict[str, _Item], items: list[_Item]) -> None:
+        """Where the directory says, or as far from there as others are: its checksum must be right."""
+        offsets = {entry.name[len(self.root) :]: entry.offset for entry in self.entries if entry.at > self.pickle_at}
+        moved = Counter(item.at - offsets[item.name] for item in items if item.name in offsets)
+        moves = [0, *(move for move, _ in moved.most_common(_MOST_MOVES) if move)]
+        for entry in self.entries:
+            name = entry.name[len(self.root) :]
+            nbytes = self.sizes.get(name)
+            if nbytes and nbytes == entry.nbytes and entry.at > self.pickle_at and _rank(chosen.get(name)) < 2:
+                for start in self._starts(entry.offset, name, moves):
+                    if 0 <= start <= self.source.size - nbytes and self.sums.of(start, nbytes) == entry.crc != 0:
+                        chosen[name] = _Item(name, entry.offset, start, nbytes, nbytes, start + nbytes + 16, entry.crc,
+                                             "checksum", "", None, True)  # fmt: skip
+                        break
+
+    def _starts(self, offset: int, name: str, moves: list[int]) -> Iterator[int]:
+        """Where the content may begin whose header should be here: as torch aligns it, or as what is left of it says."""
+        for move in moves:
+            yield self._aligned(offset, name) + move
+            if offset + move >= 0:
+                header = header_of(self.source, offset + move, self.source.read_at(offset + move, LOCAL.size))
+                if header is not None:
+                    yield header.start
+
+    def _fill_by_place(self, chosen: dict[str, _Item], places: _Places) -> None:
+        """Between what is known: where torch aligns the bytes, or before descriptors that say the lengths that are due."""
+        used = {item.start for item in chosen.values() if _rank(item) > 1 and item.nbytes}
+        for gap in places.gaps(self.source.size):
+            position, rank = gap.position, gap.rank
+            due: dict[str, int] = {}  # name, and where it should begin
+            while rank < gap.next_rank and (name := places.at_rank(rank)):
+                nbytes = self.sizes[name]
+                start = self._aligned(position - gap.shift, name) + gap.shift
+                if _rank(chosen.get(name)) < 2 and nbytes:
+                    item = self.stored(name, position, start, nbytes) if start <= self.source.size else None
+                    if item is not None and _rank(item) == 3 and start not in used:
+                        chosen[name] = self._settled(item, name)
+                        used.add(start)
+                    else:
+                        due[name] = start
+                position, rank = start + (nbytes + 16 if nbytes else 0), rank + 1
+                if position > gap.stop + _FAR:
+                    break
+            if due:
+                self._fill_by_descriptors(chosen, gap, due, used)
+
+    def _fill_by_descriptors(self, chosen: dict[str, _Item], gap: _Gap, due: dict[str, int], used: set[int]) -> None:
+        """Contents of a gap that are proved; as many of a length as are due are taken, in their order."""
+        lengths = {self.sizes[name] for name in due}
+        found: dict[int, list[tuple[int, int]]] = {}
+        for at, crc, nbytes in descriptors(self.source, gap.position, gap.stop):
+            start = at - nbytes
+            if nbytes in lengths and crc and start >= gap.position and start not in self.foreign and start not in used:
+                self._tries += 1
+                if self._tries < _MOST_TRIES and self.sums.of(start, nbytes) == crc:
+                    found.setdefault(nbytes, []).append((start, crc))
+        for nbytes, contents in found.items():
+            for start, crc in list(contents):
+                named = next((e.name[len(self.root) :] for e in self.by_content.get((crc, nbytes), ())), "")
+                if named in due and _rank(chosen.get(named)) < 2:
+                    chosen[named] = _Item(named, start, start, nbytes, nbytes, start + nbytes + 16, crc, "checksum", "")
+                    used.add(start)
+                    contents.remove((start, crc))
+                    del due[named]
+            names = [name for name in due if self.sizes[name] == nbytes]
+            if len(names) == len(contents) and not (self.others or self.inside):  # it may be another archive's
+                for name, (start, crc) in zip(names, contents, strict=True):
+                    if abs(start - due[name]) <= _FAR:
+                        item = _Item(
+                            name, start, start, nbytes, nbytes, start + nbytes + 16, crc, "checksum", "", None, True
+                        )
+                        chosen[name] = self._settled(item, name)
+                        used.add(start)
+
+    def _aligned(self, at: int, name: str) -> int:
+        """Where torch's writer begins the content of a record whose header is here."""
+        start = at + LOCAL.size + len((self.root + name).encode("utf-8", "surrogateescape")) + 4
+        return start + -start % _ALIGNMENT
 
 
-def is_as_described(source: Source, start: int, nbytes: int) -> bool | None:
-    """Whether a record whose length only its content tells is what was written, by the descriptor behind it.
+class _Stretches:
+    """Parts of a file."""
 
-    True where archives are written without checksums; None where there is no descriptor.
+    def __init__(self, stretches: Iterable[tuple[int, int]]) -> None:
+        self._begins: list[int] = []
+        self._ends: list[int] = []
+        for begin, end in sorted(stretches):
+            if self._ends and begin <= self._ends[-1]:
+                self._ends[-1] = max(self._ends[-1], end)
+            else:
+                self._begins.append(begin)
+                self._ends.append(end)
+
+    def end_of(self, at: int) -> int:
+        """Where the part ends that a place is in, 0 if it is in none."""
+        index = bisect_right(self._begins, at) - 1
+        return self._ends[index] if index >= 0 and at < self._ends[index] else 0
+
+    def __contains__(self, at: int) -> bool:
+        return self.end_of(at) > 0
+
+
+def runs_of(items: list[_Item]) -> list[tuple[int, int]]:
+    """Items that follow one another without a gap, by index."""
+    found: list[tuple[int, int]] = []
+    for index, item in enumerate(items):
+        if index and items[index - 1].end == item.at:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found
+
+
+class _Gap(NamedTuple):
+    """Between two runs of records.
+
+    Attributes:
+        position: where the one before ends.
+        stop: where the next proved one begins.
+        shift: by how much contents before it are out of alignment.
+        rank: of the record that is due there; ``next_rank``: of the next one.
     """
-    behind = source.read_at(start + nbytes, _LONGEST_SMALL)  # it may be longer than what its content tells
-    at = -1
-    while (at := behind.find(_DESCRIPTOR, at + 1)) >= 0:
-        described = _described(source, start, nbytes + at)
-        if described is not None:
-            return described[0] in (0, checksum(source, start, nbytes + at))
-    return None
+
+    position: int
+    stop: int
+    shift: int
+    rank: int
+    next_rank: int
 
 
-def listed_checksums(source: Source, root: str) -> dict[str, int]:
-    """Checksums that the entries of a directory say, one that cannot be used as a whole; what they say twice is left out."""
-    start = max(0, source.size - _LONGEST_DIRECTORY)
-    tail = source.read_at(start, source.size - start)
-    found: dict[str, int | None] = {}
-    at = -1
-    while (at := tail.find(ENTRY_MAGIC, at + 1)) >= 0:
-        if len(tail) - at < ENTRY.size:
-            break
-        _, _, _, _, _, _, _, crc, _, _, name_size, *_ = ENTRY.unpack_from(tail, at)
-        name = tail[at + ENTRY.size : at + ENTRY.size + name_size].decode("utf-8", "surrogateescape")
-        if name.startswith(root) and crc:
-            short = name[len(root) :]
-            found[short] = crc if short not in found or found[short] == crc else None
-    return {name: crc for name, crc in found.items() if crc is not None}
+class _Places:
+    """The order of the records in the file: torch's writers number them, in numeric or, older ones, in textual order."""
+
+    def __init__(self, items: list[_Item], sizes: Mapping[str, int]) -> None:
+        self.items = items
+        self.runs = runs_of(items)
+        orders = _orders(sizes)
+        if any(item.name in _OF_NUMERIC_WRITERS for item in items):
+            del orders[1:]
+        scored = [(self._score(order), order) for order in orders]
+        best = min(score for score, _ in scored)
+        self.orders = [order for score, order in scored if score == best]
+        self.ranks = _ranks(self.orders[0])
+        self.votes = self._votes(self.ranks)
+        self.run_of = [run for run, (begin, end) in enumerate(self.runs) for _ in range(begin, end)]
+
+    def _score(self, order: list[str]) -> tuple[int, int]:
+        """How well the items follow one another in an order; less is better."""
+        ranks = _ranks(order)
+        known = [ranks[item.name] for item in self.items if item.name in ranks]
+        descents = sum(one > other for one, other in pairwise(known))
+        return -sum(agreeing for _, agreeing, _ in self._votes(ranks)), descents
+
+    def _votes(self, ranks: Mapping[str, int]) -> list[tuple[int | None, int, int]]:
+        """Of each run: how much more the rank of an item is than its index, by most of them; how many say so; of how many."""
+        found: list[tuple[int | None, int, int]] = []
+        for begin, end in self.runs:
+            said: Counter[int] = Counter()
+            count = 0
+            for index in range(begin, end):
+                item = self.items[index]
+                if item.name in ranks and item.aligned:
+                    said[ranks[item.name] - index] += 1
+                    count += 1
+            first = next((i for i in range(begin + 1, end) if self.items[i].name in ranks), end)
+            anchored = first > begin and self.items[first - 1].name in _BEFORE_DATA
+            if anchored:
+                said[-first] += 1
+            best = said.most_common(2)
+            decided = bool(best) and (
+                len(best) == 1 or best[0][1] > best[1][1] or (anchored and said[-first] == best[0][1])
+            )
+            rank = None
+            if decided:
+                rank = -first if anchored and said[-first] == best[0][1] else best[0][0]
+            agreeing = said[rank] - (anchored and rank == -first) if rank is not None else 0
+            found.append((rank, agreeing, count))
+        return found
+
+    def due(self, index: int) -> str | None:
+        """The name that an item should have by its place; ``""`` if that cannot be told, None if it may have any."""
+        item = self.items[index]
+        rank, agreeing, count = self.votes[self.run_of[index]]
+        if item.name not in self.ranks:
+            unknown = item.name not in _SMALL and rank is not None and 2 * agreeing >= count
+            return self.at_rank(rank + index) if unknown and rank is not None else None
+        if not item.aligned:
+            return None
+        if rank is None:
+            return "" if self._is_ordered else None
+        if rank + index == self.ranks[item.name]:
+            return item.name
+        if 2 * agreeing >= count:
+            return self.at_rank(rank + index)
+        return "" if count == 1 or self._is_ordered else None
+
+    @cached_property
+    def _is_ordered(self) -> bool:
+        agreeing, count = sum(vote[1] for vote in self.votes), sum(vote[2] for vote in self.votes)
+        return agreeing > 1 and 2 * agreeing >= count
+
+    def at_rank(self, rank: int) -> str:
+        names = {order[rank] if 0 <= rank < len(order) else "" for order in self.orders}
+        return names.pop() if len(names) == 1 else ""
+
+    def gaps(self, size: int) -> Iterator[_Gap]:
+        """Behind each run what is missing before the next one."""
+        following = [len(self.items)]  # of each item, which the next proved one is
+        for index in range(len(self.items) - 1, -1, -1):
+            following.append(index if _rank(self.items[index]) > 1 else following[-1])
+        following.reverse()
+        for run, (begin, end) in enumerate(self.runs):
+            rank, agreeing, count = self.votes[run]
+            while end > begin + 1 and self.items[end - 1].why == BROKEN:  # its content may lie elsewhere
+                end -= 1
+            last = self.items[end - 1]
+            if rank is None or 2 * agreeing < count or not (last.name in self.ranks or last.name in _BEFORE_DATA):
+                continue
+            known = [item for item in self.items[begin:end] if item.aligned]
+            shift = known[-1].start % _ALIGNMENT if known else 0
+            behind = self.items[following[end]] if following[end] < len(self.items) else None
+            next_rank = self.ranks.get(behind.name, len(self.ranks)) if behind is not None else len(self.ranks)
+            yield _Gap(last.end, behind.at if behind is not None else size, shift, rank + end, next_rank)
 
 
-def crc_of(source: Source, record: Walked) -> int:
-    """CRC-32 of what a record holds; of a deflated one that does not inflate, one that nothing has."""
-    if record.inflated is None:
-        return checksum(source, record.start, record.nbytes)
-    try:
-        return checksum(record.content(source), 0, record.inflated)
-    except CorruptError:
-        return -1
+def _orders(sizes: Mapping[str, int]) -> list[list[str]]:
+    """The names of storages in the orders that torch's writers know."""
+    numbers = {name: int(match[1]) for name in sizes if (match := _NUMBER.fullmatch(name))}
+    return [sorted(numbers, key=numbers.__getitem__), sorted(numbers)]
 
 
-def checksum(source: Source, start: int, nbytes: int) -> int:
-    """CRC-32 of a stretch."""
-    crc, end = 0, start + nbytes
-    while start < end and (chunk := source.read_at(start, min(COPY_CHUNK, end - start))):
-        crc = zlib.crc32(chunk, crc)
-        start += len(chunk)
-    return crc
+def _ranks(names: list[str]) -> dict[str, int]:
+    return {name: rank for rank, name in enumerate(names)}
+
+
+def _rank(item: _Item | None) -> int:
+    """3 proved by a checksum, 2 by its length, 1 cut off, 0 nothing that can be used."""
+    if item is None or item.why:
+        return 0
+    return {"checksum": 3, "length": 2, "": 1}[item.proof]
+
+
+def _best(items: list[_Item]) -> _Item:
+    """Of several under one name the one that is proved; where two are, with different content, none."""
+    best = max(items, key=_rank)
+    if _rank(best) == 3 and len({item.crc for item in items if _rank(item) == 3}) > 1:
+        return best._replace(why=TWICE, there=0)
+    return best
+
+
+def _checksum_of_first(source: Source, root: str, pickle_at: int) -> Iterator[int]:
+    """What the descriptor says of the pickle with which the file begins, where a newer one counts."""
+    header = header_at(source, 0) if pickle_at else None
+    found = (
+        described_anywhere(source, header.start) if header is not None and header.name == root + "data.pkl" else None
+    )
+    if found is not None:
+        yield found[0]

@@ -6,7 +6,9 @@ import zlib
 from collections.abc import Iterator
 
 from ..containers.zip import END, LOCAL_MAGIC, ZipArchive, ZipRecord, read_archive
-from ..containers.zip_walk import is_as_described, listed_checksums
+from ..containers.zip_check import content_start
+from ..containers.zip_pickle import newer_state
+from ..containers.zip_traces import described, differs_by_damage, entries, is_as_described
 from ..errors import CheckpointError, CorruptError, FormatError, LimitError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
@@ -81,13 +83,22 @@ def complaints(archive: ZipArchive) -> Iterator[Problem]:
             f"(byte {archive.false_end:,})"
         )
     elif archive.end_offset and not archive.in_reach:
+        yield too_far(archive.end_offset + END.size)
+    newer = newer_state(archive)
+    if newer:
         yield Problem(
-            f"torch.load does not find the directory: too many bytes follow the archive, from byte {archive.end_offset + END.size:,} on"
+            f"records of the same archive follow its end, from byte {newer:,} on: the directory of a newer state is lost, "
+            "and what is read is the older one"
         )
     for record in archive.everything:
         if record.hollow:
             text = f"record {record.name} is marked as a folder in the directory: torch reads none of its bytes"
             yield Problem(text, record.name)
+
+
+def too_far(end: int) -> Problem:
+    """The problem of an archive that ends there, too far before the end of the file."""
+    return Problem(f"torch.load does not find the directory: too many bytes follow the archive, from byte {end:,} on")
 
 
 def archive_in(container: Container) -> ZipArchive | None:
@@ -141,8 +152,15 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
             why = WRONG_CHECKSUM if proved is not None else UNPROVED
             problems.append(Problem(f"record {name} {why}", name))
     if not archive.truncated:
-        if record.crc is not None and _crc(source) != record.crc:
-            problems.append(Problem(f"record {name} {WRONG_CHECKSUM}", name))
+        crc = _crc(source) if record.crc is not None else None
+        if crc is not None and crc != record.crc:
+            if _descriptor_proves(record, crc):
+                problems.append(
+                    Problem(f"the checksum of {name} in the directory is damaged: the one behind it is right")
+                )
+                record.crc = crc
+            else:
+                problems.append(Problem(f"record {name} {WRONG_CHECKSUM}", name))
         if pickle.notes:
             container.facts[f"{name} oddities"] = "; ".join(pickle.notes)
         if pickle.end != record.nbytes:
@@ -150,13 +168,22 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
     return pickle
 
 
+def _descriptor_proves(record: ZipRecord, crc: int) -> bool:
+    """Whether it is the directory's checksum that was damaged: the descriptor has the right one, and that is close."""
+    found = described(record.archive.source, content_start(record), record.compressed)
+    return found is not None and found[0] == crc and differs_by_damage(crc, record.crc or 0)
+
+
 def _is_proved(archive: ZipArchive, record: ZipRecord, pickle: Pickle) -> bool | None:
     """Whether the pickle of an archive without a directory is what was written; None: nothing tells."""
     if not record.flags & 8:
         return record.crc is None or _crc(record.source) == record.crc
     described = is_as_described(record.source, 0, pickle.end)
-    listed = listed_checksums(archive.source, archive.root).get(record.name) if described is None else None
-    return described if listed is None else _crc(record.source.slice(0, pickle.end)) == listed or None
+    if described:
+        return True
+    crc = _crc(record.source.slice(0, pickle.end))
+    listed = {entry.crc for entry in entries(archive.source) if entry.name == archive.root + record.name}
+    return True if crc in listed else described
 
 
 def _crc(source: Source) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..containers.zip import ZipArchive, without_directory
-from ..errors import CheckpointError, CorruptError, UnsupportedError
+from ..errors import CorruptError, UnsupportedError
 from ..model.checkpoint import Checkpoint
 from ..model.problem import Problem
 from ..model.source import Source
@@ -88,13 +87,9 @@ def _can_be_walked(source: Source, limits: Limits) -> bool:
     from . import torch_zip
     from .stock import is_whole
 
-    archive: ZipArchive = without_directory(source)
-    if "data.pkl" not in archive.records:
-        return False
-    try:
-        checkpoint = torch_zip.read(source, archive, limits)
-    except (CheckpointError, KeyError):
-        return False
-    if any(pickle_is_damaged(checkpoint, Problem.of(problem).record, problem) for problem in checkpoint.problems):
+    checkpoint = torch_zip.read_damaged(source, limits)
+    if checkpoint is None or any(
+        pickle_is_damaged(checkpoint, Problem.of(problem).record, problem) for problem in checkpoint.problems
+    ):
         return False
     return any(is_whole(info) for _, _, info in checkpoint.tensors())

@@ -23,6 +23,8 @@ _LEFT_OUT = frozenset(
     [".format_version", ".storage_alignment", ".data/serialization_id"]
 )  # no longer true: formats 4.4
 
+_LAST_VERSION = 10  # that torch reads: formats 1.2
+
 
 # -- the graph without what is lost -----------------------------------------------------------------------------
 
@@ -159,17 +161,21 @@ def zip_contents(
         if stock is not None and name not in known:
             known.add(name)
             contents.append(Content(name, stock.pieces(fill, "big" if big else "little")))
+    taken = {"data.pkl", "byteorder", "version"}
     others = [
         name
         for name in container.records
         if name in whole and not name.startswith("data/") and name not in _LEFT_OUT and _is_text(name)
     ]
     for name in others:
-        if name not in ("data.pkl", "byteorder", "version"):
+        if name.lower() not in taken:  # a bit makes another case of a name: torch takes both for the same
+            taken.add(name.lower())
             record = container.records[name]
             contents.append(Content(name, [record.source.slice(0, record.nbytes)]))
     version = container.records.get("version")
-    text = version.source.read_at(0, 16) if version is not None and "version" in whole else b"3\n"
+    text = version.source.read_at(0, 16) if version is not None and "version" in whole else b""
+    if not text.strip().isdigit() or not 1 <= int(text) <= _LAST_VERSION:  # torch refuses it
+        text = b"3\n"
     return [*contents, Content("version", [text])]
 
 

@@ -73,6 +73,7 @@ def explain(source: Source, head: bytes) -> CheckpointError:
             f"a torch archive whose first bytes are damaged: {head[:4].hex(' ')} where 50 4b 03 04 should be",
             path=path,
             offset=0,
+            hint=f"What is whole: ckpt salvage {shell_path(path)} -o OUT",
         )
     before = head.find(b"PK\x03\x04")
     if before > 0 and b"/data.pkl" in head:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..containers.copying import Piece
-from ..containers.zip_walk import Walked, crc_of
+from ..containers.zip_walk import BROKEN, CHANGED, Walked
 from ..dtypes import ITEMSIZE
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
@@ -23,7 +23,6 @@ from .torch_legacy import survey
 
 ZEROS, NAN = "zeros", "nan"
 
-_CHANGED = "its bytes fail their checksum"
 _UNSUMMED = "nothing proves the values: it was written without checksums"
 
 # NaN of each floating type, little-endian; all others are filled with zeros.
@@ -108,9 +107,13 @@ def stocks_of(
     archive = archives.archive_in(container)
     pickle = pickle_of(container)
     storages = _storages(checkpoint, container, pickle if archive is not None else None)
-    if archive is not None and archive.truncated and pickle is not None:
+    if archive is not None and pickle is not None and checkpoint.format == torch_zip.NAME:
         known = {storage.id: storage for storage, _ in storages}
-        walked = torch_zip.locate(container, archive, pickle, known, search=True)
+        hurt = [name for name, s in known.items() if name in why or (s.record is None and s.location != "meta")]
+        if archive.truncated or hurt:
+            walked = torch_zip.walk_through(container, archive, pickle, known, notes)
+        if not archive.truncated:  # what the directory finds and nothing speaks against is as it says
+            walked = {name: walked[name] for name in hurt if name in walked and not _is_less(walked[name], known[name])}
     found: dict[str, Stock] = {}
     for storage, dtype in storages:
         if storage.id not in found and storage.location != "meta":
@@ -118,6 +121,11 @@ def stocks_of(
     if checkpoint.format == "torch-legacy":
         found.update(_legacy_stocks(checkpoint, container, found))
     return found
+
+
+def _is_less(walked: Walked, storage: Storage) -> bool:
+    """Whether the headers tell less of a record than the directory, or the same in other words."""
+    return bool(walked.why) and (storage.record is None or walked.why in (BROKEN, CHANGED))
 
 
 def _storages(checkpoint: Checkpoint, container: Container, pickle: Pickle | None) -> list[tuple[Storage, str]]:
@@ -175,8 +183,6 @@ def _stock(
     if walked is not None:
         if walked.why:
             return Stock(nbytes, None, walked.why, dtype)
-        if walked.whole and walked.crc is not None and crc_of(container.source, walked) != walked.crc:
-            return Stock(nbytes, None, _CHANGED, dtype)
         unproved = walked.whole and not walked.proof
         if walked.whole and walked.proof == "length" and _UNSUMMED not in notes:
             notes.append(_UNSUMMED)
@@ -187,7 +193,7 @@ def _stock(
     if record is None:
         return Stock(nbytes, None, reason or "its bytes are not in the file", dtype)
     if reason and "checksum" in reason:
-        return Stock(nbytes, None, _CHANGED, dtype)
+        return Stock(nbytes, None, CHANGED, dtype)
     try:
         source = record.source
     except CheckpointError as error:

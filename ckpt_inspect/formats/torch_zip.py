@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
-from ..containers.zip import ZipArchive
-from ..containers.zip_walk import Walked, walk
+from ..containers.zip import ZipArchive, without_directory
+from ..containers.zip_pickle import archive_of, find_pickle
+from ..containers.zip_traces import checksum, end_of_directory, entries
+from ..containers.zip_walk import Walked, follow, walk
+from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
 from ..model.problem import Problem
-from ..model.source import Source
+from ..model.source import BytesSource, Source
 from ..model.storage import Container, Record, Storage
 from ..pickles.limits import Limits
 from . import archive as archives
@@ -18,6 +22,7 @@ from .rebuild import Rebuilder, Storages
 from .sections import Builder
 
 NAME = "torch-zip"
+ORDERS = ("little", "big")
 
 
 class CutStorages(Storages):
@@ -43,23 +48,80 @@ def read(source: Source, archive: ZipArchive, limits: Limits) -> Checkpoint:
     builder.fill(checkpoint)
     if archive.truncated:
         known = {storage.id: storage for storage, *_ in storages.by_key.values()}
-        found = locate(container, archive, pickle, known, search=False)
+        found, end = follow_headers(container, archive, pickle, known)
         _cut(checkpoint, source, pickle.end + sum(storage.nbytes for storage in known.values()),
-             all(name in found and found[name].whole for name in known))  # fmt: skip
+             all(name in found and found[name].whole for name in known), end)  # fmt: skip
     checkpoint.facts["writer"] = _writer(archive)
     checkpoint.facts.update(container.facts)
     return finish(checkpoint)
 
 
-def locate(
-    container: Container, archive: ZipArchive, pickle: Pickle, known: Mapping[str, Storage], search: bool
+def read_damaged(source: Source, limits: Limits) -> Checkpoint | None:
+    """A torch zip whose directory cannot be used, by the newest of its pickles that is proved; None: there is none."""
+    place = find_pickle(source)
+    archive = archive_of(source, place) if place is not None else without_directory(source)
+    if "data.pkl" not in archive.records:
+        return None
+    try:
+        return read(source, archive, limits)
+    except CheckpointError:
+        return None
+
+
+def storages_of(checkpoint: Checkpoint) -> dict[str, Storage]:
+    """Storages of all tensors, by their id."""
+    parts = (part.storage for _, _, info in checkpoint.tensors() for part in info.components())
+    return {storage.id: storage for storage in parts if storage is not None}
+
+
+def follow_headers(
+    container: Container, archive: ZipArchive, pickle: Pickle, known: Mapping[str, Storage]
+) -> tuple[dict[str, Walked], int]:
+    """Find the records of an archive without a directory as far as each leads to the next: no bytes of tensors are read.
+
+    Returns:
+        What was found, and where that ends.
+    """
+    found, end = follow(archive.source, archive.root, _sizes(pickle, known))
+    _place(container, archive, found, known)
+    order = container.records.get("byteorder")
+    if order is not None and order.source.read_at(0, 8) == b"big":
+        _set_order(known, "big")
+    return found, end
+
+
+def walk_through(
+    container: Container, archive: ZipArchive, pickle: Pickle, known: Mapping[str, Storage], notes: list[str]
 ) -> dict[str, Walked]:
-    """Find the records of an archive without a directory by their local headers.
+    """Find the records of an archive by whatever is left of it; all of the file is read, once.
 
     Storages get theirs; one with which the file ends, as it was: some of its views may be whole.
     """
-    sizes = {"data.pkl": pickle.end, **{name: storage.nbytes for name, storage in known.items()}}
-    found = walk(archive.source, archive.root, sizes, search)
+    if archive.walked is None:
+        record = archive.records["data.pkl"]
+        nbytes = pickle.end if archive.truncated else record.nbytes
+        place = record.header_offset, checksum(record.source, 0, nbytes)
+        archive.walked = walk(archive.source, archive.root, {**_sizes(pickle, known), "data.pkl": nbytes}, place)
+    found = archive.walked.records
+    notes += [note for note in archive.walked.notes if note not in notes]
+    if archive.truncated:
+        for name in set(container.records) - {"data.pkl"}:  # as each led to the next: less was looked at
+            del container.records[name]
+        for storage in known.values():
+            storage.record = None
+        _place(container, archive, found, known)
+        _find_order(container, archive, found, known, notes)
+    return found
+
+
+def _sizes(pickle: Pickle, known: Mapping[str, Storage]) -> dict[str, int]:
+    stored = {name: storage.nbytes for name, storage in known.items() if storage.location != "meta"}
+    return {"data.pkl": pickle.end, **stored}
+
+
+def _place(
+    container: Container, archive: ZipArchive, found: Mapping[str, Walked], known: Mapping[str, Storage]
+) -> None:
     for name, walked in found.items():
         if walked.whole and name != "data.pkl":
             source = walked.content(archive.source)
@@ -68,22 +130,53 @@ def locate(
                 known[name].record = container.records[name]
         elif name in known and walked.there and not walked.why and walked.inflated is None:
             known[name].record = Record(name, walked.nbytes, archive.source.slice(walked.start, walked.nbytes))
-    order = container.records.get("byteorder")
-    if order is not None and order.source.read_at(0, 8) == b"big":
-        for storage in known.values():
-            storage.byteorder = "big"
-    return found
+
+
+def _find_order(
+    container: Container, archive: ZipArchive, found: Mapping[str, Walked], known: Mapping[str, Storage],
+    notes: list[str],
+) -> None:  # fmt: skip
+    """The byte order, from the record, or, where that is damaged, from its length and its checksums."""
+    record = container.records.get("byteorder")
+    order = record.source.read_at(0, 8).decode("latin-1") if record is not None else ""
+    if order not in ORDERS:
+        listed = [e for e in entries(archive.source) if e.name.startswith(archive.root)]
+        said = {order_of(e.crc) for e in listed if e.name == f"{archive.root}byteorder"} - {""}
+        lengths = {found["byteorder"].nbytes} if "byteorder" in found else set()
+        said |= {name for name in ORDERS if len(name) in lengths}
+        if len(said) == 1:
+            order = said.pop()
+        elif (
+            "byteorder" in found
+            or len(said) > 1
+            or not {f"{archive.root}{n}" for n in known} <= {e.name for e in listed}
+        ):
+            text = "record byteorder is lost, or was never there: values are taken to be little-endian"
+            notes += [text] if text not in notes else []
+    if order in ORDERS:
+        container.records["byteorder"] = Record("byteorder", len(order), BytesSource(order.encode(), container.path))
+        _set_order(known, order)
+
+
+def _set_order(known: Mapping[str, Storage], order: str) -> None:
+    for storage in known.values():
+        storage.byteorder = order
+
+
+def order_of(crc: int | None) -> str:
+    """The byte order whose name has this checksum, ``""`` if none has."""
+    return next((name for name in ORDERS if zlib.crc32(name.encode()) == crc), "")
 
 
 def _byteorder(archive: ZipArchive, checkpoint: Checkpoint) -> str:
     text = archives.small(archive, "byteorder")
     if text is None:
         return "little"
-    if text not in ("little", "big"):
+    if text not in ORDERS:
         checkpoint.problems.append(
             Problem(f"record byteorder says {text[:40]!r}: torch accepts little and big alone", "byteorder")
         )
-        return "little"
+        return order_of(archive.records["byteorder"].crc) or "little"
     checkpoint.facts["byteorder"] = text
     return text
 
@@ -99,7 +192,11 @@ def _version(archive: ZipArchive, checkpoint: Checkpoint) -> None:
     checkpoint.facts["version"] = text[:40]
 
 
-def _cut(checkpoint: Checkpoint, source: Source, needed: int, whole: bool) -> None:
+def _cut(checkpoint: Checkpoint, source: Source, needed: int, whole: bool, end: int) -> None:
+    behind = end_of_directory(source, end) if whole else 0
+    if behind:
+        checkpoint.problems.append(archives.too_far(behind))
+        return
     if whole:
         problem = (
             f"the file is cut: {source.size:,} bytes are there, the directory at its end is not; all values are there"

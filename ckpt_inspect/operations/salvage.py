@@ -9,9 +9,10 @@ from typing import Any
 
 from ..containers import output
 from ..containers.copying import Piece, size_of
-from ..containers.zip import without_directory
-from ..errors import CheckpointError, CorruptError, LimitError, SelectionError, UnsupportedError
-from ..formats import objects, open_checkpoint, open_source, salvaging, sharded, split_section, torch_zip
+from ..containers.zip_pickle import newer_state
+from ..containers.zip_walk import NEWER_LOST
+from ..errors import CheckpointError, CorruptError, FormatError, LimitError, SelectionError, UnsupportedError
+from ..formats import damaged, objects, open_checkpoint, open_source, salvaging, sharded, split_section, torch_zip
 from ..formats.archive import WRONG_CHECKSUM, archive_in
 from ..formats.hidden import hidden
 from ..formats.rebuild import is_rebuild
@@ -138,25 +139,33 @@ def _unsound(out: str) -> list[str]:
 
 
 def _open(path: str, found: Salvage) -> Checkpoint:
-    """The checkpoint; a torch zip whose directory cannot be read, by its local headers."""
+    """The checkpoint; a torch zip that its directory does not tell of, by whatever is left of it."""
     try:
-        return open_checkpoint(path)
+        checkpoint = open_checkpoint(path)
     except LimitError:
         raise
-    except CorruptError as error:
+    except (CorruptError, FormatError) as error:
         if os.path.isdir(path):
-            error.hint = "Each shard is a checkpoint of its own: ckpt salvage SHARD -o OUT"
+            if isinstance(error, CorruptError):
+                error.hint = "Each shard is a checkpoint of its own: ckpt salvage SHARD -o OUT"
             raise
         _, source, _ = open_source(path)
-        archive = without_directory(source)
-        if not archive.records:
+        by_traces = damaged.read(source, DEFAULT, found.notes)
+        if by_traces is None:
             raise
-        try:
-            checkpoint = torch_zip.read(source, archive, DEFAULT)
-        except (CheckpointError, KeyError):
-            raise error from None
-        found.notes.append(f"its directory cannot be used ({error.message}): read from its local headers")
+        found.notes.insert(0, f"its directory cannot be used ({error.message}): read from its local headers")
+        return by_traces
+    archive = archive_in(checkpoint.containers[0]) if checkpoint.format == torch_zip.NAME else None
+    if archive is None or not (archive.truncated or newer_state(archive)):
         return checkpoint
+    notes: list[str] = []
+    by_traces = damaged.read(checkpoint.containers[0].source, DEFAULT, notes)
+    if by_traces is not None and (archive.truncated or damaged.pickle_at(by_traces)):
+        found.notes += notes
+        return by_traces
+    if not archive.truncated:
+        found.notes.append(NEWER_LOST)
+    return checkpoint
 
 
 # -- what there is ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import ckpt_inspect
 from ckpt_inspect.cli.app import run
+from ckpt_inspect.containers import zip_build
 from ckpt_inspect.errors import CheckpointError, CorruptError, OutputExistsError, SelectionError, UnsupportedError
 from ckpt_inspect.operations.salvage import Salvage, salvage
 from ckpt_inspect.operations.verify import verify_file
@@ -543,9 +544,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 # -- bytes lost, inserted, written over -------------------------------------------------------------------------
 
 
-def _hurt(data: bytes, how: str, chance: random.Random, first: int, last: int) -> bytes:
+def _hurt(data: bytes, how: str, chance: random.Random, first: int, last: int, most: int = 4096) -> bytes:
     """``data`` with one stretch between two offsets gone, doubled, or written over."""
-    at, count = chance.randrange(first, last), chance.choice([1, 4, 16, 512, 4096])
+    at, count = chance.randrange(first, last), min(most, chance.choice([1, 4, 16, 512, 4096]))
     if how == "lost":
         return data[:at] + data[at + count :]
     if how == "inserted":
@@ -736,3 +737,329 @@ def test_another_format_takes_two_steps(
     left = _load(out)
     assert left
     assert all(_same(value, state[name]) for name, value in left.items())
+
+
+# -- which bytes are which record: evidence that is damaged, and evidence of another file ---------------------------
+
+
+def _layers(count: int, seed: int = 0, length: int = 1024) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {f"layers.{n}.weight": torch.randn(length, generator=generator) for n in range(count)}
+
+
+def _saved(state: Any, path: Path) -> tuple[bytes, dict[str, int], dict[str, tuple[int, int]]]:
+    """The bytes of a checkpoint; where its headers begin, and its contents, by zipfile."""
+    torch.save(state, path)
+    with zipfile.ZipFile(path) as archive:
+        headers = {info.filename.partition("/")[2]: info.header_offset for info in archive.infolist()}
+    return path.read_bytes(), headers, _extents(path)
+
+
+def _entry(data: bytes, name: str) -> int:
+    """Where the last directory entry of a record stands."""
+    at = data.rindex(f"/{name}".encode())
+    return data.rindex(b"PK\x01\x02", 0, at)
+
+
+def _flip(data: bytes, at: int, mask: int = 1) -> bytes:
+    return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
+
+
+def _zero(data: bytes, at: int, count: int) -> bytes:
+    return data[:at] + bytes(count) + data[at + count :]
+
+
+def _lost(found: Salvage) -> set[str]:
+    return {lost.name for lost in found.lost}
+
+
+@pytest.mark.parametrize("tail", [10, 900])
+def test_a_record_without_a_header_gets_the_name_that_is_due_at_its_place(tail: int, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _layers(6)
+    data, headers, _ = _saved(state, path)
+    path.write_bytes(_zero(_zero(data, headers["data/1"], 2048), headers["data/3"], 4)[:-tail])
+    found = salvage(str(path), str(out))
+    assert _lost(found) == {"layers.1.weight"}
+    _check(found, out, state)
+    whole = headers["data/2"] + 4 - headers["data/1"]  # one hole from one header into the next
+    path.write_bytes(_zero(data, headers["data/1"], whole)[:-tail])
+    found = salvage(str(path), str(out), force=True)
+    assert _lost(found) == {"layers.1.weight"}
+    _check(found, out, state)
+
+
+@pytest.mark.parametrize("tail", [0, 30, 500, 3000])
+@pytest.mark.parametrize(("record", "mask"), [("data/0", 1), ("data/1", 2), ("data/2", 1)])
+def test_a_damaged_name_in_a_local_header_moves_no_values(record: str, mask: int, tail: int, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _layers(4, length=256)
+    data, headers, _ = _saved(state, path)
+    path.write_bytes(_flip(data, headers[record] + 30 + len(f"a/{record}") - 1, mask)[: len(data) - tail])
+    found = salvage(str(path), str(out))
+    _check(found, out, state)
+    assert found.lost == [] or tail == 3000
+    assert any("name" in note and "damaged" in note for note in found.notes) or tail == 3000
+
+
+def test_two_checkpoints_are_never_mixed(tmp_path: Path) -> None:
+    """A download that was started again, and a file that was saved over and cut: what is given is of one of them."""
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    old, new = _layers(6, 1), _layers(6, 2)
+    first, _, _ = _saved(old, path)
+    second, headers, _ = _saved(new, path)
+    half = len(first) // 2
+    for cut in (0, 10, 900, 8000):
+        path.write_bytes(first[:half] + second[: len(second) - cut])
+        found = salvage(str(path), str(out), force=True)
+        _check(found, out, new)
+        assert len(found.rescued) >= 4
+        assert any(f"{half:,}" in note for note in found.notes)
+    path.write_bytes(first[:-9000] + second[: headers["data/2"]])
+    found = salvage(str(path), str(out), force=True)
+    _check(found, out, old)
+    path.write_bytes(first + second)
+    found = salvage(str(path), str(out), force=True)
+    _check(found, out, old)
+    assert not found.lost
+    assert any(f"tail -c +{len(first) + 1}" in note for note in found.notes)
+    for cut in (0, 10, 100):
+        path.write_bytes((first[:half] + second[half:])[: len(second) - cut])
+        found = salvage(str(path), str(out), force=True)
+        _check(found, out, new)
+        assert len(found.rescued) >= 2
+
+
+def _edited(path: Path, state: dict[str, torch.Tensor]) -> tuple[bytes, int]:
+    """A file whose names were changed in place, and how long it was before."""
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
+    before = path.stat().st_size
+    assert run(["strip-prefix", str(path), "--in-place"]) == 0
+    return path.read_bytes(), before
+
+
+def test_a_cut_end_does_not_undo_an_edit_in_place(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _layers(5, length=300)
+    data, before = _edited(path, state)
+    for damaged in (
+        data[:-10],
+        data[:-30],
+        _flip(data, data.rindex(b"PK\x05\x06")),
+        _flip(data, data.rindex(b"PK\x06\x06")),
+    ):
+        path.write_bytes(damaged)
+        assert not verify_file(str(path)).ok
+        found = salvage(str(path), str(out), force=True)
+        _check(found, out, state)
+        assert not found.lost
+        assert any("newer" in note for note in found.notes)
+    path.write_bytes(_zero(data, data.rindex(b"data.pkl", 0, before + 100) + 40, 200))  # the new pickle itself
+    assert not verify_file(str(path)).ok
+    path.write_bytes(data[: before + 150])  # cut within it
+    assert not verify_file(str(path)).ok
+    found = salvage(str(path), str(out), force=True)
+    assert found.rescued == [f"module.{name}" for name in state]
+    assert any("older" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0", bytes(3000), bytes(70_000)], ids=len)
+@pytest.mark.parametrize("edit", [False, True])
+def test_a_lost_byte_costs_one_tensor_whatever_follows_the_archive(behind: bytes, edit: bool, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _layers(6)
+    data = _edited(path, state)[0] if edit else _saved(state, path)[0]
+    at = _extents(path)["data/0"][0] + 100
+    path.write_bytes(data[:at] + data[at + 1 :] + behind)
+    found = salvage(str(path), str(out))
+    assert _lost(found) == {"layers.0.weight"}
+    _check(found, out, state)
+
+
+def test_any_bit_of_the_first_header_and_of_the_directory_costs_nothing(tmp_path: Path) -> None:
+    """What the directory, a header and a descriptor say each is enough where the others are damaged."""
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = {"w": torch.randn(16, 16), "v": torch.randn(9), "n": torch.tensor(3)}
+    data, _, _ = _saved(state, path)
+    with zipfile.ZipFile(path) as archive:
+        directory = archive.start_dir
+    chance = random.Random(0)
+    for at in (*range(64), *range(directory, len(data))):
+        path.write_bytes(_flip(data, at, 1 << chance.randrange(8)))
+        found = salvage(str(path), str(out), force=True)
+        assert not found.lost, at
+        _check(found, out, state)
+
+
+def test_a_damaged_start_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a b.pt"
+    data, _, _ = _saved(_layers(2), path)
+    path.write_bytes(_flip(data, 1))
+    assert run(["ls", str(path)]) == 2
+    assert f"ckpt salvage '{path}' -o OUT" in capsys.readouterr().err
+
+
+def test_a_directory_of_which_only_a_checksum_is_damaged(tmp_path: Path) -> None:
+    """The descriptor proves the bytes; but not where the directory is another file's."""
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _layers(3)
+    data, _, _ = _saved(state, path)
+    for record in ("data.pkl", "data/1", "byteorder", "version"):
+        path.write_bytes(_flip(data, _entry(data, record) + 17, 0x40))
+        assert not verify_file(str(path)).ok
+        found = salvage(str(path), str(out), force=True)
+        assert not found.lost, record
+        _check(found, out, state)
+    at = _entry(data, "data/1") + 16
+    path.write_bytes(data[:at] + b"\1\2\3\4" + data[at + 4 :])
+    found = salvage(str(path), str(out), force=True)
+    assert _lost(found) == {"layers.1.weight"}
+    assert "directory" in found.lost[0].why or "checksum" in found.lost[0].why
+
+
+def test_many_false_headers_cost_no_more_than_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 2,000 headers in a tensor could begin the next record, whose own is destroyed: its bytes are summed once."""
+    import zlib
+
+    path = tmp_path / "q.pt"
+    header = b"PK\x03\x04" + bytes(2) + b"\x08\x08" + bytes(18) + (8).to_bytes(2, "little") + bytes(2) + b"q/data/1"
+    fakes = torch.frombuffer(bytearray(header * 2000), dtype=torch.uint8)
+    state = {"a": fakes, "b": torch.arange(1 << 18), "c": torch.ones(9)}
+    data, headers, extents = _saved(state, path)
+    hurt = _zero(_zero(data, extents["data/0"][1], 4), headers["data/1"], 4)
+    hurt = _flip(hurt, _entry(hurt, "data/0") + 16)
+    path.write_bytes(hurt[:-22])
+    summed, crc32 = 0, zlib.crc32
+
+    def counted(chunk: bytes, value: int = 0) -> int:
+        nonlocal summed
+        summed += len(chunk)
+        return crc32(chunk, value)
+
+    monkeypatch.setattr(zlib, "crc32", counted)
+    found = salvage(str(path))
+    assert {"b", "c"} <= set(found.rescued)
+    assert summed < 60 * len(data)  # each candidate anew would be 2,000 times
+
+
+def _big_endian(path: Path, last: bool = False) -> dict[str, torch.Tensor]:
+    """A checkpoint as a big-endian machine writes it; ``byteorder`` may be the last record, as of torch's C++."""
+    state = {"a": torch.arange(100.0), "b": torch.arange(200.0)}
+    torch.save(state, path)
+    with zipfile.ZipFile(path) as archive:
+        contents = {info.filename.partition("/")[2]: archive.read(info) for info in archive.infolist()}
+    contents["byteorder"] = b"big"
+    names = ["data.pkl", "byteorder", "data/0", "data/1", "version"]
+    if last:
+        names.append(names.pop(1))
+    for name in ("data/0", "data/1"):
+        words = contents[name]
+        contents[name] = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+    pieces = zip_build.build("archive/", [zip_build.Content(name, [contents[name]]) for name in names])
+    path.write_bytes(b"".join(p if isinstance(p, bytes) else p.read_at(0, p.size) for p in pieces))
+    assert all(map(torch.equal, torch.load(path).values(), state.values()))
+    return state
+
+
+def test_the_byte_order_is_known_where_its_record_is_damaged(tmp_path: Path) -> None:
+    path, out = tmp_path / "be.pt", tmp_path / "out.pt"
+    state = _big_endian(path)
+    data, extents = path.read_bytes(), _extents(path)
+    at = extents["byteorder"][0]
+    header = data.rindex(b"PK\x03\x04", 0, at)
+    directory = data.index(b"PK\x01\x02")
+    for hurt in (_zero(data, header, 4), _flip(data, at), _zero(data, at, 3), data):
+        for end in (len(data), len(data) - 30, directory):
+            path.write_bytes(hurt[:end])
+            found = salvage(str(path), str(out), force=True)
+            assert not found.lost
+            _check(found, out, state)
+    state = _big_endian(path, last=True)
+    path.write_bytes(path.read_bytes()[: _extents(path)["byteorder"][0] - 40])
+    assert any("byteorder" in note for note in salvage(str(path)).notes)  # nothing is left that tells
+
+
+@pytest.mark.parametrize(
+    "record", [".format_version", ".storage_alignment", "byteorder", "version", "data/0", "data/4"]
+)
+def test_a_damaged_header_of_a_small_record_costs_nothing(record: str, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _numbered(6, 50)
+    data, headers, _ = _saved(state, path)
+    directory = data.index(b"PK\x01\x02")
+    for end in (len(data) - 22, directory):
+        path.write_bytes(_flip(data, headers[record])[:end])
+        found = salvage(str(path), str(out), force=True)
+        assert not found.lost
+        _check(found, out, state)
+
+
+@pytest.mark.parametrize("count", [3000, 4096])
+def test_a_doubled_block_costs_nothing_where_the_second_copy_is_whole(count: int, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = _layers(6)
+    data, _, extents = _saved(state, path)
+    at = extents["data/1"][0] + 2000
+    path.write_bytes(data[:at] + data[at - count :])
+    found = salvage(str(path), str(out))
+    assert not found.lost
+    _check(found, out, state)
+
+
+def test_an_empty_tensor_needs_no_checksum(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    state = {"a": torch.randn(100), "e": torch.empty(0)}
+    data, headers, _ = _saved(state, path)
+    for hurt in (data[:-10], _zero(data, headers["data/1"], 4)[:-900]):
+        path.write_bytes(hurt)
+        found = salvage(str(path), str(out), force=True)
+        assert found.notes == []
+        assert not found.lost
+        _check(found, out, state)
+
+
+def test_what_follows_an_archive_is_not_called_a_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    data, _, _ = _saved(_layers(2), path)
+    path.write_bytes(data + bytes(70_000))
+    assert [damage.why for damage in verify_file(str(path)).damaged] == [
+        f"torch.load does not find the directory: too many bytes follow the archive, from byte {len(data):,} on"
+    ]
+    with pytest.raises(RuntimeError):
+        torch.load(path)
+
+
+def test_an_archive_with_zip64_lengths_in_its_headers_can_be_cut(tmp_path: Path) -> None:
+    path, out = tmp_path / "b.pt", tmp_path / "out.pt"
+    state = _numbered(8, 300)
+    torch.save(state, tmp_path / "a.pt")
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(path, "w", compression) as new:
+            for info in old.infolist():
+                with new.open(info.filename, "w", force_zip64=True) as member:
+                    member.write(old.read(info))
+        data = path.read_bytes()
+        for cut in (10, 1500, 5000):
+            path.write_bytes(data[:-cut])
+            found = salvage(str(path), str(out), force=True)
+            _check(found, out, state)
+            assert len(found.rescued) >= 3
+
+
+def test_a_checkpoint_in_a_tensor_is_never_taken_for_the_one_around_it(tmp_path: Path) -> None:
+    """Whole or cut, beside damage of every kind."""
+    path, out = tmp_path / "a.pt", tmp_path / "out.pt"
+    chance = random.Random("inner")
+    for _ in range(100):
+        older = {f"t{n}": torch.randn(chance.choice([5, 300])) for n in range(5)}
+        torch.save(older, path)
+        raw = path.read_bytes()[: chance.choice([1 << 30, 4000, 2500])]
+        state: dict[str, torch.Tensor] = {name: torch.randn(tensor.shape) for name, tensor in older.items()}
+        state["t2"] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+        data, headers, _ = _saved(state, path)
+        for _ in range(chance.choice([1, 2])):
+            how = chance.choice(["lost", "inserted", "twice", "zeros", "noise"])
+            data = _hurt(data, how, chance, headers["data/0"], len(data), most=64)  # its beginning is not lost
+        path.write_bytes(data[: len(data) - chance.choice([0, 10, 500, 1500])])
+        with contextlib.suppress(CorruptError):
+            _check(salvage(str(path), str(out), force=True), out, state)
