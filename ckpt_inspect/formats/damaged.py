@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
 from ..containers.zip import LOCAL_MAGIC, ZipArchive
 from ..containers.zip_pickle import Place, appended_archive, has_newer
 from ..containers.zip_traces import header_at
@@ -11,6 +9,7 @@ from ..containers.zip_walk import NEWER_LOST
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from ..model.source import Source
+from ..model.spelling import shell_path
 from ..pickles.limits import Limits
 from . import archive as archives
 from . import torch_zip
@@ -56,7 +55,7 @@ def read(source: Source, limits: Limits, notes: list[str]) -> Checkpoint | None:
         if place != chosen:
             notes.append(
                 f"another archive begins at byte {place:,}, of which no more is whole; "
-                f"to see it: tail -c +{place + 1} {quote(source.path)} > OUT"
+                f"to see it: tail -c +{place + 1} {shell_path(source.path)} > OUT"
             )
     if chosen:
         notes.append(f"a second archive begins at byte {chosen:,}, of which more is whole: it is taken, not the first")
