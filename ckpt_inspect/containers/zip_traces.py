@@ -6,7 +6,6 @@ What each of them says is evidence, and no more; ``zip_walk`` puts it together.
 from __future__ import annotations
 
 import zlib
-from array import array
 from collections.abc import Iterator
 from struct import unpack
 from typing import NamedTuple
@@ -219,7 +218,7 @@ class Sums:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._marks = array("I", [0])  # of all bytes before each multiple of _MARK
+        self._marks = bytearray(4)  # of all bytes before each multiple of _MARK, 32 bits each
         self._inflating = 4 * source.size + (16 << 20)  # what may still be inflated
 
     def of(self, start: int, nbytes: int) -> int:
@@ -239,11 +238,13 @@ class Sums:
 
     def _until(self, stop: int) -> int:
         mark = stop // _MARK
-        while len(self._marks) <= mark:
-            start = (len(self._marks) - 1) * _MARK
+        while len(self._marks) // 4 <= mark:
+            start = (len(self._marks) // 4 - 1) * _MARK
             chunk = memoryview(self.source.read_at(start, COPY_CHUNK))
             for at in range(0, len(chunk) - _MARK + 1, _MARK):
-                self._marks.append(zlib.crc32(chunk[at : at + _MARK], self._marks[-1]))
+                crc = zlib.crc32(chunk[at : at + _MARK], int.from_bytes(self._marks[-4:], "little"))
+                self._marks += crc.to_bytes(4, "little")
             if len(chunk) < _MARK:
                 raise CorruptError("the file became shorter while it was read", path=self.source.path)
-        return zlib.crc32(self.source.read_at(mark * _MARK, stop - mark * _MARK), self._marks[mark])
+        known = int.from_bytes(self._marks[4 * mark : 4 * mark + 4], "little")
+        return zlib.crc32(self.source.read_at(mark * _MARK, stop - mark * _MARK), known)
