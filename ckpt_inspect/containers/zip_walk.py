@@ -1,7 +1,6 @@
 """An archive without a directory that can be used: which bytes are which record, by all that is left of it.
 
-torch's local headers hold no lengths (formats 1.1): they come from the pickle, and the descriptor behind each record
-proves them. ``follow`` goes from header to header and trusts lengths, which is enough to look. ``walk`` collects whatever
+:func:`.zip_chain.follow` goes from header to header and trusts lengths, which is enough to look. ``walk`` collects whatever
 may be a record, each with its checksum taken, and then decides. What speaks for "these bytes are record X": the name in
 the header before them, the length in the pickle, the checksum behind them, the one in the directory, and their place
 between others. What one of these contradicts is not given back as whole, unless that one itself is shown to be damaged.
@@ -11,22 +10,21 @@ Archives inside tensors and other archives in the same file are told apart: no t
 from __future__ import annotations
 
 import re
-import zlib
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 from ..model.source import COPY_CHUNK, Source
-from .zip import ENTRY_MAGIC, LOCAL, Inflated
+from .zip import ENTRY_MAGIC, LOCAL
+from .zip_chain import ALIGNMENT, BROKEN, CHANGED, TWICE, Item, Reader, Walked, rank_of
+from .zip_places import BEFORE_DATA, OF_NUMERIC_WRITERS, Gap, Places, Stretches, orders_of, ranks_of, runs_of
 from .zip_traces import (
     END_MAGIC,
     Entry,
-    Header,
     Sums,
-    described,
     described_anywhere,
     descriptors,
     differs_by_damage,
@@ -34,10 +32,8 @@ from .zip_traces import (
     entries,
     header_at,
     header_of,
-    small_record,
 )
 
-_ALIGNMENT = 64
 _MOST_TRIES = 1 << 17  # headers that prove to be none; honest tensors hold a handful by chance
 _MOST_ARCHIVES = 1000  # other archives that are told apart
 _MOST_FOLLOWED = 64  # of those, how many are looked into
@@ -45,50 +41,10 @@ _SLACK = 8192  # bytes by which an archive in a tensor may have been moved
 _FAR = 1 << 16  # bytes by which what lost its header may have moved
 _MOST_MOVES = 4  # distances by which bytes may have moved
 _SIGNATURES = re.compile(rb"PK(?:\x03\x04|\x05\x06)")
-_BEFORE_DATA = frozenset(["data.pkl", "byteorder", ".format_version", ".storage_alignment"])
-_SMALL = _BEFORE_DATA | {"version", ".data/serialization_id", ".data/version"}
-_OF_NUMERIC_WRITERS = frozenset([".format_version", ".storage_alignment"])  # torch 2.7 and later
-_NUMBER = re.compile(r"data/(\d{1,9})")
 
-BROKEN = "other bytes stand where its checksum should be: bytes of it were lost, inserted or written over"
-CHANGED = "its bytes fail their checksum"
 OTHER = "the directory has another checksum for it than stands behind it: bytes of two files may be mixed"
 MISPLACED = "its name stands before bytes whose place is another record's"
 NEWER_LOST = "a newer state follows the archive, whose pickle is not whole: names are those of the older one"
-TWICE = "two records stand under its name, and nothing tells which is right"
-
-
-class Walked(NamedTuple):
-    """A record that was found.
-
-    Attributes:
-        name: with the root of the archive.
-        start: where its bytes begin.
-        nbytes: how many there should be.
-        there: how many there are before the file ends; of one that is broken, none that could be trusted.
-        crc: of its content, None where nothing says it; ``walk`` has compared it, ``follow`` has not.
-        why: why it is not whole, though there is enough of it; ``""`` if it is.
-        inflated: of a deflated one its length then, None if it is stored.
-        proof: ``checksum``, ``length`` (archives can be written without checksums), or ``""``: the file ends behind it.
-    """
-
-    name: str
-    start: int
-    nbytes: int
-    there: int
-    crc: int | None
-    why: str = ""
-    inflated: int | None = None
-    proof: str = "checksum"
-
-    @property
-    def whole(self) -> bool:
-        return self.there == self.nbytes and not self.why
-
-    def content(self, source: Source) -> Source:
-        """Its bytes, inflated."""
-        stored = source.slice(self.start, self.there)
-        return stored if self.inflated is None else Inflated(stored, self.inflated, self.name)
 
 
 class Found(NamedTuple):
@@ -106,28 +62,6 @@ class Found(NamedTuple):
     copies: list[tuple[int, int]]
 
 
-def follow(source: Source, root: str, sizes: Mapping[str, int]) -> tuple[dict[str, Walked], int]:
-    """Records by their name without the root, as far as each leads to the next, and where that chain ends.
-
-    Args:
-        source: the file.
-        root: the folder of the archive, with its slash.
-        sizes: lengths of the records that are known.
-    """
-    chain = _Reader(source, root, sizes)
-    found: dict[str, Walked] = {}
-    position = 0
-    while (item := chain.item(position)) is not None:
-        twice = item.name in found and found[item.name].crc != item.crc
-        found.setdefault(item.name, chain.walked(item))
-        if twice:  # one of the names is damaged
-            found[item.name] = found[item.name]._replace(why=TWICE, there=0)
-        if item.why == BROKEN or item.end > source.size:
-            break
-        position = item.end
-    return found, position
-
-
 def walk(source: Source, root: str, sizes: Mapping[str, int], pickle: tuple[int, int]) -> Found:
     """Records by all that is left of the archive; the whole file is read.
 
@@ -140,100 +74,7 @@ def walk(source: Source, root: str, sizes: Mapping[str, int], pickle: tuple[int,
     return _Walk(source, root, sizes, *pickle).run()
 
 
-class _Item(NamedTuple):
-    """A header and what stands behind it; ``end`` is where the next header should be."""
-
-    name: str
-    at: int
-    start: int
-    nbytes: int
-    there: int
-    end: int
-    crc: int | None  # of the bytes, where it was taken
-    proof: str  # as in Walked; "" where nothing proves it
-    why: str
-    inflated: int | None = None
-    aligned: bool = False  # as torch's writer lays it out
-
-
-class _Reader:
-    """Makes items of headers, trusting the descriptors' lengths alone."""
-
-    def __init__(self, source: Source, root: str, sizes: Mapping[str, int]) -> None:
-        self.source = source
-        self.root = root
-        self.sizes = sizes
-
-    def item(self, at: int) -> _Item | None:
-        header = header_at(self.source, at)
-        return None if header is None else self.measured(header)
-
-    def measured(self, header: Header) -> _Item | None:
-        if not header.name.startswith(self.root) or header.start > self.source.size:
-            return None
-        name = header.name[len(self.root) :]
-        expected = self.sizes.get(name)
-        told = (
-            not header.flags & 8 and header.method in (0, 8) and (header.method or header.compressed == header.nbytes)
-        )
-        if told and (expected is None or header.nbytes >= expected):
-            return None if header.flags & 1 else self._told(header, name)
-        if expected is None:
-            small = small_record(self.source, header.start)
-            if small is None:
-                return self.order_record(header.at, header.start) if name == "byteorder" else None
-            nbytes, crc, size = small
-            proof = "checksum" if crc or not nbytes else "length"
-            end = header.start + nbytes + size
-            return _Item(name, header.at, header.start, nbytes, nbytes, end, crc or None, proof, "")
-        return self.stored(name, header.at, header.start, expected)
-
-    def order_record(self, at: int, start: int) -> _Item | None:
-        """The record byteorder by its descriptor, its content or its header damaged: ``big`` or ``little``."""
-        for word in (b"big", b"little"):
-            found = described(self.source, start, len(word))
-            if found is not None:
-                same = zlib.crc32(self.source.read_at(start, len(word))) == found[0] == zlib.crc32(word)
-                end = start + len(word) + found[1]
-                return _Item("byteorder", at, start, len(word), len(word), end, found[0], "checksum" if same else "",
-                             "" if same else CHANGED, None, True)  # fmt: skip
-        return None
-
-    def _told(self, header: Header, name: str) -> _Item:
-        """A record whose lengths are in its header."""
-        there = min(header.compressed, self.source.size - header.start)
-        inflated = header.nbytes if header.method else None
-        item = _Item(name, header.at, header.start, header.compressed, there, header.start + header.compressed, None, "",
-                     "", inflated)  # fmt: skip
-        if there < header.compressed:
-            return item
-        if not header.crc:
-            return item._replace(proof="length" if header.nbytes else "checksum")
-        return self.compared(item, header.crc)
-
-    def stored(self, name: str, at: int, start: int, nbytes: int) -> _Item:
-        """A record whose length is known, and whose checksum its descriptor says."""
-        if not nbytes and self.source.read_at(start, 4)[:3] != b"PK\x07":  # torch writes none behind an empty one
-            return _Item(name, at, start, 0, 0, start, None, "checksum", "", None, start % _ALIGNMENT == 0)
-        found = described(self.source, start, nbytes)
-        end = start + nbytes + (found[1] if found is not None else 16)
-        item = _Item(name, at, start, nbytes, nbytes, end, None, "", "", None, True)
-        if found is not None:
-            return item._replace(proof="length") if not found[0] else self.compared(item, found[0])
-        if end > self.source.size:  # the file ends here: there was no room for a descriptor
-            return item._replace(there=min(nbytes, self.source.size - start))
-        return item._replace(there=0, why=BROKEN)
-
-    def compared(self, item: _Item, crc: int) -> _Item:
-        """With the checksum that it should have."""
-        return item._replace(crc=crc, proof="checksum")
-
-    def walked(self, item: _Item) -> Walked:
-        name = self.root + item.name
-        return Walked(name, item.start, item.nbytes, item.there, item.crc, item.why, item.inflated, item.proof)
-
-
-class _Walk(_Reader):
+class _Walk(Reader):
     """Collects what may be records of one archive, and decides which are."""
 
     def __init__(self, source: Source, root: str, sizes: Mapping[str, int], pickle_at: int, pickle_crc: int) -> None:
@@ -242,7 +83,7 @@ class _Walk(_Reader):
         self.pickles = {pickle_crc, *_checksum_of_first(source, root, pickle_at)}
         self.sums = Sums(source)
         self.notes: list[str] = []
-        self.items: list[_Item] = []
+        self.items: list[Item] = []
         self.broken: list[tuple[int, int]] = []  # where contents should lie in which other things were looked for
         self.against: set[tuple[str, int | None]] = set()  # what another pickle's directory lists
         self.closed: list[tuple[int, int]] = []  # contents whose length is certain: what is in them is theirs
@@ -250,20 +91,20 @@ class _Walk(_Reader):
         self.longest = max([0, *sizes.values()])  # what is longer than that is no tensor's content
         self.end = 0  # of this archive, as an older state of it had it
         self.inside: list[tuple[int, int]] = []  # stretches in tensors in which others lie whose end is not known
-        self.starts: list[_Item] = []  # pickles of other archives
+        self.starts: list[Item] = []  # pickles of other archives
         self.loose: list[int] = []  # those of them that lie in no content that is known of
         self.first: dict[int, int] = {}  # where the records begin that follow them
         self.entries = [entry for entry in entries(source) if entry.name.startswith(root)]
         self.listed = self._listed()
-        self.numbered = _orders(sizes)[0]
-        self.ranks = _ranks(self.numbered)
+        self.numbered = orders_of(sizes)[0]
+        self.ranks = ranks_of(self.numbered)
         self._tries = 0
         self._window = (0, b"")
 
     def run(self) -> Found:
         self._collect()
         copies = self._tell_archives_apart()
-        whole = [item.at for item in self.items if _rank(item) > 1 and item.name.startswith("data/")]
+        whole = [item.at for item in self.items if rank_of(item) > 1 and item.name.startswith("data/")]
         mine = self._of_this_archive(copies)
         self.listed = self._listed()
         records = {item.name: self.walked(item) for item in self._decide(mine)}
@@ -279,7 +120,7 @@ class _Walk(_Reader):
 
     # -- what may be records ------------------------------------------------------------------------------------
 
-    def compared(self, item: _Item, crc: int) -> _Item:
+    def compared(self, item: Item, crc: int) -> Item:
         """Its bytes summed: proved, or changed."""
         if item.inflated is None:
             found: int | None = self.sums.of(item.start, item.nbytes)
@@ -289,7 +130,7 @@ class _Walk(_Reader):
             return item._replace(crc=found, proof="checksum")
         return item._replace(crc=found, why=CHANGED)
 
-    def stored(self, name: str, at: int, start: int, nbytes: int) -> _Item:
+    def stored(self, name: str, at: int, start: int, nbytes: int) -> Item:
         item = super().stored(name, at, start, nbytes)
         if item.why == BROKEN and name in self.listed:
             found = self.sums.of(start, nbytes)
@@ -323,7 +164,7 @@ class _Walk(_Reader):
             expected = self.numbered[rank]
             self.broken.append((position, self._aligned(position, expected) + self.sizes[expected]))
 
-    def _search(self, position: int) -> _Item | None:
+    def _search(self, position: int) -> Item | None:
         """The next header, from here on, of a record that is proved or at least as long as its descriptor says."""
         for at, magic in self._signatures(position):
             self._tries += 1
@@ -344,7 +185,7 @@ class _Walk(_Reader):
                 return item
         return None
 
-    def _is_proved(self, item: _Item) -> bool:
+    def _is_proved(self, item: Item) -> bool:
         if item.why or item.proof == "checksum":
             return item.why in ("", CHANGED)
         return item.proof == "length" and all(other.crc is None for other in self.items)
@@ -359,7 +200,7 @@ class _Walk(_Reader):
             stop = begin + len(window)
             position = stop - 3 if stop < self.source.size else stop
 
-    def _is_closed(self, item: _Item) -> bool:
+    def _is_closed(self, item: Item) -> bool:
         """Whether a record that is not whole is as long as it was, so that nothing within it is looked at."""
         if item.why == CHANGED:  # its descriptor, or its header, says how long it is
             return item.aligned or header_at(self.source, item.end) is not None
@@ -404,7 +245,7 @@ class _Walk(_Reader):
             return ends[index - 1] if index and ends[index - 1] > position else 0
 
         copies = {begin for begin, end in self.others if end == self.source.size or end - begin > self.longest}
-        complete = _Stretches(self.others)
+        complete = Stretches(self.others)
         for item in self.starts:
             if item.at in complete:
                 continue
@@ -421,17 +262,17 @@ class _Walk(_Reader):
                 self.first[item.start + found[1] + 16] = item.at
         return copies
 
-    def _of_this_archive(self, copies: set[int]) -> list[_Item]:
+    def _of_this_archive(self, copies: set[int]) -> list[Item]:
         """Items that lie in no other archive; where one may lie around them, those that this directory knows."""
-        others = _Stretches(self.others)
-        inside = _Stretches((begin, end + _SLACK) for begin, end in self.inside)
-        found: list[_Item] = []
-        doubtful: list[_Item] = []
+        others = Stretches(self.others)
+        inside = Stretches((begin, end + _SLACK) for begin, end in self.inside)
+        found: list[Item] = []
+        doubtful: list[Item] = []
         heads: set[str] = set()
         for begin, end in runs_of(self.items):
             run = self.items[begin:end]
             at, stop = run[0].at, inside.end_of(run[0].at)
-            last = max((item.end for item in run if _rank(item) > 1), default=at)
+            last = max((item.end for item in run if rank_of(item) > 1), default=at)
             start = self.first.get(at)
             if start is not None and last - start > self.longest:  # it fits into no tensor
                 copies.add(start)
@@ -443,19 +284,19 @@ class _Walk(_Reader):
                 doubtful += run
             else:
                 found += run
-                heads |= {item.name for item in run} & _OF_NUMERIC_WRITERS
-        last = max((item.at for item in found if _rank(item) > 1), default=0)
+                heads |= {item.name for item in run} & OF_NUMERIC_WRITERS
+        last = max((item.at for item in found if rank_of(item) > 1), default=0)
         own = list(self._entries_of_this())
         known = {entry.at for entry in own}
         self.against = {(e.name[len(self.root) :], e.crc) for e in self.entries if e.at not in known}
         self.entries = own
-        elsewhere = (others, _Stretches(self.inside), _Stretches(self.closed))
+        elsewhere = (others, Stretches(self.inside), Stretches(self.closed))
         self.entries = [
             e for e in self.entries if e.at > last and not any(e.at in stretches for stretches in elsewhere)
         ]
-        self.foreign = _Stretches([*self.others, *self.inside, *self.closed])
+        self.foreign = Stretches([*self.others, *self.inside, *self.closed])
         listed = self._listed()
-        found += [item for item in doubtful if _rank(item) == 3 and item.crc in listed.get(item.name, ())]
+        found += [item for item in doubtful if rank_of(item) == 3 and item.crc in listed.get(item.name, ())]
         found.sort(key=lambda item: item.at)
         if any(at > last and at not in copies for at in self.loose) or any(
             entry.at > self.end > self.pickle_at for entry in self.entries
@@ -474,61 +315,61 @@ class _Walk(_Reader):
 
     # -- which are which ----------------------------------------------------------------------------------------
 
-    def _decide(self, items: list[_Item]) -> list[_Item]:
+    def _decide(self, items: list[Item]) -> list[Item]:
         last = max((item.at for item in items if item.proof and not item.why), default=0)
         items = [  # what is cut off is the last thing in the file
             item._replace(there=0, why=BROKEN) if not item.proof and not item.why and item.at < last else item
             for item in items
         ]
         items = [item._replace(name="data.pkl") if item.at == self.pickle_at else item for item in items]
-        places = _Places(items, self.sizes)
-        settled: list[_Item] = []
+        places = Places(items, self.sizes)
+        settled: list[Item] = []
         for index, item in enumerate(items):
             due = places.due(index)
-            if due and due != item.name and not _rank(item):  # the name is damaged, and with it the length
+            if due and due != item.name and not rank_of(item):  # the name is damaged, and with it the length
                 item = self._reread(item, due)
             settled.append(self._settled(item, due))
-        by_name: dict[str, list[_Item]] = {}
+        by_name: dict[str, list[Item]] = {}
         for item in self._of_one_checkpoint(settled, places):
             by_name.setdefault(item.name, []).append(item)
         chosen = {name: _best(same) for name, same in by_name.items()}
         self._fill_by_directory(chosen, items)
         self._fill_by_place(chosen, places)
         if "byteorder" not in chosen:
-            ends = [item.end for item in items if item.name in _BEFORE_DATA and _rank(item)]
+            ends = [item.end for item in items if item.name in BEFORE_DATA and rank_of(item)]
             found = (self.order_record(end, self._aligned(end, "byteorder")) for end in ends)
             chosen.update({item.name: item for item in found if item is not None})
         for name, nbytes in self.sizes.items():
-            if not nbytes and _rank(chosen.get(name)) < 2:  # nothing of it can be lost
-                chosen[name] = _Item(name, 0, 0, 0, 0, 0, None, "checksum", "")
+            if not nbytes and rank_of(chosen.get(name)) < 2:  # nothing of it can be lost
+                chosen[name] = Item(name, 0, 0, 0, 0, 0, None, "checksum", "")
         return list(chosen.values())
 
-    def _of_one_checkpoint(self, items: list[_Item], places: _Places) -> Iterator[_Item]:
+    def _of_one_checkpoint(self, items: list[Item], places: Places) -> Iterator[Item]:
         """Of runs that have different content under one name, the one that begins with the pickle; else none of them."""
         contents: dict[str, dict[int | None, set[int]]] = {}
         for index, item in enumerate(items):
-            if _rank(item) == 3 and item.name in self.sizes and item.nbytes:
+            if rank_of(item) == 3 and item.name in self.sizes and item.nbytes:
                 contents.setdefault(item.name, {}).setdefault(item.crc, set()).add(places.run_of[index])
         mixed = {run for same in contents.values() if len(same) > 1 for runs in same.values() for run in runs}
         first = {places.run_of[index] for index, item in enumerate(items) if item.at == self.pickle_at}
         mixed -= first
         for index, item in enumerate(items):
             proved = not item.nbytes or item.crc in self.listed.get(item.name, ())
-            if places.run_of[index] in mixed and _rank(item) and item.name in self.sizes and not proved:
+            if places.run_of[index] in mixed and rank_of(item) and item.name in self.sizes and not proved:
                 item = item._replace(why=TWICE, there=0)
             elif places.run_of[index] not in first and (item.name, item.crc) in self.against and not proved:
                 item = item._replace(why=OTHER, there=0)
             yield item
 
-    def _settled(self, item: _Item, due: str | None) -> _Item:
+    def _settled(self, item: Item, due: str | None) -> Item:
         """One that is proved by its checksum, under the name that the rest of the evidence gives it."""
-        if not _rank(item) or not item.nbytes:
+        if not rank_of(item) or not item.nbytes:
             return item
         if item.name not in self.sizes:
-            if not due or _rank(item) < 3 or self.sizes.get(due) != item.nbytes:
+            if not due or rank_of(item) < 3 or self.sizes.get(due) != item.nbytes:
                 return item
             return self._renamed(item, due)
-        if _rank(item) < 3:
+        if rank_of(item) < 3:
             return item if due is None or due == item.name else self._moved(item, due)
         listed = self.listed.get(item.name, set())
         if item.crc in listed:
@@ -544,18 +385,18 @@ class _Walk(_Reader):
             return item
         return self._moved(item, due)
 
-    def _moved(self, item: _Item, due: str) -> _Item:
+    def _moved(self, item: Item, due: str) -> Item:
         """One whose place is another record's."""
         if self.sizes.get(due) == item.nbytes:
             return self._renamed(item, due)
         return item._replace(why=MISPLACED, there=0)
 
-    def _reread(self, item: _Item, name: str) -> _Item:
+    def _reread(self, item: Item, name: str) -> Item:
         """An item that is not whole, under another name, if that one's length and checksum are right."""
         other = self.stored(name, item.at, item.start, self.sizes[name])
-        return self._renamed(other, name) if _rank(other) == 3 else item
+        return self._renamed(other, name) if rank_of(other) == 3 else item
 
-    def _names_of(self, item: _Item) -> Iterator[str]:
+    def _names_of(self, item: Item) -> Iterator[str]:
         """What the directory calls this content."""
         for entry in self.by_content.get((item.crc, item.nbytes), ()):
             name = entry.name[len(self.root) :]
@@ -570,13 +411,13 @@ class _Walk(_Reader):
                 found.setdefault((entry.crc, entry.nbytes), []).append(entry)
         return found
 
-    def _renamed(self, item: _Item, name: str) -> _Item:
+    def _renamed(self, item: Item, name: str) -> Item:
         self.notes.append(f"the name {item.name!r} in a local header is damaged: by its place it is {name!r}")
         return item._replace(name=name)
 
     # -- what lost its header -----------------------------------------------------------------------------------
 
-    def _fill_by_directory(self, chosen: dict[str, _Item], items: list[_Item]) -> None:
+    def _fill_by_directory(self, chosen: dict[str, Item], items: list[Item]) -> None:
         """Where the directory says, or as far from there as others are: its checksum must be right."""
         offsets = {entry.name[len(self.root) :]: entry.offset for entry in self.entries if entry.at > self.pickle_at}
         moved = Counter(item.at - offsets[item.name] for item in items if item.name in offsets)
@@ -584,10 +425,10 @@ class _Walk(_Reader):
         for entry in self.entries:
             name = entry.name[len(self.root) :]
             nbytes = self.sizes.get(name)
-            if nbytes and nbytes == entry.nbytes and entry.at > self.pickle_at and _rank(chosen.get(name)) < 2:
+            if nbytes and nbytes == entry.nbytes and entry.at > self.pickle_at and rank_of(chosen.get(name)) < 2:
                 for start in self._starts(entry.offset, name, moves):
                     if 0 <= start <= self.source.size - nbytes and self.sums.of(start, nbytes) == entry.crc != 0:
-                        chosen[name] = _Item(name, entry.offset, start, nbytes, nbytes, start + nbytes + 16, entry.crc,
+                        chosen[name] = Item(name, entry.offset, start, nbytes, nbytes, start + nbytes + 16, entry.crc,
                                              "checksum", "", None, True)  # fmt: skip
                         break
 
@@ -600,18 +441,18 @@ class _Walk(_Reader):
                 if header is not None:
                     yield header.start
 
-    def _fill_by_place(self, chosen: dict[str, _Item], places: _Places) -> None:
+    def _fill_by_place(self, chosen: dict[str, Item], places: Places) -> None:
         """Between what is known: where torch aligns the bytes, or before descriptors that say the lengths that are due."""
-        used = {item.start for item in chosen.values() if _rank(item) > 1 and item.nbytes}
+        used = {item.start for item in chosen.values() if rank_of(item) > 1 and item.nbytes}
         for gap in places.gaps(self.source.size):
             position, rank = gap.position, gap.rank
             due: dict[str, int] = {}  # name, and where it should begin
             while rank < gap.next_rank and (name := places.at_rank(rank)):
                 nbytes = self.sizes[name]
                 start = self._aligned(position - gap.shift, name) + gap.shift
-                if _rank(chosen.get(name)) < 2 and nbytes:
+                if rank_of(chosen.get(name)) < 2 and nbytes:
                     item = self.stored(name, position, start, nbytes) if start <= self.source.size else None
-                    if item is not None and _rank(item) == 3 and start not in used:
+                    if item is not None and rank_of(item) == 3 and start not in used:
                         chosen[name] = self._settled(item, name)
                         used.add(start)
                     else:
@@ -622,7 +463,7 @@ class _Walk(_Reader):
             if due:
                 self._fill_by_descriptors(chosen, gap, due, used)
 
-    def _fill_by_descriptors(self, chosen: dict[str, _Item], gap: _Gap, due: dict[str, int], used: set[int]) -> None:
+    def _fill_by_descriptors(self, chosen: dict[str, Item], gap: Gap, due: dict[str, int], used: set[int]) -> None:
         """Contents of a gap that are proved; as many of a length as are due are taken, in their order."""
         lengths = {self.sizes[name] for name in due}
         found: dict[int, list[tuple[int, int]]] = {}
@@ -635,8 +476,8 @@ class _Walk(_Reader):
         for nbytes, contents in found.items():
             for start, crc in list(contents):
                 named = next((e.name[len(self.root) :] for e in self.by_content.get((crc, nbytes), ())), "")
-                if named in due and _rank(chosen.get(named)) < 2:
-                    chosen[named] = _Item(named, start, start, nbytes, nbytes, start + nbytes + 16, crc, "checksum", "")
+                if named in due and rank_of(chosen.get(named)) < 2:
+                    chosen[named] = Item(named, start, start, nbytes, nbytes, start + nbytes + 16, crc, "checksum", "")
                     used.add(start)
                     contents.remove((start, crc))
                     del due[named]
@@ -644,7 +485,7 @@ class _Walk(_Reader):
             if len(names) == len(contents) and not (self.others or self.inside):  # it may be another archive's
                 for name, (start, crc) in zip(names, contents, strict=True):
                     if abs(start - due[name]) <= _FAR:
-                        item = _Item(
+                        item = Item(
                             name, start, start, nbytes, nbytes, start + nbytes + 16, crc, "checksum", "", None, True
                         )
                         chosen[name] = self._settled(item, name)
@@ -653,175 +494,13 @@ class _Walk(_Reader):
     def _aligned(self, at: int, name: str) -> int:
         """Where torch's writer begins the content of a record whose header is here."""
         start = at + LOCAL.size + len((self.root + name).encode("utf-8", "surrogateescape")) + 4
-        return start + -start % _ALIGNMENT
+        return start + -start % ALIGNMENT
 
 
-class _Stretches:
-    """Parts of a file."""
-
-    def __init__(self, stretches: Iterable[tuple[int, int]]) -> None:
-        self._begins: list[int] = []
-        self._ends: list[int] = []
-        for begin, end in sorted(stretches):
-            if self._ends and begin <= self._ends[-1]:
-                self._ends[-1] = max(self._ends[-1], end)
-            else:
-                self._begins.append(begin)
-                self._ends.append(end)
-
-    def end_of(self, at: int) -> int:
-        """Where the part ends that a place is in, 0 if it is in none."""
-        index = bisect_right(self._begins, at) - 1
-        return self._ends[index] if index >= 0 and at < self._ends[index] else 0
-
-    def __contains__(self, at: int) -> bool:
-        return self.end_of(at) > 0
-
-
-def runs_of(items: list[_Item]) -> list[tuple[int, int]]:
-    """Items that follow one another without a gap, by index."""
-    found: list[tuple[int, int]] = []
-    for index, item in enumerate(items):
-        if index and items[index - 1].end == item.at:
-            found[-1] = (found[-1][0], index + 1)
-        else:
-            found.append((index, index + 1))
-    return found
-
-
-class _Gap(NamedTuple):
-    """Between two runs of records.
-
-    Attributes:
-        position: where the one before ends.
-        stop: where the next proved one begins.
-        shift: by how much contents before it are out of alignment.
-        rank: of the record that is due there; ``next_rank``: of the next one.
-    """
-
-    position: int
-    stop: int
-    shift: int
-    rank: int
-    next_rank: int
-
-
-class _Places:
-    """The order of the records in the file: torch's writers number them, in numeric or, older ones, in textual order."""
-
-    def __init__(self, items: list[_Item], sizes: Mapping[str, int]) -> None:
-        self.items = items
-        self.runs = runs_of(items)
-        orders = _orders(sizes)
-        if any(item.name in _OF_NUMERIC_WRITERS for item in items):
-            del orders[1:]
-        scored = [(self._score(order), order) for order in orders]
-        best = min(score for score, _ in scored)
-        self.orders = [order for score, order in scored if score == best]
-        self.ranks = _ranks(self.orders[0])
-        self.votes = self._votes(self.ranks)
-        self.run_of = [run for run, (begin, end) in enumerate(self.runs) for _ in range(begin, end)]
-
-    def _score(self, order: list[str]) -> tuple[int, int]:
-        """How well the items follow one another in an order; less is better."""
-        ranks = _ranks(order)
-        known = [ranks[item.name] for item in self.items if item.name in ranks]
-        descents = sum(one > other for one, other in pairwise(known))
-        return -sum(agreeing for _, agreeing, _ in self._votes(ranks)), descents
-
-    def _votes(self, ranks: Mapping[str, int]) -> list[tuple[int | None, int, int]]:
-        """Of each run: how much more the rank of an item is than its index, by most of them; how many say so; of how many."""
-        found: list[tuple[int | None, int, int]] = []
-        for begin, end in self.runs:
-            said: Counter[int] = Counter()
-            count = 0
-            for index in range(begin, end):
-                item = self.items[index]
-                if item.name in ranks and item.aligned:
-                    said[ranks[item.name] - index] += 1
-                    count += 1
-            first = next((i for i in range(begin + 1, end) if self.items[i].name in ranks), end)
-            anchored = first > begin and self.items[first - 1].name in _BEFORE_DATA
-            if anchored:
-                said[-first] += 1
-            best = said.most_common(2)
-            decided = bool(best) and (
-                len(best) == 1 or best[0][1] > best[1][1] or (anchored and said[-first] == best[0][1])
-            )
-            rank = None
-            if decided:
-                rank = -first if anchored and said[-first] == best[0][1] else best[0][0]
-            agreeing = said[rank] - (anchored and rank == -first) if rank is not None else 0
-            found.append((rank, agreeing, count))
-        return found
-
-    def due(self, index: int) -> str | None:
-        """The name that an item should have by its place; ``""`` if that cannot be told, None if it may have any."""
-        item = self.items[index]
-        rank, agreeing, count = self.votes[self.run_of[index]]
-        if item.name not in self.ranks:
-            unknown = item.name not in _SMALL and rank is not None and 2 * agreeing >= count
-            return self.at_rank(rank + index) if unknown and rank is not None else None
-        if not item.aligned:
-            return None
-        if rank is None:
-            return "" if self._is_ordered else None
-        if rank + index == self.ranks[item.name]:
-            return item.name
-        if 2 * agreeing >= count:
-            return self.at_rank(rank + index)
-        return "" if count == 1 or self._is_ordered else None
-
-    @cached_property
-    def _is_ordered(self) -> bool:
-        agreeing, count = sum(vote[1] for vote in self.votes), sum(vote[2] for vote in self.votes)
-        return agreeing > 1 and 2 * agreeing >= count
-
-    def at_rank(self, rank: int) -> str:
-        names = {order[rank] if 0 <= rank < len(order) else "" for order in self.orders}
-        return names.pop() if len(names) == 1 else ""
-
-    def gaps(self, size: int) -> Iterator[_Gap]:
-        """Behind each run what is missing before the next one."""
-        following = [len(self.items)]  # of each item, which the next proved one is
-        for index in range(len(self.items) - 1, -1, -1):
-            following.append(index if _rank(self.items[index]) > 1 else following[-1])
-        following.reverse()
-        for run, (begin, end) in enumerate(self.runs):
-            rank, agreeing, count = self.votes[run]
-            while end > begin + 1 and self.items[end - 1].why == BROKEN:  # its content may lie elsewhere
-                end -= 1
-            last = self.items[end - 1]
-            if rank is None or 2 * agreeing < count or not (last.name in self.ranks or last.name in _BEFORE_DATA):
-                continue
-            known = [item for item in self.items[begin:end] if item.aligned]
-            shift = known[-1].start % _ALIGNMENT if known else 0
-            behind = self.items[following[end]] if following[end] < len(self.items) else None
-            next_rank = self.ranks.get(behind.name, len(self.ranks)) if behind is not None else len(self.ranks)
-            yield _Gap(last.end, behind.at if behind is not None else size, shift, rank + end, next_rank)
-
-
-def _orders(sizes: Mapping[str, int]) -> list[list[str]]:
-    """The names of storages in the orders that torch's writers know."""
-    numbers = {name: int(match[1]) for name in sizes if (match := _NUMBER.fullmatch(name))}
-    return [sorted(numbers, key=numbers.__getitem__), sorted(numbers)]
-
-
-def _ranks(names: list[str]) -> dict[str, int]:
-    return {name: rank for rank, name in enumerate(names)}
-
-
-def _rank(item: _Item | None) -> int:
-    """3 proved by a checksum, 2 by its length, 1 cut off, 0 nothing that can be used."""
-    if item is None or item.why:
-        return 0
-    return {"checksum": 3, "length": 2, "": 1}[item.proof]
-
-
-def _best(items: list[_Item]) -> _Item:
+def _best(items: list[Item]) -> Item:
     """Of several under one name the one that is proved; where two are, with different content, none."""
-    best = max(items, key=_rank)
-    if _rank(best) == 3 and len({item.crc for item in items if _rank(item) == 3}) > 1:
+    best = max(items, key=rank_of)
+    if rank_of(best) == 3 and len({item.crc for item in items if rank_of(item) == 3}) > 1:
         return best._replace(why=TWICE, there=0)
     return best
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..containers.copying import Piece
-from ..containers.zip_walk import BROKEN, CHANGED, Walked
+from ..containers.zip_chain import BROKEN, CHANGED, Walked
 from ..dtypes import ITEMSIZE
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint

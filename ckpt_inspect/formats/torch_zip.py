@@ -6,9 +6,10 @@ import zlib
 from collections.abc import Mapping
 
 from ..containers.zip import ZipArchive, without_directory
+from ..containers.zip_chain import Walked, follow
 from ..containers.zip_pickle import archive_of, find_pickle
 from ..containers.zip_traces import checksum, end_of_directory, entries
-from ..containers.zip_walk import Walked, follow, walk
+from ..containers.zip_walk import walk
 from ..errors import CheckpointError
 from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
