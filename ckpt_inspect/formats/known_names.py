@@ -240,8 +240,8 @@ WAYS_OUT = frozenset(
 # Classes of the library whose call opens, starts or runs something, by their names alone: modules of torch import them.
 _ACTING_CLASSES = frozenset(
     [
-        "BZ2File", "BaseManager", "CDLL", "Client", "CodeType", "Connection", "ContextVar", "Event", "ExitStack",
-        "ExtensionFileLoader", "FTP", "FileHandler", "FileIO", "FunctionType", "Future", "GzipFile", "HTTPConnection", "HTTPServer",
+        "BZ2File", "BaseManager", "CDLL", "Client", "CodeType", "Connection", "ContextVar", "ExitStack",
+        "ExtensionFileLoader", "FTP", "FileHandler", "FileIO", "FunctionType", "GzipFile", "HTTPConnection", "HTTPServer",
         "HTTPSConnection", "InteractiveConsole", "InteractiveInterpreter", "LZMAFile", "LambdaType", "Listener", "MethodType",
         "ModuleType", "NamedTemporaryFile", "OpenerDirector", "Pdb", "Pickler", "Pool", "Popen", "Process", "ProcessPoolExecutor",
         "Profile", "PyDLL", "RotatingFileHandler", "SMTP", "SharedMemory", "ShareableList", "SourceFileLoader",
@@ -250,8 +250,8 @@ _ACTING_CLASSES = frozenset(
         "WatchedFileHandler", "WinDLL", "ZipFile", "ZipImporter", "mmap", "zipimporter",
     ]
 )  # fmt: skip
-# Functions of torch and numpy that are called as modules of the library are.
-_NAMED_ALIKE = frozenset(["numpy.copy", "numpy.random", "numpy.select", "torch.select"])
+# Functions of torch and numpy have these names, as modules of the library do.
+_NAMED_ALIKE = frozenset(["array", "chunk", "copy", "profile", "random", "select", "trace"])
 # Classes of numpy that are not written as classes are.
 _SMALL_CLASSES = frozenset(
     ["dtype", "flatiter", "generic", "matrix", "ndarray", "nditer", "number", "record", "recarray", "ufunc"]
@@ -313,7 +313,7 @@ def classify(module: str, name: str) -> str:
     top = parts[0]
     if top not in _LIBRARY and last in _MODULES_THAT_ACT and not (way and _is_class(way[-1])):
         return NO_BUSINESS  # the module itself
-    if top in ("torch", "numpy") and _is_borrowed(full, way, last):
+    if top in ("torch", "numpy") and _is_borrowed(way, last):
         return NO_BUSINESS
     if top in ("torch", "numpy") and parts[-1] in _OPENING:
         return NO_BUSINESS
@@ -337,11 +337,11 @@ def classify(module: str, name: str) -> str:
     return UNKNOWN
 
 
-def _is_borrowed(full: str, way: list[str], last: str) -> bool:
+def _is_borrowed(way: list[str], last: str) -> bool:
     """Whether a name of torch's or numpy's leads to what their modules imported: a module of the library, or a class of it."""
     if any(not _is_class(part) and part not in _SMALL_CLASSES for part in way) or last in _ACTING_CLASSES:
         return True
-    return not way and last in _LIBRARY and full not in _NAMED_ALIKE
+    return not way and last in _LIBRARY and last not in _NAMED_ALIKE
 
 
 def classify_call(module: str, name: str, how: str = "REDUCE") -> str:
