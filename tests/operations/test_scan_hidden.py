@@ -111,9 +111,7 @@ def test_what_honest_pickles_hold_is_no_finding(what: str, protocol: int, tmp_pa
     path = tmp_path / "a.pt"
     value = HONEST[what]
     if what == "a module with a function":
-        value[0].values = torch.nn.functional.gelu if protocol == 2 else None
         value[0].act = torch.nn.functional.gelu
-        value[0].values = None
     torch.save({"x": value}, path, pickle_protocol=protocol)
     found = scan(str(path))
     assert found.status == 0, [finding.text for finding in found.no_business]
@@ -190,11 +188,6 @@ def _array(type_: bytes, content: bytes) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
 
 
-class Marker:
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        return Exception, ("a call",)
-
-
 @pytest.mark.parametrize("zipped", [False, True])
 def test_arrays_whose_type_is_spelled_in_pieces(zipped: bool, tmp_path: Path) -> None:
     data = _array(b"'ob' 'ject'", EVIL + b".")
@@ -237,8 +230,6 @@ def test_items_of_a_distributed_checkpoint_are_where_its_metadata_says(file: str
     assert scan(str(folder)).status == 0
     with (folder / ".metadata").open("rb") as stream:
         metadata = pickle.load(stream)
-    item = io.BytesIO()
-    torch.save(Marker(), item, _use_new_zipfile_serialization=False)
     before = (folder / file).read_bytes() if (folder / file).exists() else b"# model\n"
     payload = build.MAGIC + build.pickled(build.number(1001)) + build.pickled(build.DICT) + build.pickled(EVIL)
     (folder / file).write_bytes(before + payload)
