@@ -14,12 +14,13 @@ from ..model.checkpoint import Checkpoint
 from ..model.graph import Pickle
 from ..model.problem import Problem
 from ..model.source import BytesSource, Source
-from ..model.storage import Container
+from ..model.storage import Container, Record
 from ..pickles.limits import DEFAULT, Limits
 from ..pickles.machine import read_pickle
 from . import official
 
 UNPROVED = "has lost its checksum: nothing proves that it is what was written"
+WRONG_IN_DIRECTORY = "its checksum in the directory is damaged: the one behind it is right"
 WRONG_CHECKSUM = "fails its checksum: it was damaged after it was written"
 
 
@@ -154,7 +155,7 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
     if not archive.truncated:
         crc = _crc(source) if record.crc is not None else None
         if crc is not None and crc != record.crc:
-            if _descriptor_proves(record, crc):
+            if descriptor_proves(record, crc):
                 problems.append(
                     Problem(f"the checksum of {name} in the directory is damaged: the one behind it is right")
                 )
@@ -168,8 +169,10 @@ def pickle_record(archive: ZipArchive, container: Container, name: str, problems
     return pickle
 
 
-def _descriptor_proves(record: ZipRecord, crc: int) -> bool:
+def descriptor_proves(record: Record, crc: int) -> bool:
     """Whether it is the directory's checksum that was damaged: the descriptor has the right one, and that is close."""
+    if not isinstance(record, ZipRecord):
+        return False
     found = described(record.archive.source, content_start(record), record.compressed)
     return found is not None and found[0] == crc and differs_by_damage(crc, record.crc or 0)
 

@@ -11,7 +11,7 @@ from ..containers.zip import ZipArchive, ZipRecord
 from ..containers.zip_check import check_record, dead_bytes, trailing_bytes
 from ..errors import CheckpointError, CorruptError, FileError, FormatError, LimitError, UnsupportedError
 from ..formats import remedies, sharded
-from ..formats.archive import WRONG_CHECKSUM, archive_in, complaints
+from ..formats.archive import WRONG_CHECKSUM, WRONG_IN_DIRECTORY, archive_in, complaints, descriptor_proves
 from ..formats.hidden import hidden
 from ..formats.stock import is_whole
 from ..model.checkpoint import Checkpoint
@@ -389,7 +389,9 @@ def _check_archive(
         else:
             found.checked_bytes += record.nbytes
             found.compared += 1
-            if outcome != record.crc:
+            if outcome != record.crc and descriptor_proves(record, outcome):
+                found.add(label + record.name, WRONG_IN_DIRECTORY, [])
+            elif outcome != record.crc:
                 found.add(label + record.name, WRONG_CHECKSUM, names.of_record(container, record))
     if unsummed:
         said = f"{unsummed:,} records have no" if unsummed > 1 else "1 record has no"

@@ -569,6 +569,33 @@ def test_a_view_is_read_whose_own_bytes_are_there(
     assert {name for damage in found.damaged for name in damage.names} == {"tail"}
 
 
+def test_a_damaged_checksum_in_the_directory_hurts_no_tensor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The descriptor behind the record has the right one: torch, which asks neither, loads what was saved."""
+    path = tmp_path / "a.pt"
+    state = {"a": torch.arange(9.0), "b": torch.ones(3)}
+    torch.save(state, path)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        (info,) = [info for info in archive.infolist() if info.filename.endswith("data/0")]
+    crc = info.CRC.to_bytes(4, "little")
+    at = data.rindex(crc)
+    data[at + 1] ^= 4
+    path.write_bytes(data)
+    found = verify_file(str(path))
+    assert not found.ok
+    assert found.hurt == 0
+    assert "the one behind it is right" in found.damaged[0].why
+    assert torch.equal(torch.load(path, weights_only=True)["a"], state["a"])
+    for command in ("stats", "hash", "show"):
+        assert run([command, str(path), *(["a"] if command == "show" else [])]) == 0
+    data[data.index(crc)] ^= 1  # and the descriptor's: nothing proves it any more
+    path.write_bytes(data)
+    assert verify_file(str(path)).damaged[-1].names == ["a"]
+    capsys.readouterr()
+
+
 def test_a_call_of_a_value_is_damage(tmp_path: Path) -> None:
     """A memo index with a flipped bit: the pickle calls a text, and torch fails."""
     path = tmp_path / "legacy.pt"
