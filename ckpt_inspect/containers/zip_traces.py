@@ -150,17 +150,19 @@ def entries(source: Source) -> list[Entry]:
     tail = source.read_at(begin, source.size - begin)
     found: list[Entry] = []
     at = -1
-    while (at := tail.find(ENTRY_MAGIC, at + 1)) >= 0 and len(tail) - at >= ENTRY.size:
+    left = len(tail)  # characters of names: entries that do not lie one in the other have no more
+    while left > 0 and (at := tail.find(ENTRY_MAGIC, at + 1)) >= 0 and len(tail) - at >= ENTRY.size:
         entry = _entry(tail, at, begin)
         if entry is not None:
             found.append(entry)
+            left -= len(entry.name)
     return found
 
 
 def _entry(data: bytes, at: int, begin: int) -> Entry | None:
     *_, crc, compressed, nbytes, name_size, extra_size, _, _, _, _, offset = ENTRY.unpack_from(data, at)
     stop = at + ENTRY.size + name_size
-    if stop > len(data):
+    if stop > len(data) or name_size > _LONGEST_NAME:
         return None
     name = data[at + ENTRY.size : stop].decode("utf-8", "surrogateescape")
     if 0xFFFFFFFF in (compressed, nbytes, offset):

@@ -64,6 +64,28 @@ add(
     lambda: archive([*BASE, *(Member(b"a/%d.zip" % n, _INNER * 300) for n in range(20))]),
     ANY,
 )
+
+# What may be a record, where an archive has lost its directory: names one in the other, ends and headers without end.
+CUT = archive(BASE)[:-150]
+_ENTRY = struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 0, 0, 0, 0, 0, 0, 1, 4, 4, 65535, 0, 0, 0, 0, 0, 0) + b"a/x"
+_LOCAL = struct.pack("<4s5H3I2H", b"PK\x03\x04", 0, 0x808, 0, 0, 0, 0, 0, 0, 10, 0) + b"a/data.pkl"
+_DESCRIPTOR = struct.pack("<4s3I", b"PK\x07\x08", 5, 16, 16)
+
+
+def _ends() -> bytes:
+    entries = _ENTRY * 300
+    ends = (struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, len(entries) + 22 * n, 22 * n, 0) for n in range(20_000))
+    return CUT + entries + b"".join(ends)
+
+
+for _what, _made in {
+    "entries of 64 KB names": lambda: CUT + _ENTRY * 15_000,
+    "ends of directories": _ends,
+    "headers of pickles": lambda: CUT + _LOCAL * 15_000,
+    "headers, each in the member before,": lambda: CUT + _INNER.replace(b"a", b"a/data/0") * 15_000,
+    "descriptors": lambda: CUT + _DESCRIPTOR * 40_000,
+}.items():
+    add(f"zip: {_what} where the directory is lost", _made, ANY)
 zipped("nothing wrong")
 zipped("a name twice", Member(b"a/data.pkl", pickled(NONE)), error=CORRUPT, says="twice")
 zipped("a name in another case", Member(b"a/DATA.PKL", pickled(NONE)), error=CORRUPT, says="the same")

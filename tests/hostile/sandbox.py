@@ -126,14 +126,14 @@ def command(path: str) -> list[str]:
     streams = [io.BytesIO(), io.BytesIO()]
     sys.stdout, sys.stderr = (io.TextIOWrapper(stream, "utf-8", write_through=True) for stream in streams)
     try:
-        status = run(["info", path])
+        statuses = [run(["info", path]), run(["verify", path]), run(["salvage", path, "--dry-run"])]
     finally:
         out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = here
     texts = [stream.getvalue().decode("utf-8", "surrogatepass") for stream in streams]
     del out, err
-    if status not in (0, 2):
-        raise SystemError(f"exit status {status}")
+    if statuses[0] not in (0, 2) or not {0, 1, 2}.issuperset(statuses):
+        raise SystemError(f"exit status {statuses}")
     return texts
 
 
