@@ -298,6 +298,8 @@ class _Stream:
 
 def _says(source: Source, position: int, numel: int) -> bool | None:
     """Whether the number there is ``numel``; None: there is no number."""
+    if position >= source.size:  # a length that a pickle needs may be longer than any file
+        return None
     count = source.read_at(position, 8)
     return int.from_bytes(count, "little", signed=True) == numel if len(count) == 8 else None
 

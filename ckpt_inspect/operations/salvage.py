@@ -395,13 +395,13 @@ def _shards(
     opened: list[str] = []
     for shard in checkpoint.parts:
         path = shard.containers[0].path
-        opened.append(os.path.realpath(path))
+        opened.append(_real(path))
         name = os.path.relpath(path, folder or ".").replace(os.sep, "/")
         _restore_ids(shard, f"{name}:")
         yield name, shard, {r.removeprefix(f"{name}:"): t for r, t in why.items() if r.startswith(f"{name}:")}, []
     for name in sorted(sharded.names(checkpoint)):
         path = os.path.join(folder, name)
-        if os.path.realpath(path) in opened:
+        if _real(path) in opened:
             continue
         alone = Salvage(path, None)
         try:
@@ -409,11 +409,18 @@ def _shards(
         except CheckpointError:
             continue  # that is said already
         checkpoint.containers += shard.containers  # they are closed with the others
-        opened.append(os.path.realpath(path))
+        opened.append(_real(path))
         if shard.format in SALVAGED:
             damaged = verify(shard).damaged
             notes = [f"shard {name}: {note}" for note in alone.notes]
             yield name, shard, {d.record: d.why for d in damaged if d.record is not None}, notes
+
+
+def _real(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a name that this system cannot spell
+        return path
 
 
 def _restore_ids(shard: Checkpoint, prefix: str) -> None:

@@ -160,10 +160,11 @@ def compared(given: Given) -> Iterator[str]:
 def _content(path: str, section: str | None = None) -> dict[str, tuple[str, tuple[int, ...], str]] | None:
     """Each tensor by name, its values as a digest; None where the file is damaged."""
     import ckpt_inspect
+    from ckpt_inspect.model.problem import Problem
 
     with ckpt_inspect.open(path, section) as checkpoint:
         found = ckpt_inspect.hash(checkpoint)
-        if checkpoint.problems or found.problems:
+        if any(Problem.of(problem).damage for problem in (*checkpoint.problems, *found.problems)):
             return None
         return {row.name: (row.info.dtype, row.info.shape, (row.digest or b"").hex()) for row in found.tensors}
 

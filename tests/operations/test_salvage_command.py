@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckpt_inspect.cli.app import run
-from ckpt_inspect.errors import CorruptError
+from ckpt_inspect.errors import CheckpointError, CorruptError
 from ckpt_inspect.formats.torch_legacy import survey
 from ckpt_inspect.model.source import BytesSource
 from ckpt_inspect.operations.salvage import salvage
@@ -491,3 +492,23 @@ def test_words_stay_whole_on_a_terminal(tmp_path: Path) -> None:
     start = next(index for index, line in enumerate(said) if line.startswith("  record data/1"))
     assert said[start + 1].startswith("        ")
     assert "list/0, list/1" in " ".join(line.strip() for line in said[start : start + 4])
+
+
+def test_an_index_that_names_a_file_nobody_can_spell(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "1.safetensors")
+    index = {"weight_map": {"a": "1.safetensors", "b": "\ud800.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = salvage(str(tmp_path))
+    assert found.rescued == ["a"]
+    assert [lost.name for lost in found.lost] == ["b"]
+
+
+def test_a_legacy_stream_of_storages_longer_than_any_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(2), "b": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    numel = b"\x8a\x08" + ((1 << 61) - 1).to_bytes(8, "little")  # LONG1 for BININT1: of the storage alone
+    at = data.index(b"K\x02", data.index(b"storage"))
+    path.write_bytes(data[:at] + numel + data[at + 2 :])
+    with contextlib.suppress(CheckpointError):
+        salvage(str(path))
