@@ -588,8 +588,6 @@ def test_a_damaged_checksum_in_the_directory_hurts_no_tensor(
     assert found.hurt == 0
     assert "the one behind it is right" in found.damaged[0].why
     assert torch.equal(torch.load(path, weights_only=True)["a"], state["a"])
-    for command in ("stats", "hash", "show"):
-        assert run([command, str(path), *(["a"] if command == "show" else [])]) == 0
     data[data.index(crc)] ^= 1  # and the descriptor's: nothing proves it any more
     path.write_bytes(data)
     assert verify_file(str(path)).damaged[-1].names == ["a"]
