@@ -217,8 +217,9 @@ def _legacy_stocks(checkpoint: Checkpoint, container: Container, known: Mapping[
     types: dict[str, str] = {}
     for node in pickle.persistent:
         dtype = storage_dtype(node.pid[1]) if is_storage(node) else None
-        if dtype is not None and type(node.pid[4]) is int and isinstance(node.pid[2], (str, int)):
-            lengths.setdefault(str(node.pid[2]), max(0, node.pid[4]) * dtype.itemsize)
+        numel = node.pid[4] if dtype is not None else None
+        if dtype is not None and type(numel) is int and numel < 1 << 63 and isinstance(node.pid[2], (str, int)):
+            lengths.setdefault(str(node.pid[2]), max(0, numel) * dtype.itemsize)
             types.setdefault(str(node.pid[2]), dtype.name)
     listed = [str(key) if isinstance(key, (str, int)) else "" for key in keys.root]
     known_ones = list(itertools.takewhile(lengths.__contains__, listed))  # what follows another cannot be found

@@ -507,8 +507,8 @@ def test_a_legacy_stream_of_storages_longer_than_any_file(tmp_path: Path) -> Non
     path = tmp_path / "a.pth"
     torch.save({"a": torch.ones(2), "b": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     data = path.read_bytes()
-    numel = b"\x8a\x08" + ((1 << 61) - 1).to_bytes(8, "little")  # LONG1 for BININT1: of the storage alone
-    at = data.index(b"K\x02", data.index(b"storage"))
-    path.write_bytes(data[:at] + numel + data[at + 2 :])
-    with contextlib.suppress(CheckpointError):
-        salvage(str(path))
+    at = data.index(b"K\x02", data.index(b"storage"))  # BININT1, which becomes LONG1
+    for numel in ((1 << 61) - 1, (1 << 63) - 1, 1 << 64, -1):
+        path.write_bytes(data[:at] + b"\x8a\x09" + numel.to_bytes(9, "little", signed=True) + data[at + 2 :])
+        with contextlib.suppress(CheckpointError):
+            salvage(str(path))
