@@ -10,7 +10,7 @@ from ..containers.copying import Piece
 from ..containers.zip import ZipRecord
 from ..containers.zip_writer import Entry, Layout, known_crc
 from ..dtypes import BY_NAME, DType
-from ..errors import UnsupportedError
+from ..errors import CorruptError, UnsupportedError
 from ..model.graph import Dict, Global, Opaque, Persistent, Pickle
 from ..model.source import BytesSource, Source
 from ..model.storage import Container, Storage
@@ -83,12 +83,18 @@ class Build:
     # -- what there is ----------------------------------------------------------------------------------
 
     def keep(self, container: Container, pickle: Pickle, prefix: str, byteorder: str = "little") -> None:
-        """Storages of a pickle as they are."""
+        """Storages of a pickle as they are.
+
+        Raises:
+            CorruptError: the id of one is not of its form; torch asks only the first of each storage.
+        """
         contents: dict[str, Content] = {}
         for node in pickle.persistent:
             if not is_storage(node):
                 continue
             _, cls, key, location, numel, *_ = node.pid
+            if type(cls) is not Global or type(numel) is not int:
+                raise CorruptError(f"the id of storage {str(key)[:40]!r} is not of its form", path=container.path)
             name = str(key)
             if name not in contents:
                 record = container.records.get(prefix + name)

@@ -5,6 +5,7 @@ The oracles are zipfile, which knows whether a record fails its checksum, and to
 
 from __future__ import annotations
 
+import contextlib
 import random
 import warnings
 import zipfile
@@ -16,9 +17,11 @@ import pytest
 import torch
 
 import ckpt_inspect as ci
+from ckpt_inspect.errors import CheckpointError
 from ckpt_inspect.operations.convert import convert
 from ckpt_inspect.operations.save import save, save_in_place
 from tests.conftest import FIXTURES, Run
+from tests.hostile import build
 from tests.zoo import files
 
 from .compare import values
@@ -187,3 +190,14 @@ def test_a_part_is_not_refused_for_damage_elsewhere(tmp_path: Path) -> None:
 
 
 warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated")
+
+
+@pytest.mark.parametrize("what", ["class", "count"])
+@pytest.mark.parametrize("target", ["legacy", "slim", "dtype", "sharded"])
+def test_the_id_of_a_storage_that_stands_again_and_is_not_of_its_form(what: str, target: str, tmp_path: Path) -> None:
+    """torch asks the first id of each storage alone."""
+    odd = build.storage(kind=build.text("x")) if what == "class" else build.storage(numel=build.FLOATS)
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    path.write_bytes(build.checkpoint(build.dict_of(build.text("w"), build.GOOD, build.text("v"), build.tensor(odd))))
+    with contextlib.suppress(CheckpointError), ci.open(path) as checkpoint:
+        save(convert(checkpoint, **TARGETS[target]), str(out))
