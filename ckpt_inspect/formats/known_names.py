@@ -308,7 +308,7 @@ def classify(module: str, name: str) -> str:
     parts = full.split(".")
     *way, last = name.split(".")
     # ``torch`` / ``serialization.os.system``: a dotted name is a path of attributes, which leads through modules
-    if not WAYS_OUT.isdisjoint(parts[1:]) or not _MODULES_THAT_ACT.isdisjoint(way) or not _LIBRARY.isdisjoint(way):
+    if not WAYS_OUT.isdisjoint(parts[1:]) or not _LIBRARY.isdisjoint(way):
         return NO_BUSINESS
     top = parts[0]
     if top not in _LIBRARY and last in _MODULES_THAT_ACT and not (way and _is_class(way[-1])):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .source import BytesSource, FileSource, Slice, Source
+from .source import BytesSource, FileSource, Source
 
 
 class Joined:
@@ -59,45 +59,6 @@ class Joined:
 
     def file_range(self) -> tuple[FileSource, int] | None:
         return self.pieces[0].file_range() if len(self.pieces) == 1 else None
-
-
-class Mapped:
-    """Units of one source made into units of another length, a stretch at a time: casts, swapped bytes.
-
-    Args:
-        source: what is read; its length is a multiple of ``unit``.
-        unit: bytes of one unit of the source.
-        new_unit: bytes of what it becomes.
-        make: whole units to whole new units.
-    """
-
-    __slots__ = ("make", "new_unit", "size", "source", "unit")
-
-    def __init__(self, source: Source, unit: int, new_unit: int, make: Callable[[bytes], bytes]) -> None:
-        self.source = source
-        self.unit = unit
-        self.new_unit = new_unit
-        self.make = make
-        self.size = source.size // unit * new_unit
-
-    @property
-    def path(self) -> str:
-        return self.source.path
-
-    def read_at(self, offset: int, nbytes: int) -> bytes:
-        end = min(offset + nbytes, self.size)
-        if offset >= end:
-            return b""
-        first, last = offset // self.new_unit, -(-end // self.new_unit)
-        data = self.make(self.source.read_at(first * self.unit, (last - first) * self.unit))
-        start = offset - first * self.new_unit
-        return data if not start and len(data) == end - offset else data[start : start + end - offset]
-
-    def slice(self, offset: int, nbytes: int) -> Source:
-        return Slice(self, offset, min(nbytes, max(0, self.size - offset)))
-
-    def file_range(self) -> None:
-        return None
 
 
 class Summed:

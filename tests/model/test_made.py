@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_inspect.containers.copying import write_pieces
-from ckpt_inspect.model.made import Joined, Mapped, Summed, ranges_of
-from ckpt_inspect.model.source import BytesSource, FileSource
+from ckpt_inspect.model.made import Joined, Summed, ranges_of
+from ckpt_inspect.model.source import FileSource
 
 PIECES = st.lists(st.binary(max_size=9), max_size=6)
 PLACE = st.integers(0, 60)
@@ -26,17 +26,6 @@ def test_joined_reads_and_slices_as_the_whole(pieces: list[bytes], offset: int, 
     part = joined.slice(offset, nbytes)
     assert part.read_at(0, part.size) == whole[offset : offset + nbytes]
     assert part.slice(1, 3).read_at(0, 9) == whole[offset : offset + nbytes][1:4]
-
-
-@given(st.binary(max_size=40).map(lambda data: data[: len(data) // 2 * 2]), PLACE, PLACE)
-@settings(deadline=None)
-def test_mapped_units(data: bytes, offset: int, nbytes: int) -> None:
-    def longer(pairs: bytes) -> bytes:
-        return b"".join(pairs[i : i + 2] + b"-" for i in range(0, len(pairs), 2))
-
-    made = Mapped(BytesSource(data, ""), 2, 3, longer)
-    assert made.size == len(longer(data))
-    assert made.read_at(offset, nbytes) == longer(data)[offset : offset + nbytes]
 
 
 def test_a_file_of_files_is_copied_piece_by_piece(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import json
 import os
@@ -510,5 +509,8 @@ def test_a_legacy_stream_of_storages_longer_than_any_file(tmp_path: Path) -> Non
     at = data.index(b"K\x02", data.index(b"storage"))  # BININT1, which becomes LONG1
     for numel in ((1 << 61) - 1, (1 << 63) - 1, 1 << 64, -1):
         path.write_bytes(data[:at] + b"\x8a\x09" + numel.to_bytes(9, "little", signed=True) + data[at + 2 :])
-        with contextlib.suppress(CheckpointError):
-            salvage(str(path))
+        try:
+            found = salvage(str(path))
+        except CheckpointError:
+            continue
+        assert "a" not in found.rescued, numel
